@@ -1,0 +1,2 @@
+//! bouquet
+fn main() {}

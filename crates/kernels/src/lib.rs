@@ -1,0 +1,68 @@
+//! Numbers in, numbers out: the encodings of weights, the products with them, and the ops of a decoder block, each
+//! forward and backward side by side. No files, no models, no network; the only SIMD and nearly the only `unsafe`
+//! of the house.
+//!
+//! # Map
+//!
+//! | module | job |
+//! |---|---|
+//! | [`cpu`] | how this process computes: instruction set and threads |
+//! | [`matrix`] | row-major f32 matrices and views |
+//! | [`weight`] | a stored weight in its encoding: `x Wᵀ`, `dy W`, gather rows |
+//! | [`product`] | the same products between f32 matrices, for adapters and gradients |
+//! | [`ops`] | norm, rope, ALiBi, attention, activations, softmax, cross-entropy, dropout, rounding |
+//! | [`math`] | exp, ln, tanh, sin, cos, pow: the same bits on every machine |
+//!
+//! # The same bits everywhere
+//!
+//! The same inputs give the same output bits, whatever the number of threads, the batch that a sequence happens to be
+//! in, the way a prompt is cut, the instruction set and the machine. Every kernel obeys these rules; tests compare
+//! for equality, never for closeness. [`ARITHMETIC_VERSION`] is raised whenever any output bit changes.
+//!
+//! 1. **Products over the inner dimension** (`x Wᵀ`, query · key, every dot product and every sum of squares): 16
+//!    virtual lanes. Lane `l` accumulates, from +0, the terms `k = l, l+16, l+32, …` in ascending order with a fused
+//!    multiply-add each. Then the lanes are folded by a fixed tree: `l += l+8` for `l < 8`, `l += l+4` for `l < 4`,
+//!    `l += l+2` for `l < 2`, `l += l+1`. A tail shorter than 16 fills the first lanes only (a lane without a term is
+//!    left as it is).
+//! 2. **Plain sums** (means, sums of exponentials): the same lanes and tree, with `+`.
+//! 3. **Products over rows** (`dy W`, gradients `dyᵀ x`, probabilities · values): one chain per output element, in
+//!    ascending order of the summed index, a fused multiply-add each, from the value already there (or +0).
+//! 4. A weight stored in f16 or bf16 is widened to f32, exactly, before rule 1 or 3 applies.
+//! 5. A fused multiply-add stands in sums of products only. Everywhere else `*` and `+` are rounded as written; Rust
+//!    never contracts them. No reciprocal approximations. Rounding is half to even. Denormals are kept.
+//! 6. exp, ln, tanh, sin, cos and pow are those of [`math`], never the platform's.
+//! 7. **Attention** walks keys in pieces of [`KEY_PIECE`](ops::attention::KEY_PIECE) positions, whose borders are
+//!    multiples of it counted from absolute position 0, and skips masked keys. Inside a piece: scores by rule 1, their
+//!    maximum, exponentials, their sum by rule 2 (lane = position modulo 16), values by rule 3. Pieces are merged in
+//!    ascending order. Thus neither pages, nor cuts of a prompt, nor threads that share a long context set an order.
+//! 8. Work is split over threads by outputs, or by pieces of rule 7; never by the number of threads.
+//! 9. Whatever is chosen from activations (scales, outliers, experts) is chosen per token, never per batch. Ties go to
+//!    the lower index.
+//! 10. Dropout is a hash of counters (seed, step, view, sequence, position, linear, channel), not a stream.
+//!
+//! ```
+//! use bouquet_kernels::{Cpu, Matrix, Weight};
+//! let cpu = Cpu::new(1);
+//! let weight = Weight::from_f32(2, 3, &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+//! let x = Matrix::from_vec(1, 3, vec![5.0, 6.0, 7.0]);
+//! let mut y = Matrix::zeros(1, 2);
+//! weight.product(&cpu, x.view(), y.view_mut());
+//! assert_eq!(y.data(), &[5.0, 13.0]);
+//! ```
+
+#[cfg(target_endian = "big")]
+compile_error!("weights are read in place from little-endian files");
+
+pub mod cpu;
+pub mod math;
+pub mod matrix;
+pub mod ops;
+pub mod product;
+pub mod weight;
+
+pub use cpu::{Cpu, Isa};
+pub use matrix::{Matrix, MatrixView, MatrixViewMut};
+pub use weight::{FloatEncoding, Weight};
+
+/// Raised whenever any bit of any result changes. Part of a model's fingerprint.
+pub const ARITHMETIC_VERSION: u32 = 1;

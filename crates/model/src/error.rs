@@ -1,0 +1,86 @@
+//! What can be wrong with a model's files. Each message names the file or tensor; the command line adds what to do.
+
+use std::path::PathBuf;
+
+use bouquet_span::SpanError;
+
+/// The result of this crate.
+pub type Result<T> = std::result::Result<T, ModelError>;
+
+/// Why a model could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that a model needs is not in its folder.
+    #[error("{} is missing: {hint}", path.display())]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+        /// What it is for, or what to do.
+        hint: String,
+    },
+    /// Only pickled weights, which can run code when they are opened.
+    #[error("{} holds only pickled weights ({file}), which Bouquet never opens", folder.display())]
+    PickleOnly {
+        /// The model's folder.
+        folder: PathBuf,
+        /// One of the files.
+        file: String,
+    },
+    /// A file that is not what its name says: truncated, or with a header that lies.
+    #[error("{} is damaged: {problem}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A configuration that no model can have, or that asks for what Bouquet does not do.
+    #[error("config.json: {0}")]
+    Config(String),
+    /// An architecture that is not known.
+    #[error("the model family {family:?} is not known (known: {known})")]
+    UnknownFamily {
+        /// `model_type` of config.json.
+        family: String,
+        /// Those that are.
+        known: String,
+    },
+    /// A tensor that should be there is not.
+    #[error("the tensor {name} is missing from {}", folder.display())]
+    MissingTensor {
+        /// Its name, without optional prefixes.
+        name: String,
+        /// The model's folder.
+        folder: PathBuf,
+    },
+    /// A tensor of another shape or type than the configuration implies.
+    #[error("the tensor {name} {problem}")]
+    Tensor {
+        /// Its name in the file.
+        name: String,
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// A tokenizer that cannot be read, or that does not fit the model.
+    #[error("tokenizer.json: {0}")]
+    Tokenizer(String),
+    /// A token id outside of the vocabulary.
+    #[error("token id {id} is outside of the vocabulary of {vocab_size}")]
+    TokenId {
+        /// The id.
+        id: u64,
+        /// Number of tokens of the model.
+        vocab_size: usize,
+    },
+    /// What the blocks refused.
+    #[error(transparent)]
+    Span(#[from] SpanError),
+}

@@ -1,0 +1,40 @@
+//! What a model is: its configuration and family, its checkpoint, the one decoder block, the cache of keys and values,
+//! the ends (embedding and head), and its tokenizer.
+//!
+//! ```text
+//! text -> Tokenizer -> token_ids -> Embedding -> hidden states -> LocalSpan -> hidden states -> LmHead -> logits
+//! ```
+//!
+//! # Map
+//!
+//! | module | job |
+//! |---|---|
+//! | [`model`] | a model opened from a folder: the parts below, put together |
+//! | [`spec`] | an architecture as data |
+//! | [`families`] | a page per family: its configuration and its tensor names |
+//! | [`checkpoint`] | tensors by name, from safetensors files in one piece or in shards, mapped into memory |
+//! | [`norm`] | a normalization with its parameters |
+//! | [`linear`] | a weight, its bias, and what an adapter adds |
+//! | [`block`] | the decoder block, forward and backward |
+//! | [`kv_cache`] | keys and values of a sequence |
+//! | [`local`] | [`LocalSpan`](local::LocalSpan): blocks resident in this process |
+//! | [`ends`] | embedding and head |
+//! | [`tokenizer`] | text to token ids and back |
+//! | [`generation_config`] | sampling defaults that a checkpoint ships with |
+
+#![deny(unsafe_code)]
+
+pub mod checkpoint;
+pub mod ends;
+pub mod error;
+pub mod families;
+pub mod generation_config;
+pub mod model;
+pub mod norm;
+pub mod spec;
+pub mod tokenizer;
+
+pub use error::{ModelError, Result};
+pub use model::Model;
+pub use spec::ModelSpec;
+pub use tokenizer::Tokenizer;

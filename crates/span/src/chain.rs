@@ -1,0 +1,154 @@
+//! Spans end to end are a span.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::session::SpanKey;
+use crate::{
+    HiddenStates, Pass, PassGrad, Result, Returned, Saved, Session, SessionShape, SessionState, Span, SpanError, Step,
+};
+
+/// Spans that follow each other without a gap.
+pub struct Chain {
+    key: SpanKey,
+    spans: Vec<Arc<dyn Span>>,
+}
+
+struct ChainSession {
+    sessions: Vec<Session>,
+}
+
+impl Chain {
+    /// Joins spans in the order of their blocks.
+    ///
+    /// # Errors
+    /// [`SpanError::Gap`] when one does not begin where the one before ends, [`SpanError::Shape`] when their hidden
+    /// sizes differ, [`SpanError::Failed`] when there is none.
+    pub fn new(spans: Vec<Arc<dyn Span>>) -> Result<Self> {
+        if spans.is_empty() {
+            return Err(SpanError::Failed("a chain needs at least one span".into()));
+        }
+        for pair in spans.windows(2) {
+            let (previous, next) = (pair[0].range(), pair[1].range());
+            if previous.end != next.start {
+                return Err(SpanError::Gap { previous, next });
+            }
+            let (expected, found) = (pair[0].hidden_size(), pair[1].hidden_size());
+            if expected != found {
+                return Err(SpanError::Shape { what: "hidden_size", expected, found });
+            }
+        }
+        Ok(Chain { key: SpanKey::new(), spans })
+    }
+}
+
+impl Span for Chain {
+    fn range(&self) -> Range<usize> {
+        self.spans[0].range().start..self.spans[self.spans.len() - 1].range().end
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.spans[0].hidden_size()
+    }
+
+    fn forward(&self, mut hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)> {
+        let mut saved = Vec::with_capacity(self.spans.len());
+        for span in &self.spans {
+            let (output, kept) = span.forward(hidden, pass)?;
+            hidden = output;
+            saved.push(kept);
+        }
+        let bytes = saved.iter().map(Saved::bytes).sum();
+        Ok((hidden, Saved::new((self.key, saved), bytes)))
+    }
+
+    fn backward(&self, saved: Saved, mut grad: HiddenStates, pass: &Pass) -> Result<(HiddenStates, PassGrad)> {
+        let (key, saved) = saved.downcast::<(SpanKey, Vec<Saved>)>()?;
+        if key != self.key {
+            return Err(SpanError::Foreign("what was saved"));
+        }
+        let mut pass_grad = PassGrad::default();
+        for (span, saved) in self.spans.iter().zip(saved).rev() {
+            let (input_grad, more) = span.backward(saved, grad, pass)?;
+            grad = input_grad;
+            pass_grad.extend(more);
+        }
+        Ok((grad, pass_grad))
+    }
+
+    fn open(&self, shape: SessionShape, pass: &Pass) -> Result<Session> {
+        let sessions = self.spans.iter().map(|span| span.open(shape, pass)).collect::<Result<_>>()?;
+        Ok(Session::new(self.key, shape, ChainSession { sessions }))
+    }
+
+    fn step(&self, steps: &mut [Step<'_>]) -> Vec<Result<HiddenStates>> {
+        // What each step has come to: hidden states on their way through the spans, or why it failed.
+        let mut states: Vec<Result<HiddenStates>> = steps
+            .iter_mut()
+            .map(|step| step.session.admit(self.key, &step.hidden, self.hidden_size()).map(|()| step.hidden.clone()))
+            .collect();
+        for (index, span) in self.spans.iter().enumerate() {
+            let last = index + 1 == self.spans.len();
+            step_span(span.as_ref(), index, last, steps, &mut states);
+        }
+        for (step, state) in steps.iter_mut().zip(&states) {
+            match state {
+                Ok(_) => step.session.advance(step.hidden.lengths()),
+                Err(_) => take_back(self.key, step),
+            }
+        }
+        states
+    }
+}
+
+/// Moves every step that has not failed through one span of the chain.
+fn step_span(span: &dyn Span, index: usize, last: bool, steps: &mut [Step<'_>], states: &mut [Result<HiddenStates>]) {
+    let mut members = Vec::new();
+    let mut inner = Vec::new();
+    for (member, (step, state)) in steps.iter_mut().zip(states.iter_mut()).enumerate() {
+        let Ok(hidden) = state else { continue };
+        match step.session.state_mut::<ChainSession>() {
+            Ok(chain) => {
+                members.push(member);
+                inner.push(Step {
+                    session: &mut chain.sessions[index],
+                    hidden: std::mem::replace(hidden, hidden.no_positions()),
+                    returned: if last { step.returned } else { Returned::All },
+                    limits: step.limits.clone(),
+                });
+            }
+            Err(error) => *state = Err(error),
+        }
+    }
+    if inner.is_empty() {
+        return;
+    }
+    for (member, result) in members.into_iter().zip(span.step(&mut inner)) {
+        states[member] = result;
+    }
+}
+
+/// Brings the spans that a failed step went through back to where the session stands.
+fn take_back(key: SpanKey, step: &mut Step<'_>) {
+    if !step.session.belongs_to(key) {
+        return;
+    }
+    let positions = step.session.positions().to_vec();
+    let Ok(chain) = step.session.state_mut::<ChainSession>() else { return };
+    for session in &mut chain.sessions {
+        for (sequence, &position) in positions.iter().enumerate() {
+            // The last step can always be taken back; a span that lost the session altogether will say so at the next.
+            let _ = session.rewind(sequence, position.min(session.positions()[sequence]));
+        }
+    }
+}
+
+impl SessionState for ChainSession {
+    fn rewind(&mut self, sequence: usize, position: usize) -> Result<()> {
+        self.sessions.iter_mut().try_for_each(|session| session.rewind(sequence, position))
+    }
+
+    fn reorder(&mut self, from: &[usize]) -> Result<()> {
+        self.sessions.iter_mut().try_for_each(|session| session.reorder(from))
+    }
+}

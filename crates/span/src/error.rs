@@ -1,0 +1,88 @@
+//! What a span refuses, and why.
+
+use std::ops::Range;
+
+use crate::LinearId;
+
+/// The result of this crate.
+pub type Result<T> = std::result::Result<T, SpanError>;
+
+/// Why a span did not do what it was asked. The request is at fault, or the machine that runs it; never a panic.
+#[derive(Debug, thiserror::Error)]
+pub enum SpanError {
+    /// Hidden states, gradients or matrices of another shape than this span takes.
+    #[error("{what} should be {expected}, not {found}")]
+    Shape {
+        /// Which number.
+        what: &'static str,
+        /// What this span takes.
+        expected: usize,
+        /// What it was given.
+        found: usize,
+    },
+    /// More tokens than the session or the pass reserved.
+    #[error("{needed} tokens do not fit into a context of {limit}")]
+    TooManyTokens {
+        /// Tokens that the sequence would have.
+        needed: usize,
+        /// Tokens reserved for it.
+        limit: usize,
+    },
+    /// Cached keys and values for this session do not fit into the memory that is left for them.
+    #[error("a cache of {needed} bytes does not fit: {available} bytes are left")]
+    CacheFull {
+        /// Bytes that the session would reserve.
+        needed: u64,
+        /// Bytes left.
+        available: u64,
+    },
+    /// A rewind further back than was promised when the session was opened, or forward.
+    #[error("sequence {sequence} cannot rewind to position {to}: positions {}..={} are kept", kept.start, kept.end)]
+    Rewind {
+        /// Which sequence of the session.
+        sequence: usize,
+        /// The position asked for.
+        to: usize,
+        /// The positions that it can go to: `start` to `end`, both included.
+        kept: Range<usize>,
+    },
+    /// A session, or something saved by a forward, that belongs to another span.
+    #[error("{0} belongs to another span")]
+    Foreign(&'static str),
+    /// A backward of a forward that kept nothing.
+    #[error("nothing was kept for a backward")]
+    NothingSaved,
+    /// An adapter matrix whose shape does not suit its linear, or a linear that is not there.
+    #[error("the adapter does not fit {linear}: {problem}")]
+    Adapter {
+        /// Which linear.
+        linear: LinearId,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A NaN or an infinity came out of a block, or went into it.
+    #[error("the output of block {block} is not finite (token {token})")]
+    NotFinite {
+        /// The block, counted from the start of the model.
+        block: usize,
+        /// The row of the packed hidden states.
+        token: usize,
+    },
+    /// The deadline of the request passed.
+    #[error("the deadline passed")]
+    DeadlinePassed,
+    /// The request was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The spans of a chain do not follow each other.
+    #[error("a chain needs spans that follow each other, but blocks {}..{} come after {}..{}", next.start, next.end, previous.start, previous.end)]
+    Gap {
+        /// Blocks of the earlier span.
+        previous: Range<usize>,
+        /// Blocks of the later one.
+        next: Range<usize>,
+    },
+    /// The span could not do its work for a reason of its own (a disk, a device, a peer).
+    #[error("{0}")]
+    Failed(String),
+}

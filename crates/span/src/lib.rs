@@ -1,0 +1,44 @@
+//! The waist of Bouquet: what passes between the ends of a model and its blocks, and the trait behind which blocks
+//! run: in this process, paged from disk, on a GPU or on somebody's machine.
+//!
+//! ```text
+//! token_ids -> Embedding -> HiddenStates -> Span -> HiddenStates -> LmHead -> logits
+//! ```
+//!
+//! # Map
+//!
+//! | module | job |
+//! |---|---|
+//! | [`hidden_states`] | packed activations: `[tokens, hidden_size]` and the length of each sequence |
+//! | [`linear_id`] | the name of one weight matrix: block and site |
+//! | [`adapter`] | what is learned on top: low-rank matrices and deep prompts, with their gradients |
+//! | [`pass`] | all that a request carries besides hidden states |
+//! | [`span`](mod@span) | the trait [`Span`], and what a forward keeps for its backward |
+//! | [`session`] | a handle on cached keys and values: position, rewind, reorder |
+//! | [`chain`] | spans end to end are a span |
+//! | [`fake`] | a span without weights, for tests of whatever stands on this trait |
+//! | [`contract`] | the suite that every implementation passes |
+//!
+//! Calls block. Async begins and ends elsewhere. Nothing here knows a model or a network.
+
+#![forbid(unsafe_code)]
+
+pub mod adapter;
+pub mod chain;
+pub mod contract;
+pub mod error;
+pub mod fake;
+pub mod hidden_states;
+pub mod linear_id;
+pub mod pass;
+pub mod session;
+pub mod span;
+
+pub use adapter::{Adapter, LowRank, PassGrad, Prompts};
+pub use chain::Chain;
+pub use error::{Result, SpanError};
+pub use hidden_states::HiddenStates;
+pub use linear_id::{LinearId, Site};
+pub use pass::{CancelToken, Dropout, Keep, Limits, Pass, Rounding};
+pub use session::{Returned, Session, SessionShape, SessionState, Step};
+pub use span::{Saved, Span};
