@@ -14,6 +14,7 @@
 //! | [`families`] | a page per family: its configuration and its tensor names |
 //! | [`checkpoint`] | tensors by name, from safetensors files in one piece or in shards, mapped into memory |
 //! | [`norm`] | a normalization with its parameters |
+//! | [`load`] | from named tensors to the parts of a model |
 //! | [`linear`] | a weight, its bias, and what an adapter adds |
 //! | [`block`] | the decoder block, forward and backward |
 //! | [`kv_cache`] | keys and values of a sequence |
@@ -24,17 +25,23 @@
 
 #![deny(unsafe_code)]
 
+pub mod block;
 pub mod checkpoint;
 pub mod ends;
 pub mod error;
 pub mod families;
 pub mod generation_config;
+pub mod kv_cache;
+pub mod linear;
+pub mod load;
+pub mod local;
 pub mod model;
 pub mod norm;
 pub mod spec;
 pub mod tokenizer;
 
 pub use error::{ModelError, Result};
+pub use local::LocalSpan;
 pub use model::Model;
 pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use bouquet_kernels::Cpu;
 use bouquet_span::Span;
 
+use crate::checkpoint::Checkpoint;
 use crate::ends::{Embedding, LmHead};
+use crate::families;
 use crate::generation_config::GenerationConfig;
+use crate::load::Loader;
+use crate::local::LocalSpan;
 use crate::tokenizer::Tokenizer;
 use crate::{ModelSpec, Result};
 
@@ -27,17 +31,37 @@ pub struct Model {
     pub embedding: Embedding,
     /// All blocks, wherever they run.
     pub blocks: Arc<dyn Span>,
+    /// Each block alone, for the hidden states between them.
+    pub each_block: Vec<Arc<dyn Span>>,
     /// Hidden states to logits.
     pub head: LmHead,
 }
 
 impl Model {
-    /// Opens a Hugging Face folder. Weights stay in their files, mapped into memory.
+    /// Opens a Hugging Face folder. Weights stay in their files, mapped into memory; sessions may reserve
+    /// `cache_bytes` for keys and values.
     ///
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
-    pub fn open(folder: &Path, cpu: Arc<Cpu>) -> Result<Model> {
-        let _ = (folder, cpu);
-        todo!()
+    pub fn open(folder: &Path, cpu: Arc<Cpu>, cache_bytes: u64) -> Result<Model> {
+        let spec = families::load_spec(folder)?;
+        let tokenizer = Tokenizer::load(folder, spec.vocab_size)?;
+        let generation_config = GenerationConfig::load(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let loader = Loader { source: &checkpoint, spec: &spec };
+        let (embedding, head) = (loader.embedding()?, loader.head()?);
+        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, cache_bytes);
+        let each_block = (0..spec.num_blocks).map(|block| Arc::new(blocks.slice(block..block + 1)) as Arc<dyn Span>);
+        Ok(Model {
+            folder: folder.to_owned(),
+            tokenizer,
+            generation_config,
+            embedding,
+            each_block: each_block.collect(),
+            blocks: Arc::new(blocks),
+            head,
+            cpu,
+            spec,
+        })
     }
 }

@@ -60,7 +60,15 @@ pub enum SpanError {
         /// What is wrong.
         problem: String,
     },
-    /// A NaN or an infinity came out of a block, or went into it.
+    /// A NaN or an infinity in the hidden states or gradients that were handed in.
+    #[error("what goes into block {block} is not finite (token {token})")]
+    InputNotFinite {
+        /// The block, counted from the start of the model.
+        block: usize,
+        /// The row of the packed hidden states.
+        token: usize,
+    },
+    /// A NaN or an infinity came out of a block.
     #[error("the output of block {block} is not finite (token {token})")]
     NotFinite {
         /// The block, counted from the start of the model.

@@ -1,0 +1,215 @@
+//! Attention of a block: queries, keys and values of each token, positions, the cache, the output matrix.
+
+use bouquet_kernels::ops::attention::{self, AttentionShape, Sequence};
+use bouquet_kernels::ops::{alibi, elementwise, rope};
+use bouquet_kernels::{Cpu, Matrix, MatrixView};
+use bouquet_span::adapter::LeafGrad;
+use bouquet_span::{LinearId, Site};
+
+use super::batch::Batch;
+use crate::kv_cache::KvCache;
+use crate::linear::Linear;
+use crate::spec::{AttentionSpec, Positions};
+
+/// The weights of attention.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    shape: AttentionShape,
+    qkv: Qkv,
+    output: Linear,
+}
+
+/// Where queries, keys and values come from.
+#[derive(Clone, Debug)]
+pub enum Qkv {
+    /// A matrix each.
+    Separate {
+        /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+        /// Values.
+        v: Linear,
+    },
+    /// One matrix, `[kv_heads, heads / kv_heads + 2, head_dim]` by rows.
+    Fused(Linear),
+}
+
+/// What the backward needs again, besides the caches.
+pub struct AttentionActivations {
+    /// Rotated, `[tokens, heads * head_dim]`.
+    queries: Matrix,
+    /// The weighted values, `[tokens, heads * head_dim]`.
+    context: Matrix,
+}
+
+impl Attention {
+    /// Puts the weights together.
+    pub fn new(spec: &AttentionSpec, qkv: Qkv, output: Linear) -> Self {
+        let shape = AttentionShape {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            scale: 1.0 / (spec.head_dim as f32).sqrt(),
+            alibi: matches!(spec.positions, Positions::Alibi).then(|| alibi::slopes(spec.heads)),
+            window: spec.window,
+        };
+        Attention { shape, qkv, output }
+    }
+
+    /// Appends the keys and values of `x` to the cache of each sequence and attends over all that they hold.
+    /// `[tokens, hidden_size]` to the same shape.
+    pub fn forward(
+        &self,
+        cpu: &Cpu,
+        block: usize,
+        batch: &Batch<'_>,
+        x: MatrixView<'_>,
+        caches: &mut [&mut KvCache],
+    ) -> (Matrix, AttentionActivations) {
+        let (mut queries, mut keys, values) = self.qkv.forward(cpu, &self.shape, block, batch, x);
+        if let Some(angles) = &batch.angles {
+            rope::rotate(cpu, angles, self.shape.heads, queries.view_mut());
+            rope::rotate(cpu, angles, self.shape.kv_heads, keys.view_mut());
+        }
+        for (sequence, cache) in batch.sequences.iter().zip(caches.iter_mut()) {
+            cache.append(keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
+        }
+        let mut context = Matrix::zeros(queries.rows(), queries.cols());
+        let sequences = sequences(batch, caches.iter().map(|cache| &**cache));
+        attention::attention(cpu, &self.shape, queries.view(), &sequences, context.view_mut());
+        let output = self.output.forward(cpu, LinearId::new(block, Site::O), batch, &batch.tokens, context.view());
+        (output, AttentionActivations { queries, context })
+    }
+
+    /// The gradient for `x`.
+    pub fn backward(
+        &self,
+        cpu: &Cpu,
+        block: usize,
+        batch: &Batch<'_>,
+        x: MatrixView<'_>,
+        activations: &AttentionActivations,
+        caches: &[KvCache],
+        d_output: MatrixView<'_>,
+        leaves: &mut [LeafGrad],
+    ) -> Matrix {
+        let AttentionActivations { queries, context } = activations;
+        let id = LinearId::new(block, Site::O);
+        let d_context = self.output.backward(cpu, id, batch, &batch.tokens, context.view(), d_output, leaves);
+        let kv_channels = self.shape.kv_heads * self.shape.head_dim;
+        let mut d_queries = Matrix::zeros(queries.rows(), queries.cols());
+        let mut d_keys = Matrix::zeros(queries.rows(), kv_channels);
+        let mut d_values = Matrix::zeros(queries.rows(), kv_channels);
+        attention::attention_backward(
+            cpu,
+            &self.shape,
+            queries.view(),
+            &sequences(batch, caches.iter()),
+            context.view(),
+            d_context.view(),
+            d_queries.view_mut(),
+            d_keys.view_mut(),
+            d_values.view_mut(),
+        );
+        if let Some(angles) = &batch.angles {
+            rope::rotate_backward(cpu, angles, self.shape.heads, d_queries.view_mut());
+            rope::rotate_backward(cpu, angles, self.shape.kv_heads, d_keys.view_mut());
+        }
+        self.qkv.backward(cpu, &self.shape, block, batch, x, [&d_queries, &d_keys, &d_values], leaves)
+    }
+}
+
+impl AttentionActivations {
+    /// Memory that they hold.
+    pub fn bytes(&self) -> u64 {
+        4 * (self.queries.data().len() + self.context.data().len()) as u64
+    }
+}
+
+fn sequences<'c>(batch: &Batch<'_>, caches: impl Iterator<Item = &'c KvCache>) -> Vec<Sequence<'c>> {
+    let sequence = |(sequence, cache): (&super::batch::SequenceRows, &'c KvCache)| Sequence {
+        rows: sequence.rows.clone(),
+        start: sequence.start,
+        pieces: cache.pieces(),
+    };
+    batch.sequences.iter().zip(caches).map(sequence).collect()
+}
+
+impl Qkv {
+    fn forward(
+        &self,
+        cpu: &Cpu,
+        shape: &AttentionShape,
+        block: usize,
+        batch: &Batch<'_>,
+        x: MatrixView<'_>,
+    ) -> (Matrix, Matrix, Matrix) {
+        let run = |site, linear: &Linear| linear.forward(cpu, LinearId::new(block, site), batch, &batch.tokens, x);
+        match self {
+            Qkv::Separate { q, k, v } => (run(Site::Q, q), run(Site::K, k), run(Site::V, v)),
+            Qkv::Fused(qkv) => split(cpu, shape, &run(Site::Qkv, qkv)),
+        }
+    }
+
+    fn backward(
+        &self,
+        cpu: &Cpu,
+        shape: &AttentionShape,
+        block: usize,
+        batch: &Batch<'_>,
+        x: MatrixView<'_>,
+        [d_queries, d_keys, d_values]: [&Matrix; 3],
+        leaves: &mut [LeafGrad],
+    ) -> Matrix {
+        let mut run = |site, linear: &Linear, dy: &Matrix| {
+            linear.backward(cpu, LinearId::new(block, site), batch, &batch.tokens, x, dy.view(), leaves)
+        };
+        match self {
+            Qkv::Separate { q, k, v } => {
+                let mut dx = run(Site::Q, q, d_queries);
+                elementwise::add(cpu, run(Site::K, k, d_keys).view(), dx.view_mut());
+                elementwise::add(cpu, run(Site::V, v, d_values).view(), dx.view_mut());
+                dx
+            }
+            Qkv::Fused(qkv) => run(Site::Qkv, qkv, &join(cpu, shape, [d_queries, d_keys, d_values])),
+        }
+    }
+}
+
+/// A fused row: for each key head its queries, its key, its value.
+fn split(cpu: &Cpu, shape: &AttentionShape, fused: &Matrix) -> (Matrix, Matrix, Matrix) {
+    let (group, per_head, width) = fused_layout(shape);
+    let part = |channels: usize, from: usize| {
+        let mut part = Matrix::zeros(fused.rows(), shape.kv_heads * channels);
+        cpu.for_each_row(part.view_mut(), |row, part| {
+            for (part, fused) in part.chunks_exact_mut(channels).zip(fused.row(row).chunks_exact(width)) {
+                part.copy_from_slice(&fused[from..from + channels]);
+            }
+        });
+        part
+    };
+    (part(group, 0), part(per_head, group), part(per_head, group + per_head))
+}
+
+/// The inverse of [`split`].
+fn join(cpu: &Cpu, shape: &AttentionShape, parts: [&Matrix; 3]) -> Matrix {
+    let (group, per_head, width) = fused_layout(shape);
+    let mut fused = Matrix::zeros(parts[0].rows(), shape.kv_heads * width);
+    cpu.for_each_row(fused.view_mut(), |row, fused| {
+        for (head, fused) in fused.chunks_exact_mut(width).enumerate() {
+            let (queries, rest) = fused.split_at_mut(group);
+            let (key, value) = rest.split_at_mut(per_head);
+            queries.copy_from_slice(&parts[0].row(row)[head * group..][..group]);
+            key.copy_from_slice(&parts[1].row(row)[head * per_head..][..per_head]);
+            value.copy_from_slice(&parts[2].row(row)[head * per_head..][..per_head]);
+        }
+    });
+    fused
+}
+
+/// Channels of a key head's queries, of its key (and value), and of all three.
+fn fused_layout(shape: &AttentionShape) -> (usize, usize, usize) {
+    let group = shape.heads / shape.kv_heads * shape.head_dim;
+    (group, shape.head_dim, group + 2 * shape.head_dim)
+}

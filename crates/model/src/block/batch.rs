@@ -1,0 +1,163 @@
+//! Who the packed rows of a call belong to. Several requests can share one call (sessions stepped together), each with
+//! its own adapter; a row knows its request, its place in its sequence, and the leaf that its gradients go to.
+
+use std::ops::Range;
+
+use bouquet_kernels::ops::dropout::{DropoutRow, dropout};
+use bouquet_kernels::ops::rope::Angles;
+use bouquet_kernels::ops::rounding;
+use bouquet_kernels::{Cpu, Matrix, MatrixViewMut};
+use bouquet_span::adapter::LeafGrad;
+use bouquet_span::{LinearId, LowRank, Pass, Rounding};
+
+use crate::spec::Positions;
+
+/// One call's rows, the same for all blocks.
+pub struct Batch<'a> {
+    /// What came with each request.
+    pub requests: Vec<Request<'a>>,
+    /// The sequences of all requests, in order of their rows.
+    pub sequences: Vec<SequenceRows>,
+    /// Each row.
+    pub tokens: Vec<Token>,
+    /// Rotations of each row, where positions rotate.
+    pub angles: Option<Angles>,
+}
+
+/// One request: its rows, and what it brought.
+pub struct Request<'a> {
+    /// Its rows, over all its sequences.
+    pub rows: Range<usize>,
+    /// Adapter, prompts, dropout, rounding.
+    pub pass: &'a Pass,
+}
+
+/// One sequence with at least one token in this call.
+pub struct SequenceRows {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Position of its first row.
+    pub start: usize,
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Which request.
+    pub request: usize,
+    /// Which leaf of the request.
+    pub leaf: usize,
+    /// Which sequence of the request.
+    pub sequence: usize,
+    /// Its position in the sequence.
+    pub position: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// Packs requests one after another. Each comes with the length of each of its sequences and the position at
+    /// which that begins; sequences without tokens have no rows.
+    pub fn new(requests: &[(&'a Pass, &[usize], &[usize])], positions: &Positions) -> Self {
+        let mut batch = Batch { requests: Vec::new(), sequences: Vec::new(), tokens: Vec::new(), angles: None };
+        for (request, &(pass, lengths, starts)) in requests.iter().enumerate() {
+            let first_row = batch.tokens.len();
+            for (sequence, (&length, &start)) in lengths.iter().zip(starts).enumerate() {
+                let row = batch.tokens.len();
+                let leaf = sequence / pass.leaf.max(1);
+                batch.tokens.extend((start..start + length).map(|position| Token {
+                    request,
+                    leaf,
+                    sequence,
+                    position,
+                }));
+                if length > 0 {
+                    batch.sequences.push(SequenceRows { rows: row..row + length, start });
+                }
+            }
+            batch.requests.push(Request { rows: first_row..batch.tokens.len(), pass });
+        }
+        if let Positions::Rope(rope) = positions {
+            let positions: Vec<usize> = batch.tokens.iter().map(|token| token.position).collect();
+            batch.angles = Some(Angles::new(&positions, &rope.frequencies, rope.scaling));
+        }
+        batch
+    }
+
+    /// The low-rank pair that a request brought for a linear.
+    pub fn low_rank(&self, request: usize, linear: LinearId) -> Option<&LowRank> {
+        self.requests[request].pass.adapter.as_ref()?.pairs.get(&linear)
+    }
+
+    /// Drops channels of an adapter's input, where the requests train with dropout. `x` has a row for each of `tokens`.
+    pub fn drop_channels(&self, cpu: &Cpu, linear: LinearId, tokens: &[Token], x: MatrixViewMut<'_>) {
+        cpu.for_each_row(x, |row, channels| {
+            let token = tokens[row];
+            let pass = self.requests[token.request].pass;
+            let rate = pass.adapter.as_ref().map_or(0.0, |adapter| adapter.dropout);
+            if let Some(key) = pass.dropout
+                && rate > 0.0
+            {
+                let place = DropoutRow {
+                    seed: key.seed,
+                    step: key.step,
+                    view: key.view,
+                    sequence: key.first_sequence + token.sequence as u64,
+                    position: token.position as u64,
+                    linear: linear.counter(),
+                };
+                dropout(place, rate, channels);
+            }
+        });
+    }
+
+    /// Adds each request's deep prompts of a block to its first positions.
+    pub fn add_prompts(&self, block: usize, hidden: &mut Matrix) {
+        for request in &self.requests {
+            let Some(prompt) = request.pass.prompts.as_ref().and_then(|prompts| prompts.blocks.get(&block)) else {
+                continue;
+            };
+            for row in request.rows.clone() {
+                let position = self.tokens[row].position;
+                if position < prompt.rows() {
+                    hidden.row_mut(row).iter_mut().zip(prompt.row(position)).for_each(|(value, more)| *value += more);
+                }
+            }
+        }
+    }
+
+    /// The gradients of what [`add_prompts`](Self::add_prompts) added, summed token by token into the leaf of each.
+    pub fn add_prompt_gradients(&self, block: usize, gradient: &Matrix, leaves: &mut [LeafGrad]) {
+        for (row, token) in self.tokens.iter().enumerate() {
+            let prompts = self.requests[token.request].pass.prompts.as_ref();
+            let Some(prompt) = prompts.and_then(|prompts| prompts.blocks.get(&block)) else { continue };
+            if token.position < prompt.rows() {
+                let sum = leaves[token.leaf].prompts.get_mut(&block).expect("leaves begin with a zero for each prompt");
+                sum.row_mut(token.position).iter_mut().zip(gradient.row(row)).for_each(|(sum, more)| *sum += more);
+            }
+        }
+    }
+
+    /// Rounds each request's rows as it asked.
+    pub fn round(&self, cpu: &Cpu, hidden: &mut Matrix) {
+        for request in &self.requests {
+            let rows = hidden.slice_mut(request.rows.clone());
+            match request.pass.rounding {
+                Rounding::None => {}
+                Rounding::Bf16 => rounding::round_bf16(cpu, rows),
+                Rounding::Int8 => rounding::round_int8(cpu, rows),
+            }
+        }
+    }
+}
+
+/// Ranges of rows that share what `key` tells of them, in order.
+pub fn runs<K: PartialEq>(tokens: &[Token], key: impl Fn(&Token) -> K) -> Vec<(K, Range<usize>)> {
+    let mut runs: Vec<(K, Range<usize>)> = Vec::new();
+    for (row, token) in tokens.iter().enumerate() {
+        let value = key(token);
+        match runs.last_mut() {
+            Some((last, rows)) if *last == value => rows.end = row + 1,
+            _ => runs.push((value, row..row + 1)),
+        }
+    }
+    runs
+}

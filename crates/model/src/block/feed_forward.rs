@@ -1,0 +1,320 @@
+//! Feed-forward of a block: plain, gated, or several experts of which each token uses a few.
+
+use bouquet_kernels::ops::activation::{self, Activation};
+use bouquet_kernels::ops::{elementwise, softmax};
+use bouquet_kernels::{Cpu, Matrix, MatrixView, product};
+use bouquet_span::adapter::LeafGrad;
+use bouquet_span::{LinearId, Site};
+
+use super::batch::{Batch, Token};
+use crate::linear::Linear;
+
+/// The weights of the feed-forward.
+#[derive(Clone, Debug)]
+pub enum FeedForward {
+    /// One for all tokens.
+    Dense(Expert),
+    /// A router chooses `per_token` of them; their weights are the softmax over all, divided by the sum of the chosen.
+    Experts {
+        /// One output per expert.
+        router: Linear,
+        /// In order.
+        experts: Vec<Expert>,
+        /// Experts that each token uses.
+        per_token: usize,
+    },
+}
+
+/// `down(f(gate x) · up x)`, or `down(f(up x))` without a gate.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// The nonlinearity `f`.
+    pub activation: Activation,
+    /// `[intermediate_size, hidden_size]`.
+    pub gate: Option<Linear>,
+    /// `[intermediate_size, hidden_size]`.
+    pub up: Linear,
+    /// `[hidden_size, intermediate_size]`.
+    pub down: Linear,
+}
+
+/// What the backward needs again.
+pub enum FeedForwardActivations {
+    /// Of the one.
+    Dense(ExpertActivations),
+    /// Of the router, and of each expert.
+    Experts {
+        /// Softmax over all experts, `[tokens, experts]`.
+        probabilities: Matrix,
+        /// What each expert was given and made.
+        parts: Vec<ExpertPart>,
+    },
+}
+
+/// What the backward of one expert needs again: the inputs of its nonlinearity.
+pub struct ExpertActivations {
+    gate: Option<Matrix>,
+    up: Matrix,
+}
+
+/// One expert's share of the tokens.
+pub struct ExpertPart {
+    /// Rows that chose it, ascending.
+    rows: Vec<usize>,
+    /// Its weight in each of them.
+    weights: Vec<f32>,
+    activations: ExpertActivations,
+    /// Its output, before the weight.
+    output: Matrix,
+}
+
+/// The names of an expert's linears.
+#[derive(Clone, Copy)]
+struct Sites {
+    gate: LinearId,
+    up: LinearId,
+    down: LinearId,
+}
+
+impl Sites {
+    fn dense(block: usize) -> Self {
+        let id = |site| LinearId::new(block, site);
+        Sites { gate: id(Site::Gate), up: id(Site::Up), down: id(Site::Down) }
+    }
+
+    fn expert(block: usize, expert: usize) -> Self {
+        let (id, expert) = (|site| LinearId::new(block, site), expert as u16);
+        Sites { gate: id(Site::ExpertGate(expert)), up: id(Site::ExpertUp(expert)), down: id(Site::ExpertDown(expert)) }
+    }
+}
+
+impl FeedForward {
+    /// `[tokens, hidden_size]` to the same shape.
+    pub fn forward(
+        &self,
+        cpu: &Cpu,
+        block: usize,
+        batch: &Batch<'_>,
+        x: MatrixView<'_>,
+    ) -> (Matrix, FeedForwardActivations) {
+        match self {
+            FeedForward::Dense(expert) => {
+                let (y, activations) = expert.forward(cpu, Sites::dense(block), batch, &batch.tokens, x);
+                (y, FeedForwardActivations::Dense(activations))
+            }
+            FeedForward::Experts { router, experts, per_token } => {
+                let id = LinearId::new(block, Site::Router);
+                let mut probabilities = router.forward(cpu, id, batch, &batch.tokens, x);
+                cpu.for_each_row(probabilities.view_mut(), |_, row| softmax::softmax(row));
+                let chosen: Vec<_> = (0..x.rows()).map(|row| choose(probabilities.row(row), *per_token)).collect();
+
+                let mut y = Matrix::zeros(x.rows(), x.cols());
+                let mut parts = Vec::with_capacity(experts.len());
+                // In order of the experts, so that each row adds its experts up in ascending order.
+                for (index, expert) in experts.iter().enumerate() {
+                    let share = |(row, chosen): (usize, &Vec<(usize, f32)>)| {
+                        chosen.iter().find(|&&(expert, _)| expert == index).map(|&(_, weight)| (row, weight))
+                    };
+                    let (rows, weights): (Vec<_>, Vec<_>) = chosen.iter().enumerate().filter_map(share).unzip();
+                    let (input, tokens) = gather(x, &batch.tokens, &rows);
+                    let (output, activations) =
+                        expert.forward(cpu, Sites::expert(block, index), batch, &tokens, input.view());
+                    for (place, (&row, &weight)) in rows.iter().zip(&weights).enumerate() {
+                        add_scaled(weight, output.row(place), y.row_mut(row));
+                    }
+                    parts.push(ExpertPart { rows, weights, activations, output });
+                }
+                (y, FeedForwardActivations::Experts { probabilities, parts })
+            }
+        }
+    }
+
+    /// The gradient for `x`.
+    pub fn backward(
+        &self,
+        cpu: &Cpu,
+        block: usize,
+        batch: &Batch<'_>,
+        x: MatrixView<'_>,
+        activations: &FeedForwardActivations,
+        dy: MatrixView<'_>,
+        leaves: &mut [LeafGrad],
+    ) -> Matrix {
+        match (self, activations) {
+            (FeedForward::Dense(expert), FeedForwardActivations::Dense(activations)) => {
+                expert.backward(cpu, Sites::dense(block), batch, &batch.tokens, x, activations, dy, leaves)
+            }
+            (
+                FeedForward::Experts { router, experts, .. },
+                FeedForwardActivations::Experts { probabilities, parts },
+            ) => {
+                let mut dx = Matrix::zeros(x.rows(), x.cols());
+                let mut d_weights = Matrix::zeros(x.rows(), experts.len());
+                for (index, (expert, part)) in experts.iter().zip(parts).enumerate() {
+                    let (input, tokens) = gather(x, &batch.tokens, &part.rows);
+                    let (mut d_output, _) = gather(dy, &batch.tokens, &part.rows);
+                    for (place, (&row, &weight)) in part.rows.iter().zip(&part.weights).enumerate() {
+                        d_weights.row_mut(row)[index] = dot(cpu, d_output.row(place), part.output.row(place));
+                        d_output.row_mut(place).iter_mut().for_each(|value| *value *= weight);
+                    }
+                    let d_input = expert.backward(
+                        cpu,
+                        Sites::expert(block, index),
+                        batch,
+                        &tokens,
+                        input.view(),
+                        &part.activations,
+                        d_output.view(),
+                        leaves,
+                    );
+                    for (place, &row) in part.rows.iter().enumerate() {
+                        add_scaled(1.0, d_input.row(place), dx.row_mut(row));
+                    }
+                }
+                let d_logits = choice_backward(probabilities, parts, d_weights);
+                let id = LinearId::new(block, Site::Router);
+                let d_router = router.backward(cpu, id, batch, &batch.tokens, x, d_logits.view(), leaves);
+                elementwise::add(cpu, d_router.view(), dx.view_mut());
+                dx
+            }
+            _ => unreachable!("a feed-forward is given the activations that it made"),
+        }
+    }
+}
+
+impl FeedForwardActivations {
+    /// Memory that they hold.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            FeedForwardActivations::Dense(activations) => activations.bytes(),
+            FeedForwardActivations::Experts { parts, .. } => {
+                parts.iter().map(|part| part.activations.bytes() + 4 * part.output.data().len() as u64).sum()
+            }
+        }
+    }
+}
+
+impl Expert {
+    fn forward(
+        &self,
+        cpu: &Cpu,
+        sites: Sites,
+        batch: &Batch<'_>,
+        tokens: &[Token],
+        x: MatrixView<'_>,
+    ) -> (Matrix, ExpertActivations) {
+        let gate = self.gate.as_ref().map(|gate| gate.forward(cpu, sites.gate, batch, tokens, x));
+        let up = self.up.forward(cpu, sites.up, batch, tokens, x);
+        let activations = ExpertActivations { gate, up };
+        let inner = self.inner(cpu, &activations);
+        (self.down.forward(cpu, sites.down, batch, tokens, inner.view()), activations)
+    }
+
+    fn backward(
+        &self,
+        cpu: &Cpu,
+        sites: Sites,
+        batch: &Batch<'_>,
+        tokens: &[Token],
+        x: MatrixView<'_>,
+        activations: &ExpertActivations,
+        dy: MatrixView<'_>,
+        leaves: &mut [LeafGrad],
+    ) -> Matrix {
+        let inner = self.inner(cpu, activations);
+        let d_inner = self.down.backward(cpu, sites.down, batch, tokens, inner.view(), dy, leaves);
+        let up = activations.up.view();
+        let mut d_up = Matrix::zeros(up.rows(), up.cols());
+        match (&self.gate, &activations.gate) {
+            (Some(gate_linear), Some(gate)) => {
+                let mut d_gate = Matrix::zeros(up.rows(), up.cols());
+                let (d_gate_view, d_up_view) = (d_gate.view_mut(), d_up.view_mut());
+                activation::gated_backward(
+                    cpu,
+                    self.activation,
+                    gate.view(),
+                    up,
+                    d_inner.view(),
+                    d_gate_view,
+                    d_up_view,
+                );
+                let mut dx = gate_linear.backward(cpu, sites.gate, batch, tokens, x, d_gate.view(), leaves);
+                let more = self.up.backward(cpu, sites.up, batch, tokens, x, d_up.view(), leaves);
+                elementwise::add(cpu, more.view(), dx.view_mut());
+                dx
+            }
+            _ => {
+                activation::activate_backward(cpu, self.activation, up, d_inner.view(), d_up.view_mut());
+                self.up.backward(cpu, sites.up, batch, tokens, x, d_up.view(), leaves)
+            }
+        }
+    }
+
+    /// The input of `down`.
+    fn inner(&self, cpu: &Cpu, activations: &ExpertActivations) -> Matrix {
+        let up = activations.up.view();
+        let mut inner = Matrix::zeros(up.rows(), up.cols());
+        match &activations.gate {
+            Some(gate) => activation::gated(cpu, self.activation, gate.view(), up, inner.view_mut()),
+            None => activation::activate(cpu, self.activation, up, inner.view_mut()),
+        }
+        inner
+    }
+}
+
+impl ExpertActivations {
+    fn bytes(&self) -> u64 {
+        4 * (self.up.data().len() + self.gate.as_ref().map_or(0, |gate| gate.data().len())) as u64
+    }
+}
+
+/// The experts of the largest probabilities, ascending by index, and the weight of each. Ties go to the lower index.
+fn choose(probabilities: &[f32], per_token: usize) -> Vec<(usize, f32)> {
+    let mut order: Vec<usize> = (0..probabilities.len()).collect();
+    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+    order.truncate(per_token);
+    let sum = order.iter().map(|&expert| probabilities[expert]).fold(0.0, |sum, value| sum + value);
+    order.sort_unstable();
+    order.into_iter().map(|expert| (expert, probabilities[expert] / sum)).collect()
+}
+
+/// The gradient for the router's logits from that for the weights of the chosen experts.
+fn choice_backward(probabilities: &Matrix, parts: &[ExpertPart], d_weights: Matrix) -> Matrix {
+    let mut d_logits = d_weights;
+    let mut chosen = vec![Vec::new(); probabilities.rows()];
+    for (expert, part) in parts.iter().enumerate() {
+        for (&row, &weight) in part.rows.iter().zip(&part.weights) {
+            chosen[row].push((expert, weight));
+        }
+    }
+    for (row, chosen) in chosen.iter().enumerate() {
+        let probabilities = probabilities.row(row);
+        let gradient = d_logits.row_mut(row);
+        // weight = p / Σ chosen p, so dp = (dw − Σ dw · w) / Σ chosen p.
+        let sum = chosen.iter().fold(0.0, |sum, &(expert, _)| sum + probabilities[expert]);
+        let mean = chosen.iter().fold(0.0, |sum, &(expert, weight)| sum + gradient[expert] * weight);
+        for &(expert, _) in chosen {
+            gradient[expert] = (gradient[expert] - mean) / sum;
+        }
+        softmax::softmax_backward(probabilities, gradient);
+    }
+    d_logits
+}
+
+fn gather(x: MatrixView<'_>, tokens: &[Token], rows: &[usize]) -> (Matrix, Vec<Token>) {
+    let mut gathered = Matrix::zeros(rows.len(), x.cols());
+    for (place, &row) in rows.iter().enumerate() {
+        gathered.row_mut(place).copy_from_slice(x.row(row));
+    }
+    (gathered, rows.iter().map(|&row| tokens[row]).collect())
+}
+
+fn add_scaled(factor: f32, x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+}
+
+fn dot(cpu: &Cpu, a: &[f32], b: &[f32]) -> f32 {
+    let mut result = Matrix::zeros(1, 1);
+    product::product(cpu, MatrixView::new(1, a.len(), a), MatrixView::new(1, b.len(), b), result.view_mut());
+    result.data()[0]
+}

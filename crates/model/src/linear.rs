@@ -1,0 +1,91 @@
+//! A weight, its bias, and what an adapter adds: `y = x Wᵀ + bias + (scale · dropout(x) Aᵀ) Bᵀ`. The linear knows
+//! neither its name nor the adapter; both come with the call.
+
+use bouquet_kernels::ops::elementwise;
+use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight, product};
+use bouquet_span::adapter::LeafGrad;
+use bouquet_span::{LinearId, LowRank};
+
+use crate::block::batch::{Batch, Token, runs};
+
+/// One weight matrix of a block.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`.
+    pub weight: Weight,
+    /// `[outputs]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// `[tokens, inputs]` to `[tokens, outputs]`; `tokens` says whose rows these are.
+    pub fn forward(&self, cpu: &Cpu, id: LinearId, batch: &Batch<'_>, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
+        let mut y = Matrix::zeros(x.rows(), self.weight.rows());
+        self.weight.product(cpu, x, y.view_mut());
+        if let Some(bias) = &self.bias {
+            elementwise::add_bias(cpu, bias, y.view_mut());
+        }
+        for (request, rows) in runs(tokens, |token| token.request) {
+            let Some(pair) = batch.low_rank(request, id) else { continue };
+            let input = adapter_input(cpu, id, batch, &tokens[rows.clone()], x.slice(rows.clone()));
+            let inner = inner_product(cpu, pair, input.view());
+            let mut share = Matrix::zeros(rows.len(), y.cols());
+            product::product(cpu, inner.view(), pair.b.view(), share.view_mut());
+            elementwise::add(cpu, share.view(), y.slice_mut(rows));
+        }
+        y
+    }
+
+    /// The gradient for `x` from `dy`; gradients of the adapter are added to the leaf of each row.
+    pub fn backward(
+        &self,
+        cpu: &Cpu,
+        id: LinearId,
+        batch: &Batch<'_>,
+        tokens: &[Token],
+        x: MatrixView<'_>,
+        dy: MatrixView<'_>,
+        leaves: &mut [LeafGrad],
+    ) -> Matrix {
+        let mut dx = Matrix::zeros(x.rows(), x.cols());
+        self.weight.product_backward(cpu, dy, dx.view_mut());
+        for ((request, leaf), rows) in runs(tokens, |token| (token.request, token.leaf)) {
+            let Some(pair) = batch.low_rank(request, id) else { continue };
+            let (tokens, dy) = (&tokens[rows.clone()], dy.slice(rows.clone()));
+            let input = adapter_input(cpu, id, batch, tokens, x.slice(rows.clone()));
+            let inner = inner_product(cpu, pair, input.view());
+
+            let gradient = leaves[leaf].adapter.get_mut(&id).expect("leaves begin with a zero for each pair");
+            product::weight_gradient(cpu, dy, inner.view(), gradient.b.view_mut());
+            let mut d_inner = Matrix::zeros(rows.len(), pair.rank());
+            product::product_backward(cpu, dy, pair.b.view(), d_inner.view_mut());
+            scale(&mut d_inner, pair.scale);
+            product::weight_gradient(cpu, d_inner.view(), input.view(), gradient.a.view_mut());
+
+            let mut d_input = Matrix::zeros(rows.len(), x.cols());
+            product::product_backward(cpu, d_inner.view(), pair.a.view(), d_input.view_mut());
+            batch.drop_channels(cpu, id, tokens, d_input.view_mut());
+            elementwise::add(cpu, d_input.view(), dx.slice_mut(rows));
+        }
+        dx
+    }
+}
+
+/// `dropout(x)`.
+fn adapter_input(cpu: &Cpu, id: LinearId, batch: &Batch<'_>, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
+    let mut input = x.to_matrix();
+    batch.drop_channels(cpu, id, tokens, input.view_mut());
+    input
+}
+
+/// `scale · x Aᵀ`, `[tokens, rank]`.
+fn inner_product(cpu: &Cpu, pair: &LowRank, x: MatrixView<'_>) -> Matrix {
+    let mut inner = Matrix::zeros(x.rows(), pair.rank());
+    product::product(cpu, x, pair.a.view(), inner.view_mut());
+    scale(&mut inner, pair.scale);
+    inner
+}
+
+fn scale(matrix: &mut Matrix, factor: f32) {
+    matrix.data_mut().iter_mut().for_each(|value| *value *= factor);
+}

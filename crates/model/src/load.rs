@@ -1,0 +1,130 @@
+//! From named tensors to the parts of a model, by the names and shapes of its specification.
+
+use std::ops::Range;
+
+use bouquet_kernels::Weight;
+use bouquet_span::{LinearId, Site};
+
+use crate::Result;
+use crate::block::Block;
+use crate::block::attention::{Attention, Qkv};
+use crate::block::feed_forward::{Expert, FeedForward};
+use crate::checkpoint::{TensorSource, load_vector, load_weight};
+use crate::ends::{Embedding, LmHead};
+use crate::linear::Linear;
+use crate::norm::Norm;
+use crate::spec::{LinearShape, ModelSpec, NormKind, QkvLayout};
+
+/// Reads the parts of one model.
+pub struct Loader<'a> {
+    /// Where the tensors are.
+    pub source: &'a dyn TensorSource,
+    /// What they should be.
+    pub spec: &'a ModelSpec,
+}
+
+impl Loader<'_> {
+    /// Blocks in a row.
+    ///
+    /// # Errors
+    /// A tensor that is missing, or of another shape or type, by its name.
+    pub fn blocks(&self, range: Range<usize>) -> Result<Vec<Block>> {
+        range.map(|index| self.block(index)).collect()
+    }
+
+    /// The input end.
+    ///
+    /// # Errors
+    /// As [`blocks`](Self::blocks).
+    pub fn embedding(&self) -> Result<Embedding> {
+        let names = &self.spec.names;
+        let norm = if self.spec.embedding_norm { Some(self.norm(names.embedding_norm)?) } else { None };
+        Ok(Embedding { weight: self.vocabulary(names.embedding)?, norm })
+    }
+
+    /// The output end; a tied head shares the bytes of the embedding.
+    ///
+    /// # Errors
+    /// As [`blocks`](Self::blocks).
+    pub fn head(&self) -> Result<LmHead> {
+        let names = &self.spec.names;
+        let weight = self.vocabulary(if self.spec.tied_head { names.embedding } else { names.head })?;
+        Ok(LmHead { norm: self.norm(names.final_norm)?, weight })
+    }
+
+    fn block(&self, index: usize) -> Result<Block> {
+        let (spec, names) = (&self.spec.block, &self.spec.names);
+        let qkv = match spec.attention.qkv {
+            QkvLayout::Fused => Qkv::Fused(self.linear(index, Site::Qkv)?),
+            QkvLayout::Separate => Qkv::Separate {
+                q: self.linear(index, Site::Q)?,
+                k: self.linear(index, Site::K)?,
+                v: self.linear(index, Site::V)?,
+            },
+        };
+        let feed_forward = match spec.feed_forward.experts {
+            None => FeedForward::Dense(self.expert(index, Site::Gate, Site::Up, Site::Down)?),
+            Some(experts) => FeedForward::Experts {
+                router: self.linear(index, Site::Router)?,
+                experts: (0..experts.count as u16)
+                    .map(|e| self.expert(index, Site::ExpertGate(e), Site::ExpertUp(e), Site::ExpertDown(e)))
+                    .collect::<Result<_>>()?,
+                per_token: experts.per_token,
+            },
+        };
+        Ok(Block {
+            index,
+            residual: spec.residual,
+            attention_norm: self.norm(&names.in_block(index, names.attention_norm))?,
+            attention: Attention::new(&spec.attention, qkv, self.linear(index, Site::O)?),
+            feed_forward_norm: self.norm(&names.in_block(index, names.feed_forward_norm))?,
+            feed_forward,
+        })
+    }
+
+    fn expert(&self, block: usize, gate: Site, up: Site, down: Site) -> Result<Expert> {
+        let spec = &self.spec.block.feed_forward;
+        Ok(Expert {
+            activation: spec.activation,
+            gate: if spec.gated { Some(self.linear(block, gate)?) } else { None },
+            up: self.linear(block, up)?,
+            down: self.linear(block, down)?,
+        })
+    }
+
+    fn linear(&self, block: usize, site: Site) -> Result<Linear> {
+        let id = LinearId::new(block, site);
+        let shape: Option<LinearShape> = self.spec.block.linears().into_iter().find(|linear| linear.site == site);
+        let (Some(shape), Some(name)) = (shape, self.spec.names.linear(id)) else {
+            unreachable!("the family names every linear of its specification, but not {id}")
+        };
+        let weight = load_weight(
+            self.source,
+            &self.spec.names,
+            &format!("{name}.weight"),
+            shape.outputs,
+            shape.inputs,
+        )?;
+        let bias = if shape.bias { Some(self.vector(&format!("{name}.bias"), shape.outputs)?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm> {
+        let (spec, size) = (self.spec.block.norm, self.spec.block.hidden_size);
+        let weight = self.vector(&format!("{name}.weight"), size)?;
+        let bias = match spec.kind {
+            NormKind::LayerNorm => self.vector(&format!("{name}.bias"), size)?,
+            NormKind::RmsNorm => vec![0.0; size],
+        };
+        Ok(Norm { spec, weight, bias })
+    }
+
+    fn vocabulary(&self, name: &str) -> Result<Weight> {
+        let (rows, cols) = (self.spec.vocab_size, self.spec.block.hidden_size);
+        load_weight(self.source, &self.spec.names, &format!("{name}.weight"), rows, cols)
+    }
+
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        load_vector(self.source, &self.spec.names, name, length)
+    }
+}
