@@ -1,0 +1,122 @@
+//! Fixture models and the outputs recorded for them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bouquet_kernels::{Cpu, Matrix};
+use bouquet_model::Model;
+use safetensors::{Dtype, SafeTensors};
+
+/// Bytes that the sessions of a test may reserve.
+pub(crate) const CACHE_BYTES: u64 = 1 << 30;
+
+/// Every fixture model, with the golden that holds for it.
+pub(crate) const MODELS: [(&str, &str); 10] = [
+    ("bloom-tiny", "bloom-tiny"),
+    ("bloom-tiny-unprefixed", "bloom-tiny"),
+    ("bloom-tiny-sharded", "bloom-tiny"),
+    ("bloom-tiny-fp16", "bloom-tiny-fp16"),
+    ("bloom-tiny-bf16", "bloom-tiny-bf16"),
+    ("bloom-tiny-h6-postres", "bloom-tiny-h6-postres"),
+    ("bloom-small-trained", "bloom-small-trained"),
+    ("llama-tiny", "llama-tiny"),
+    ("llama-tiny-tied", "llama-tiny-tied"),
+    ("mixtral-tiny", "mixtral-tiny"),
+];
+
+/// A model per architecture and stored float: what properties are tested on, beyond the recorded outputs.
+pub(crate) const ARCHITECTURES: [&str; 7] = [
+    "bloom-tiny",
+    "bloom-tiny-fp16",
+    "bloom-tiny-bf16",
+    "bloom-tiny-h6-postres",
+    "llama-tiny",
+    "llama-tiny-tied",
+    "mixtral-tiny",
+];
+
+pub(crate) fn repository() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+pub(crate) fn open(model: &str, threads: usize) -> Model {
+    let shipped = repository().join("models").join(model);
+    let fixture = repository().join("tests/fixtures/models").join(model);
+    let folder = if shipped.exists() { shipped } else { fixture };
+    Model::open(&folder, Arc::new(Cpu::new(threads)), CACHE_BYTES).unwrap_or_else(|error| panic!("{model}: {error}"))
+}
+
+/// Recorded outputs: tensors and the scalars of the manifest.
+pub(crate) struct Golden {
+    pub(crate) manifest: serde_json::Value,
+    floats: HashMap<String, Matrix>,
+    ids: HashMap<String, Vec<Vec<i64>>>,
+}
+
+impl Golden {
+    /// `path` below `goldens`, without ending.
+    pub(crate) fn load(path: &str) -> Golden {
+        let path = repository().join("tests/fixtures/goldens").join(path);
+        let manifest = serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
+        let bytes = fs::read(path.with_extension("safetensors")).unwrap();
+        let (mut floats, mut ids) = (HashMap::new(), HashMap::new());
+        for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+            let cols = *tensor.shape().last().unwrap();
+            match tensor.dtype() {
+                Dtype::F32 => {
+                    let values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+                    floats.insert(name, Matrix::from_vec(values.len() / cols, cols, values));
+                }
+                Dtype::I64 => {
+                    let values: Vec<i64> = tensor.data().as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect();
+                    ids.insert(name, values.chunks(cols).map(<[i64]>::to_vec).collect());
+                }
+                other => panic!("{name} has type {other:?}"),
+            }
+        }
+        Golden { manifest, floats, ids }
+    }
+
+    /// A recorded tensor, its leading dimensions flattened.
+    pub(crate) fn floats(&self, name: &str) -> &Matrix {
+        self.floats.get(name).unwrap_or_else(|| panic!("no {name} was recorded"))
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.floats.contains_key(name)
+    }
+
+    /// Recorded token ids, a row per sequence.
+    pub(crate) fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+        self.ids[name].iter().map(|row| row.iter().map(|&id| id as u32).collect()).collect()
+    }
+
+    /// Token ids of a padded batch without its padding, and the row of each kept token in the padded batch.
+    pub(crate) fn unpadded(&self, ids: &str, mask: &str) -> (Vec<Vec<u32>>, Vec<usize>) {
+        let (ids, mask) = (self.ids(ids), self.ids(mask));
+        let width = ids[0].len();
+        let (mut sequences, mut rows) = (Vec::new(), Vec::new());
+        for (sequence, (ids, mask)) in ids.iter().zip(&mask).enumerate() {
+            let kept: Vec<usize> = (0..width).filter(|&column| mask[column] == 1).collect();
+            sequences.push(kept.iter().map(|&column| ids[column]).collect());
+            rows.extend(kept.iter().map(|&column| sequence * width + column));
+        }
+        (sequences, rows)
+    }
+}
+
+pub(crate) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
+    sequences.iter().map(Vec::as_slice).collect()
+}
+
+/// The largest absolute difference of two matrices of one shape.
+pub(crate) fn distance(a: &Matrix, b: &Matrix) -> f32 {
+    assert_eq!((a.rows(), a.cols()), (b.rows(), b.cols()), "shapes");
+    a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+pub(crate) fn bits(matrix: &Matrix) -> Vec<u32> {
+    matrix.data().iter().map(|value| value.to_bits()).collect()
+}
