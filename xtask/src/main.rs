@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod fixtures;
+mod picture;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -16,6 +17,7 @@ Chores of this repository.
 Usage: cargo xtask COMMAND
 
   tidy            check what the compiler does not: arrows between crates, where unsafe stands, links, blanks, ...
+  picture         turn a captured terminal session (standard input) into an SVG picture (standard output)
   fixtures PATH   cut the test fixtures and the demo model of this repository out of the fixtures folder PATH
 ";
 
@@ -34,6 +36,7 @@ fn run() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
+        ["picture"] => print!("{}", picture::draw(&std::io::read_to_string(std::io::stdin())?)),
         ["tidy"] => tidy::run(&repo_root())?,
         ["fixtures", path] => fixtures::cut(Path::new(path), &repo_root())?,
         _ => bail!("`{}` is not a chore\n\n{HELP}", arguments.join(" ")),
