@@ -18,6 +18,14 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A path where no model is.
+    #[error("{} is not a model's folder: {problem}", path.display())]
+    NotAModel {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        problem: String,
+    },
     /// A file that a model needs is not in its folder.
     #[error("{} is missing: {hint}", path.display())]
     Missing {
@@ -45,6 +53,9 @@ pub enum ModelError {
     /// A configuration that no model can have, or that asks for what Bouquet does not do.
     #[error("config.json: {0}")]
     Config(String),
+    /// Sampling defaults of the wrong kind, or that no sampler can follow.
+    #[error("generation_config.json: {0}")]
+    GenerationConfig(String),
     /// An architecture that is not known.
     #[error("the model family {family:?} is not known (known: {known})")]
     UnknownFamily {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::Result;
+use crate::config::{Bounds, Config};
+use crate::files::{self, MAX_SETTINGS_BYTES};
+use crate::{ModelError, Result};
 
 /// Sampling defaults of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,7 +13,7 @@ pub struct GenerationConfig {
     pub do_sample: Option<bool>,
     /// Divides the logits.
     pub temperature: Option<f32>,
-    /// Keeps the best so many.
+    /// Keeps the best so many; all of them where it is 0.
     pub top_k: Option<usize>,
     /// Keeps the best with this share of the probability.
     pub top_p: Option<f32>,
@@ -19,17 +21,40 @@ pub struct GenerationConfig {
     pub min_p: Option<f32>,
     /// Divides (or multiplies, when negative) the logits of what was said.
     pub repetition_penalty: Option<f32>,
-    /// Ids that end a text; one number or a list in the file.
+    /// Ids that end a text; one number or a list in the file. They may be outside of the model's vocabulary.
     pub eos_token_ids: Vec<u32>,
 }
 
 impl GenerationConfig {
-    /// Reads the file of a model's folder; one that is not there is all defaults.
+    /// Reads the file of a model's folder; one that is not there is all defaults. Fields of other names are passed over.
     ///
     /// # Errors
-    /// A file that is not JSON or has values of the wrong kind.
+    /// [`ModelError::GenerationConfig`] for a file that is not JSON, or for a value of the wrong kind or one that no
+    /// sampler can follow.
     pub fn load(folder: &Path) -> Result<Self> {
-        let _ = folder;
-        todo!()
+        match files::read(&folder.join("generation_config.json"), MAX_SETTINGS_BYTES)? {
+            Some(bytes) => GenerationConfig::parse(&bytes),
+            None => Ok(GenerationConfig::default()),
+        }
+    }
+
+    /// The defaults from the bytes of the file.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let file = Config::parse_as(bytes, ModelError::GenerationConfig)?;
+        let float = |field, min, max| -> Result<Option<f32>> {
+            Ok(file.optional_float(field, min, max)?.map(|number| number as f32))
+        };
+        Ok(GenerationConfig {
+            do_sample: file.optional_flag("do_sample")?,
+            temperature: float("temperature", 0.0, 1e4)?,
+            top_k: file.optional_number("top_k", Bounds { min: 0, max: 1 << 24 })?,
+            top_p: float("top_p", 0.0, 1.0)?,
+            min_p: float("min_p", 0.0, 1.0)?,
+            repetition_penalty: float("repetition_penalty", 1e-4, 1e4)?,
+            eos_token_ids: file.eos_token_ids()?,
+        })
     }
 }

@@ -11,8 +11,10 @@
 //! |---|---|
 //! | [`model`] | a model opened from a folder: the parts below, put together |
 //! | [`spec`] | an architecture as data |
+//! | [`config`] | `config.json`: settings read with bounds |
 //! | [`families`] | a page per family: its configuration and its tensor names |
 //! | [`checkpoint`] | tensors by name, from safetensors files in one piece or in shards, mapped into memory |
+//! | [`inspect`] | what a checkpoint holds and needs, without loading it |
 //! | [`norm`] | a normalization with its parameters |
 //! | [`load`] | from named tensors to the parts of a model |
 //! | [`linear`] | a weight, its bias, and what an adapter adds |
@@ -27,10 +29,13 @@
 
 pub mod block;
 pub mod checkpoint;
+pub mod config;
 pub mod ends;
 pub mod error;
 pub mod families;
+mod files;
 pub mod generation_config;
+pub mod inspect;
 pub mod kv_cache;
 pub mod linear;
 pub mod load;

@@ -1,8 +1,19 @@
-//! Text to token ids and back, by the model's own `tokenizer.json`. The one place that knows the tokenizer crate.
+//! Text to token ids and back, by the model's own `tokenizer.json`. The one place that knows the tokenizers crate.
+//!
+//! That crate trusts its files more than we do. What we can check is checked when the file is read, one text is cut as a
+//! trial, and a panic inside of the crate becomes an error.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use crate::Result;
+use tokenizers::ModelWrapper;
+
+use crate::files::{self, missing};
+use crate::{ModelError, Result};
+
+/// Bytes that a `tokenizer.json` may have.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// A tokenizer. Cheap to share by reference.
 pub struct Tokenizer {
@@ -24,21 +35,110 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a model's folder and checks that its ids fit `vocab_size`.
     ///
     /// # Errors
-    /// A file that is missing, damaged, or has ids beyond the model's vocabulary.
+    /// [`ModelError::Missing`]; [`ModelError::Tokenizer`] for a file that is damaged, or has ids beyond the model's
+    /// vocabulary.
     pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
-        let _ = (folder, vocab_size);
-        todo!()
+        files::check_folder(folder)?;
+        let path = folder.join("tokenizer.json");
+        if let Some(bytes) = files::read(&path, MAX_BYTES)? {
+            return Tokenizer::parse(&bytes, vocab_size);
+        }
+        let hint = if folder.join("tokenizer.model").exists() {
+            "tokenizer.model alone is not read, it has to be converted to tokenizer.json"
+        } else {
+            "it cuts texts into the model's tokens"
+        };
+        Err(missing(path, hint))
+    }
+
+    /// A tokenizer from the bytes of its file.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`].
+    pub fn parse(bytes: &[u8], vocab_size: usize) -> Result<Self> {
+        let inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))?;
+        let mut tokenizer = Tokenizer { inner };
+        // A file may ask for texts to be cut off or filled up; that is for a caller to decide, as in transformers.
+        guarded("be read", || tokenizer.inner.with_truncation(None).map(|_| ()))?;
+        tokenizer.inner.with_padding(None);
+        tokenizer.check(vocab_size)?;
+        Ok(tokenizer)
     }
 
     /// Cuts a text. `special_tokens` says whether the template's own (a begin-of-text, say) are put around it.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] for a text that this tokenizer cannot cut.
     pub fn encode(&self, text: &str, special_tokens: bool) -> Result<Encoding> {
-        let _ = (text, special_tokens, &self.inner);
-        todo!()
+        let encoding = guarded("cut this text", || self.inner.encode_char_offsets(text, special_tokens))?;
+        Ok(Encoding {
+            ids: encoding.get_ids().to_vec(),
+            tokens: encoding.get_tokens().to_vec(),
+            offsets: encoding.get_offsets().to_vec(),
+        })
     }
 
-    /// The text of ids; with `skip_special_tokens`, without begin- and end-of-text and their like.
+    /// The text of ids; with `skip_special_tokens`, without begin- and end-of-text and their like. Ids that the tokenizer
+    /// does not have (a model's vocabulary may be larger) add nothing. Bytes that are no whole character become U+FFFD.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] for ids that this tokenizer cannot join.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let _ = (ids, skip_special_tokens);
-        todo!()
+        guarded("join these tokens", || self.inner.decode(ids, skip_special_tokens))
     }
+
+    /// The id of a token as the vocabulary spells it: `</s>`, say.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The number of different tokens; the model may have room for more.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    fn check(&self, vocab_size: usize) -> Result<()> {
+        if let ModelWrapper::BPE(model) = self.inner.get_model()
+            && model.dropout.is_some_and(|dropout| dropout > 0.0)
+        {
+            return Err(wrong("its model drops merges at random, so that a text has no tokens of its own"));
+        }
+        let vocabulary = self.inner.get_vocab(true);
+        // Not the text of the token: which of several is named should not depend on the order of a map.
+        match vocabulary.values().max() {
+            None => return Err(wrong("it has no tokens")),
+            Some(&id) if id as usize >= vocab_size => return Err(does_not_fit(id, vocab_size)),
+            Some(_) => {}
+        }
+        // Templates carry ids of their own.
+        let trial = self.encode("A trial, 試み", true)?;
+        if let Some(&id) = trial.ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(does_not_fit(id, vocab_size));
+        }
+        self.decode(&trial.ids, false).map(|_| ())
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+/// What the crate answers, its panics made errors: it `cannot` do something.
+fn guarded<T>(cannot: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    // What a panic may leave half-done inside of the crate is a cache, which it guards by itself.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(wrong(format!("it cannot {cannot}: {error}"))),
+        Err(_) => Err(wrong(format!("it cannot {cannot}: the file contradicts itself"))),
+    }
+}
+
+fn wrong(problem: impl Into<String>) -> ModelError {
+    ModelError::Tokenizer(problem.into())
+}
+
+fn does_not_fit(id: u32, vocab_size: usize) -> ModelError {
+    wrong(format!("it has the token id {id}, but the model has {vocab_size} tokens, with ids from 0"))
 }

@@ -1,1 +1,123 @@
-//! A page per family: what its `config.json` means, and how it calls its tensors.
+//! A page per family: what its `config.json` means, and how it calls its tensors. A new family is a page and a line in
+//! [`FAMILIES`].
+
+use std::path::Path;
+
+use crate::config::{Bounds, Config};
+use crate::spec::{BlockSpec, ModelSpec};
+use crate::{ModelError, Result};
+
+pub mod bloom;
+pub mod llama;
+pub mod mixtral;
+
+/// Reads a family's `config.json`.
+type ReadSpec = fn(&Config) -> Result<ModelSpec>;
+
+/// Every family by its `model_type`.
+pub const FAMILIES: [(&str, ReadSpec); 3] =
+    [("bloom", bloom::spec), ("llama", llama::spec), ("mixtral", mixtral::spec)];
+
+/// Largest numbers of a model. Generous to what exists, and small enough that nothing overflows or is reserved in vain.
+pub(crate) mod limits {
+    use super::Bounds;
+
+    pub(crate) const HIDDEN_SIZE: Bounds = Bounds::up_to(1 << 20);
+    pub(crate) const BLOCKS: Bounds = Bounds::up_to(10_000);
+    pub(crate) const HEADS: Bounds = Bounds::up_to(1 << 16);
+    pub(crate) const HEAD_DIM: Bounds = Bounds::up_to(1 << 14);
+    pub(crate) const INTERMEDIATE_SIZE: Bounds = Bounds::up_to(1 << 24);
+    pub(crate) const VOCAB_SIZE: Bounds = Bounds::up_to(1 << 24);
+    pub(crate) const EXPERTS: Bounds = Bounds::up_to(4096);
+    pub(crate) const POSITIONS: Bounds = Bounds::up_to(1 << 32);
+    /// Parameters of a whole model: what can be addressed in f32 with room to spare.
+    pub(crate) const PARAMETERS: u64 = 1 << 48;
+}
+
+/// The specification of the model in a folder.
+///
+/// # Errors
+/// Those of [`spec`], and a `config.json` that is missing or cannot be read.
+pub fn load_spec(folder: &Path) -> Result<ModelSpec> {
+    spec(&Config::load(folder)?)
+}
+
+/// The specification that a `config.json` describes.
+///
+/// # Errors
+/// [`ModelError::UnknownFamily`], or [`ModelError::Config`] for numbers that no model can have and for what Bouquet does
+/// not do.
+pub fn spec(config: &Config) -> Result<ModelSpec> {
+    let known = || FAMILIES.map(|(family, _)| family).join(", ");
+    let Some(family) = config.optional_text("model_type")? else {
+        return Err(config.error("model_type", format!("is missing (known families: {})", known())));
+    };
+    let Some((_, read)) = FAMILIES.iter().find(|(known, _)| *known == family) else {
+        return Err(ModelError::UnknownFamily { family: family.chars().take(100).collect(), known: known() });
+    };
+    refuse_encoded(config)?;
+    let spec = read(config)?;
+    check_size(config, &spec)?;
+    if let Some(id) = spec.eos_token_ids.iter().find(|&&id| id as usize >= spec.vocab_size) {
+        let problem = format!("has {id}, which is outside of the vocabulary of {}", spec.vocab_size);
+        return Err(config.error("eos_token_id", problem));
+    }
+    Ok(spec)
+}
+
+/// Weights that were encoded by another program.
+fn refuse_encoded(config: &Config) -> Result<()> {
+    for field in ["quantization_config", "compression_config"] {
+        if !config.has(field) {
+            continue;
+        }
+        let method = match config.optional_object(field)? {
+            Some(encoding) => encoding.optional_text("quant_method")?.unwrap_or("unnamed").to_owned(),
+            None => "unnamed".to_owned(),
+        };
+        let method = crate::files::shown(&method);
+        return Err(config.error(field, format!("says that the weights are encoded ({method}), which is not read yet")));
+    }
+    Ok(())
+}
+
+/// Whether all parameters together can be counted and addressed.
+fn check_size(config: &Config, spec: &ModelSpec) -> Result<()> {
+    match parameters(spec) {
+        Some(count) if count.total <= limits::PARAMETERS => Ok(()),
+        _ => {
+            let problem = format!("and other numbers make a model of more than {} parameters", limits::PARAMETERS);
+            Err(config.error("hidden_size", problem))
+        }
+    }
+}
+
+/// Numbers that a model has learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Parameters {
+    /// All of them; a head that shares the embedding is counted once.
+    pub total: u64,
+    /// Of the embedding, without its norm.
+    pub embedding: u64,
+    /// Of each block.
+    pub per_block: u64,
+}
+
+/// The number of parameters of a specification; `None` when they cannot be counted.
+pub fn parameters(spec: &ModelSpec) -> Option<Parameters> {
+    use crate::spec::NormKind;
+
+    let block: &BlockSpec = &spec.block;
+    let norm = block.hidden_size as u64 * if block.norm.kind == NormKind::LayerNorm { 2 } else { 1 };
+    let mut per_block = 2 * norm;
+    for linear in block.linears() {
+        let weight = (linear.outputs as u64).checked_mul(linear.inputs as u64)?;
+        let bias = if linear.bias { linear.outputs as u64 } else { 0 };
+        per_block = per_block.checked_add(weight)?.checked_add(bias)?;
+    }
+    let embedding = (spec.vocab_size as u64).checked_mul(block.hidden_size as u64)?;
+    let matrices = embedding.checked_mul(if spec.tied_head { 1 } else { 2 })?;
+    let norms = norm * if spec.embedding_norm { 2 } else { 1 };
+    let total = per_block.checked_mul(spec.num_blocks as u64)?.checked_add(matrices)?.checked_add(norms)?;
+    Some(Parameters { total, embedding, per_block })
+}
