@@ -83,6 +83,7 @@ clauses![
     composition::empty_batches_pass_through,
     composition::calls_from_several_threads_agree,
     composition::other_blocks_are_none_of_its_business,
+    composition::dropout_is_drawn_by_its_key,
     sessions::stepping_equals_one_pass,
     sessions::stepped_together_equals_stepped_alone,
     sessions::several_sequences_equal_several_sessions,

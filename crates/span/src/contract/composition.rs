@@ -5,7 +5,7 @@ use std::thread;
 
 use super::Subject;
 use super::inputs::{assert_same, expect, pack, sequence, step};
-use crate::{HiddenStates, LinearId, LowRank, Returned, Site, Span};
+use crate::{Adapter, Dropout, HiddenStates, LinearId, LowRank, Pass, Returned, Site, Span};
 
 /// Spans end to end give the bits of one span of all their blocks, by hand and through a [`Chain`](crate::Chain).
 pub fn halves_compose_to_the_whole(subject: &Subject<'_>) {
@@ -90,4 +90,31 @@ pub fn other_blocks_are_none_of_its_business(subject: &Subject<'_>) {
     let (output, _) = expect(what, subject.whole.forward(input, &pass));
     assert_same(what, &output, &expected);
     subject.open(subject.whole.as_ref(), 1, 0, &pass);
+}
+
+/// Dropout needs both a key and a rate, and then depends on every part of the key: it repeats itself for the same one,
+/// and a sequence draws the same as the same logical sequence of another pass.
+pub fn dropout_is_drawn_by_its_key(subject: &Subject<'_>) {
+    // Two times the same sequence: what tells them apart is their place in the logical batch.
+    let one = subject.random("dropout").hidden(&[4], subject.hidden_size());
+    let input = pack([&one, &one], subject.hidden_size());
+    let key = Dropout { seed: 5, step: 6, view: 7, first_sequence: 8 };
+    for (name, span) in subject.spans() {
+        let forward = |rate: f32, dropout: Option<Dropout>| {
+            let adapter = Some(Arc::new(Adapter { dropout: rate, ..subject.adapter.as_ref().clone() }));
+            expect("a forward", span.forward(input.clone(), &Pass { adapter, dropout, ..subject.rich() })).0
+        };
+        let (without, drawn) = (forward(0.0, None), forward(0.5, Some(key)));
+        assert_same(&format!("{name}: a rate without a key"), &forward(0.5, None), &without);
+        assert_same(&format!("{name}: a key without a rate"), &forward(0.0, Some(key)), &without);
+        assert_same(&format!("{name}: the same key"), &forward(0.5, Some(key)), &drawn);
+        assert_ne!(drawn, without, "{name}: something is dropped");
+        assert_ne!(sequence(&drawn, 0), sequence(&drawn, 1), "{name}: each sequence draws for itself");
+        let next = forward(0.5, Some(Dropout { first_sequence: 9, ..key }));
+        let what = format!("{name}: the same logical sequence, in a pass that begins there");
+        assert_same(&what, &sequence(&next, 0), &sequence(&drawn, 1));
+        for other in [Dropout { seed: 6, ..key }, Dropout { step: 7, ..key }, Dropout { view: 8, ..key }] {
+            assert_ne!(forward(0.5, Some(other)), drawn, "{name}: {other:?} draws as {key:?} does");
+        }
+    }
 }
