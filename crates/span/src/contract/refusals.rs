@@ -256,7 +256,9 @@ pub fn what_is_not_finite_is_found(subject: &Subject<'_>) {
                     hidden.values_mut().row_mut(token)[0] = value;
                     let what = format!("{span_name}, {pass_name}: {value} in token {token}");
                     let right = |error: &SpanError| match error {
-                        SpanError::NotFinite { block, .. } => span.range().contains(block) && not_finite(error, token),
+                        SpanError::NotFinite { block, .. } | SpanError::InputNotFinite { block, .. } => {
+                            span.range().contains(block) && not_finite(error, token)
+                        }
                         _ => false,
                     };
                     expect_error(&what, span.forward(hidden, &pass), right);
@@ -275,5 +277,8 @@ fn shape(error: &SpanError) -> bool {
 }
 
 fn not_finite(error: &SpanError, right: usize) -> bool {
-    matches!(error, SpanError::NotFinite { token, .. } if *token == right)
+    match error {
+        SpanError::NotFinite { token, .. } | SpanError::InputNotFinite { token, .. } => *token == right,
+        _ => false,
+    }
 }
