@@ -2,6 +2,7 @@
 //! every kernel; it never changes a bit of a result.
 
 use crate::MatrixViewMut;
+use crate::threads::Pool;
 
 /// An instruction set that has kernels of its own. `Scalar` is the truth that the others are tested against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,24 +17,53 @@ pub enum Isa {
     Neon,
 }
 
+impl Isa {
+    /// All of them, from plain to wide.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+}
+
 /// An instruction set and a pool of threads. Cheap to share by reference; kernels called from several threads at once
 /// take turns.
 #[derive(Debug)]
 pub struct Cpu {
+    /// Available on this machine: the kernels' `unsafe` leans on it.
     isa: Isa,
+    pool: Pool,
 }
 
 impl Cpu {
     /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1).
     pub fn new(threads: usize) -> Self {
-        let _ = threads;
-        todo!()
+        let best = Isa::ALL.into_iter().rev().find(|isa| isa.is_available());
+        Cpu { isa: best.unwrap_or(Isa::Scalar), pool: Pool::new(threads.max(1) - 1) }
     }
 
     /// A given instruction set; `None` where this machine does not have it.
     pub fn with_isa(isa: Isa, threads: usize) -> Option<Self> {
-        let _ = (isa, threads);
-        todo!()
+        isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1) })
     }
 
     /// The instruction set in use.
@@ -43,19 +73,95 @@ impl Cpu {
 
     /// The number of threads, the caller's included.
     pub fn threads(&self) -> usize {
-        todo!()
+        self.pool.threads()
     }
 
     /// Calls `task(0)` to `task(tasks - 1)`, each once, on any thread, and returns when all are done. A panic in a
-    /// task is passed on to the caller.
+    /// task is passed on to the caller, and tasks not begun by then are not. A task may call `run` itself; its tasks
+    /// then stay on its thread.
     pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        let _ = (tasks, task);
-        todo!()
+        self.pool.run(tasks, &task);
     }
 
-    /// Calls `work(index, row)` for each row of `matrix`, on any thread.
+    /// Calls `work(index, row)` for each row of `matrix`, on any thread; on the caller's alone when it is small.
     pub fn for_each_row(&self, matrix: MatrixViewMut<'_>, work: impl Fn(usize, &mut [f32]) + Sync) {
-        let _ = (matrix, work);
-        todo!()
+        let cost = matrix.cols();
+        self.for_each_costly_row(matrix, cost, work);
+    }
+
+    /// The same where a row is as much work as `cost` numbers, whatever its width.
+    pub(crate) fn for_each_costly_row(
+        &self,
+        mut matrix: MatrixViewMut<'_>,
+        cost: usize,
+        work: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let rows = matrix.rows();
+        if self.threads() == 1 || rows * cost < SMALL {
+            for row in 0..rows {
+                work(row, matrix.row_mut(row));
+            }
+            return;
+        }
+        let per_task = rows.div_ceil(4 * self.threads()).max(SMALL.div_ceil(4 * cost));
+        let out = SharedOut::new(&mut matrix);
+        self.run(rows.div_ceil(per_task), |task| {
+            for row in task * per_task..rows.min((task + 1) * per_task) {
+                // SAFETY: each row belongs to one task.
+                work(row, unsafe { out.row(row) });
+            }
+        });
+    }
+}
+
+/// Numbers below which a second thread is not worth waking.
+const SMALL: usize = 8192;
+
+/// A matrix that several threads write, each its own part of.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedOut<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    matrix: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a pointer to floats; whoever writes through it promises to keep to its own part.
+unsafe impl Sync for SharedOut<'_> {}
+// SAFETY: as above.
+unsafe impl Send for SharedOut<'_> {}
+
+impl<'a> SharedOut<'a> {
+    pub(crate) fn new(matrix: &'a mut MatrixViewMut<'_>) -> Self {
+        let (rows, cols) = (matrix.rows(), matrix.cols());
+        SharedOut { data: matrix.data_mut().as_mut_ptr(), rows, cols, matrix: std::marker::PhantomData }
+    }
+
+    /// Where `(row, col)` is.
+    pub(crate) fn at(&self, row: usize, col: usize) -> *mut f32 {
+        assert!(row < self.rows && col <= self.cols, "({row}, {col}) in [{}, {}]", self.rows, self.cols);
+        // SAFETY: inside the matrix, or one past its end.
+        unsafe { self.data.add(row * self.cols + col) }
+    }
+
+    /// One row.
+    ///
+    /// # Safety
+    /// No two rows handed out at the same time may be the same one.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn row(&self, row: usize) -> &mut [f32] {
+        // SAFETY: `at` has checked the row; the caller keeps it to one task.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, 0), self.cols) }
+    }
+
+    /// Columns `col .. col + len` of one row.
+    ///
+    /// # Safety
+    /// No two parts handed out at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, row: usize, col: usize, len: usize) -> &mut [f32] {
+        assert!(col + len <= self.cols, "columns {col}..{} of {}", col + len, self.cols);
+        // SAFETY: checked here and in `at`; the caller keeps it to one task.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, col), len) }
     }
 }

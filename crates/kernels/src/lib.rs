@@ -54,10 +54,13 @@
 compile_error!("weights are read in place from little-endian files");
 
 pub mod cpu;
+mod lanes;
 pub mod math;
 pub mod matrix;
 pub mod ops;
 pub mod product;
+mod simd;
+mod threads;
 pub mod weight;
 
 pub use cpu::{Cpu, Isa};

@@ -196,6 +196,11 @@ impl Span for LocalSpan {
     fn forward(&self, hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)> {
         self.check_pass(pass)?;
         self.check_input(self.blocks[0].index, hidden.values().view())?;
+        if let (Some(limit), Some(&needed)) = (pass.reserved_tokens, hidden.lengths().iter().max())
+            && needed > limit
+        {
+            return Err(SpanError::TooManyTokens { needed, limit });
+        }
         let (lengths, starts) = (hidden.lengths().to_vec(), vec![0; hidden.sequences()]);
         let batch = self.batch(&lengths, &starts, pass);
         let mut values = hidden.into_values();
@@ -236,10 +241,7 @@ impl Span for LocalSpan {
         if matches!(kept[0], Kept::Nothing) {
             return Err(SpanError::NothingSaved);
         }
-        if grad.lengths() != lengths {
-            let (expected, found) = (lengths.iter().sum(), grad.tokens());
-            return Err(SpanError::Shape { what: "the tokens of the gradient", expected, found });
-        }
+        grad.check_lengths(&lengths)?;
         self.check_pass(pass)?;
         self.check_input(self.range().end - 1, grad.values().view())?;
         let starts = vec![0; lengths.len()];

@@ -45,7 +45,8 @@ pub struct PassGrad {
     pub leaves: Vec<LeafGrad>,
 }
 
-/// The gradients of one leaf, summed token by token in order.
+/// The gradients of one leaf, summed token by token in order: for everything that the pass brought along for the span's
+/// blocks, zeros where no token reached it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LeafGrad {
     /// Of each adapted linear.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::session::SpanKey;
 use crate::{
-    HiddenStates, Pass, PassGrad, Result, Returned, Saved, Session, SessionShape, SessionState, Span, SpanError, Step,
+    HiddenStates, Keep, Pass, PassGrad, Result, Returned, Saved, Session, SessionShape, SessionState, Span, SpanError,
+    Step,
 };
 
 /// Spans that follow each other without a gap.
@@ -16,6 +17,8 @@ pub struct Chain {
 
 struct ChainSession {
     sessions: Vec<Session>,
+    /// A span could not be brought to where the others are: the session is of no further use.
+    lost: bool,
 }
 
 impl Chain {
@@ -53,8 +56,14 @@ impl Span for Chain {
 
     fn forward(&self, mut hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)> {
         let mut saved = Vec::with_capacity(self.spans.len());
+        let mut pass = pass.clone();
         for span in &self.spans {
-            let (output, kept) = span.forward(hidden, pass)?;
+            let block_inputs = size_of_val(hidden.values().data()) as u64 * span.range().len() as u64;
+            let (output, kept) = span.forward(hidden, &pass)?;
+            if let Keep::Activations { bytes } = &mut pass.keep {
+                // The budget is one for all spans, and block inputs are kept in addition to it.
+                *bytes = bytes.saturating_sub(kept.bytes().saturating_sub(block_inputs));
+            }
             hidden = output;
             saved.push(kept);
         }
@@ -78,7 +87,7 @@ impl Span for Chain {
 
     fn open(&self, shape: SessionShape, pass: &Pass) -> Result<Session> {
         let sessions = self.spans.iter().map(|span| span.open(shape, pass)).collect::<Result<_>>()?;
-        Ok(Session::new(self.key, shape, ChainSession { sessions }))
+        Ok(Session::new(self.key, shape, ChainSession { sessions, lost: false }))
     }
 
     fn step(&self, steps: &mut [Step<'_>]) -> Vec<Result<HiddenStates>> {
@@ -108,6 +117,10 @@ fn step_span(span: &dyn Span, index: usize, last: bool, steps: &mut [Step<'_>], 
     for (member, (step, state)) in steps.iter_mut().zip(states.iter_mut()).enumerate() {
         let Ok(hidden) = state else { continue };
         match step.session.state_mut::<ChainSession>() {
+            Ok(chain) if chain.lost => {
+                let problem = "an earlier failure could not be taken back: this session has to be opened again";
+                *state = Err(SpanError::Failed(problem.into()));
+            }
             Ok(chain) => {
                 members.push(member);
                 inner.push(Step {
@@ -135,20 +148,32 @@ fn take_back(key: SpanKey, step: &mut Step<'_>) {
     }
     let positions = step.session.positions().to_vec();
     let Ok(chain) = step.session.state_mut::<ChainSession>() else { return };
+    let mut floors = vec![0; positions.len()];
     for session in &mut chain.sessions {
         for (sequence, &position) in positions.iter().enumerate() {
-            // The last step can always be taken back; a span that lost the session altogether will say so at the next.
-            let _ = session.rewind(sequence, position.min(session.positions()[sequence]));
+            // The last step can always be taken back, except where a span has lost the session.
+            chain.lost |= session.rewind(sequence, position).is_err();
+            floors[sequence] = floors[sequence].max(session.floors()[sequence]);
         }
     }
+    step.session.raise_floors(&floors);
 }
 
 impl SessionState for ChainSession {
     fn rewind(&mut self, sequence: usize, position: usize) -> Result<()> {
-        self.sessions.iter_mut().try_for_each(|session| session.rewind(sequence, position))
+        self.each(|session| session.rewind(sequence, position))
     }
 
     fn reorder(&mut self, from: &[usize]) -> Result<()> {
-        self.sessions.iter_mut().try_for_each(|session| session.reorder(from))
+        self.each(|session| session.reorder(from))
+    }
+}
+
+impl ChainSession {
+    /// Does the same to the session of each span; one that fails leaves them apart.
+    fn each(&mut self, change: impl FnMut(&mut Session) -> Result<()>) -> Result<()> {
+        let changed = self.sessions.iter_mut().try_for_each(change);
+        self.lost |= changed.is_err();
+        changed
     }
 }

@@ -72,6 +72,21 @@ impl HiddenStates {
         })
     }
 
+    /// For implementations: whether these are sequences of exactly `lengths`, as a gradient has to be.
+    ///
+    /// # Errors
+    /// [`SpanError::Shape`] for the first difference.
+    pub fn check_lengths(&self, lengths: &[usize]) -> Result<()> {
+        if self.lengths.len() != lengths.len() {
+            let (expected, found) = (lengths.len(), self.lengths.len());
+            return Err(SpanError::Shape { what: "the number of sequences", expected, found });
+        }
+        match self.lengths.iter().zip(lengths).find(|(found, expected)| found != expected) {
+            Some((&found, &expected)) => Err(SpanError::Shape { what: "the length of a sequence", expected, found }),
+            None => Ok(()),
+        }
+    }
+
     /// The activations alone.
     pub fn into_values(self) -> Matrix {
         self.values

@@ -34,11 +34,11 @@ pub mod pass;
 pub mod session;
 pub mod span;
 
-pub use adapter::{Adapter, LowRank, PassGrad, Prompts};
+pub use adapter::{Adapter, LeafGrad, LowRank, LowRankGrad, PassGrad, Prompts};
 pub use chain::Chain;
 pub use error::{Result, SpanError};
 pub use hidden_states::HiddenStates;
 pub use linear_id::{LinearId, Site};
 pub use pass::{CancelToken, Dropout, Keep, Limits, Pass, Rounding};
-pub use session::{Returned, Session, SessionShape, SessionState, Step};
+pub use session::{Returned, Session, SessionShape, SessionState, SpanKey, Step};
 pub use span::{Saved, Span};

@@ -13,9 +13,9 @@ pub const DEFAULT_LEAF: usize = 8;
 /// A request. `Pass::default()` is plain inference: no adapter, no rounding, nothing kept, no deadline.
 #[derive(Clone, Debug)]
 pub struct Pass {
-    /// Low-rank matrices added to linears.
+    /// Low-rank matrices added to linears. Those of blocks elsewhere are ignored.
     pub adapter: Option<Arc<Adapter>>,
-    /// Deep prompts.
+    /// Deep prompts. Those of blocks elsewhere are ignored.
     pub prompts: Option<Arc<Prompts>>,
     /// Present in training: adapters drop channels of their input by this key.
     pub dropout: Option<Dropout>,

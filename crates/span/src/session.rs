@@ -14,7 +14,7 @@ pub struct SessionShape {
     pub sequences: usize,
     /// The longest that each sequence may become.
     pub max_tokens: usize,
-    /// How many tokens back a rewind may go, beyond the last step, which can always be taken back.
+    /// How many tokens back a rewind may go, beyond the last step, which can be taken back until another fails.
     pub max_rewind: usize,
 }
 
@@ -91,8 +91,9 @@ impl Session {
         &self.positions
     }
 
-    /// Takes back tokens of one sequence, so that `position` is the next one. Possible as far back as the last step
-    /// began, and as [`SessionShape::max_rewind`] promises.
+    /// Takes back tokens of one sequence, so that `position` is the next one. Possible as far back as
+    /// [`SessionShape::max_rewind`] promises, counted from where the last step began, or from where the sequence stands
+    /// once a step failed (what that step did is then already taken back).
     ///
     /// # Errors
     /// [`SpanError::Rewind`] for a position further back, or ahead; the session is as it was.
@@ -102,8 +103,10 @@ impl Session {
         if position < kept.start || position > kept.end {
             return Err(SpanError::Rewind { sequence, to: position, kept });
         }
-        self.state.rewind(sequence, position)?;
-        self.positions[sequence] = position;
+        if position < kept.end {
+            self.state.rewind(sequence, position)?;
+            self.positions[sequence] = position;
+        }
         Ok(())
     }
 
@@ -161,6 +164,15 @@ impl Session {
         }
     }
 
+    /// For implementations, after a step that failed when part of it was already done and had to be taken back: nothing
+    /// before these positions can be returned to. Floors never sink, and never rise above what
+    /// [`SessionShape::max_rewind`] promises from where the sequence stands.
+    pub fn raise_floors(&mut self, floors: &[usize]) {
+        for ((floor, &raised), &position) in self.floors.iter_mut().zip(floors).zip(&self.positions) {
+            *floor = (*floor).max(raised.min(position.saturating_sub(self.shape.max_rewind)));
+        }
+    }
+
     /// The position that each sequence can rewind to. A windowed cache keeps the window before it.
     pub fn floors(&self) -> &[usize] {
         &self.floors
@@ -175,7 +187,7 @@ impl Session {
     }
 
     fn check_sequence(&self, sequence: usize) -> Result<()> {
-        if sequence < self.shape.sequences { Ok(()) } else { Err(self.wrong_sequences(sequence + 1)) }
+        if sequence < self.shape.sequences { Ok(()) } else { Err(self.wrong_sequences(sequence.saturating_add(1))) }
     }
 
     fn wrong_sequences(&self, found: usize) -> SpanError {
@@ -197,5 +209,103 @@ impl Returned {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("shape", &self.shape).field("positions", &self.positions).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts how often it is asked to change.
+    struct Counting(usize);
+
+    impl SessionState for Counting {
+        fn rewind(&mut self, _: usize, _: usize) -> Result<()> {
+            self.0 += 1;
+            Ok(())
+        }
+
+        fn reorder(&mut self, _: &[usize]) -> Result<()> {
+            self.0 += 1;
+            Ok(())
+        }
+    }
+
+    fn session(sequences: usize, max_rewind: usize) -> Session {
+        Session::new(SpanKey::new(), SessionShape { sequences, max_tokens: 20, max_rewind }, Counting(0))
+    }
+
+    #[test]
+    fn floors_follow_the_start_of_the_last_step() {
+        let mut session = session(2, 3);
+        for (lengths, positions, floors) in [
+            ([5, 0], [5, 0], [0, 0]),
+            ([1, 2], [6, 2], [2, 0]),
+            // The first waits: its last step was the one before.
+            ([0, 9], [6, 11], [2, 0]),
+            ([1, 1], [7, 12], [3, 8]),
+        ] {
+            session.advance(&lengths);
+            assert_eq!((session.positions(), session.floors()), (&positions[..], &floors[..]));
+        }
+    }
+
+    #[test]
+    fn floors_do_not_sink_after_a_rewind() {
+        let mut session = session(1, 2);
+        session.advance(&[8]);
+        session.advance(&[1]);
+        session.rewind(0, 6).unwrap();
+        session.advance(&[1]);
+        assert_eq!((session.positions(), session.floors()), ([7].as_slice(), [6].as_slice()));
+        assert!(matches!(session.rewind(0, 5), Err(SpanError::Rewind { to: 5, kept, .. }) if kept == (6..7)));
+        assert!(matches!(session.rewind(0, 8), Err(SpanError::Rewind { to: 8, .. })));
+        assert_eq!(session.positions(), [7]);
+    }
+
+    #[test]
+    fn raised_floors_never_break_the_promise() {
+        let mut session = session(2, 2);
+        session.advance(&[6, 6]);
+        session.raise_floors(&[3, 6]);
+        assert_eq!(session.floors(), [3, 4]);
+        session.raise_floors(&[1, 0]);
+        assert_eq!(session.floors(), [3, 4]);
+    }
+
+    #[test]
+    fn a_rewind_to_where_it_stands_does_not_bother_the_span() {
+        let mut session = session(2, 0);
+        session.advance(&[4, 4]);
+        session.rewind(1, 4).unwrap();
+        assert_eq!(session.state_mut::<Counting>().unwrap().0, 0);
+        session.rewind(1, 3).unwrap();
+        assert_eq!(session.state_mut::<Counting>().unwrap().0, 1);
+        assert_eq!(session.positions(), [4, 3]);
+    }
+
+    #[test]
+    fn reorder_moves_positions_and_floors_along() {
+        let mut session = session(3, 1);
+        session.advance(&[6, 4, 2]);
+        session.advance(&[1, 1, 1]);
+        session.reorder(&[1, 1, 0]).unwrap();
+        assert_eq!((session.positions(), session.floors()), ([5, 5, 7].as_slice(), [3, 3, 5].as_slice()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_admitted() {
+        let mut session = session(2, 0);
+        let owner = session.owner;
+        let hidden = |lengths: [usize; 2]| {
+            let tokens = lengths.iter().sum();
+            HiddenStates::new(bouquet_kernels::Matrix::zeros(tokens, 3), lengths.to_vec()).unwrap()
+        };
+        session.advance(&[18, 0]);
+        session.admit(owner, &hidden([2, 20]), 3).unwrap();
+        let too_many = session.admit(owner, &hidden([3, 0]), 3);
+        assert!(matches!(too_many, Err(SpanError::TooManyTokens { needed: 21, limit: 20 })));
+        assert!(matches!(session.admit(owner, &hidden([1, 1]), 4), Err(SpanError::Shape { .. })));
+        assert!(matches!(session.admit(SpanKey::new(), &hidden([1, 1]), 3), Err(SpanError::Foreign(_))));
     }
 }

@@ -37,8 +37,9 @@ pub trait Span: Send + Sync {
     /// [`SpanError::CacheFull`] when the cache does not fit.
     fn open(&self, shape: SessionShape, pass: &Pass) -> Result<Session>;
 
-    /// Steps many sessions at once, each by some tokens, and returns for each what it asked for. A step that fails
-    /// leaves its session as it was and does not touch the others.
+    /// Steps many sessions at once, each by some tokens, and returns for each what it asked for, in their order. A step
+    /// that fails leaves its session where it was, with every bit still to come as it would have been, and does not
+    /// touch the others; only what a rewind may reach can shrink to [`SessionShape::max_rewind`].
     fn step(&self, steps: &mut [Step<'_>]) -> Vec<Result<HiddenStates>>;
 }
 

@@ -4,9 +4,21 @@
 //! Keys and values are read from pieces of [`KEY_PIECE`] positions (rule 7), which is how a cache holds them; one pass
 //! over a whole prompt fills the same pieces first and then reads them, so stepping and one pass are one code path.
 
+//!
+//! A *row* here is one query head of one token; the rows of the query heads that share a key head are worked on
+//! together, ordered by (token, head), so that each key is read once for all of them.
+
+mod backward;
+mod forward;
+
 use std::ops::Range;
 
-use crate::{Cpu, MatrixView, MatrixViewMut};
+use crate::math::exp;
+use crate::simd::per_isa;
+use crate::{MatrixView, lanes};
+
+pub use backward::attention_backward;
+pub use forward::attention;
 
 /// Positions in a piece of keys. Piece `p` covers the absolute positions `p * KEY_PIECE ..` and no others.
 pub const KEY_PIECE: usize = 256;
@@ -51,32 +63,123 @@ pub struct Sequence<'a> {
     pub pieces: Vec<Piece<'a>>,
 }
 
-/// `out[t] = Σ softmax(q[t] · k) v` per head: `queries` and `out` are `[tokens, heads * head_dim]`.
-pub fn attention(
-    cpu: &Cpu,
-    shape: &AttentionShape,
-    queries: MatrixView<'_>,
-    sequences: &[Sequence<'_>],
-    out: MatrixViewMut<'_>,
-) {
-    let _ = (cpu, shape, queries, sequences, out);
-    todo!()
+impl AttentionShape {
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The keys that a query at `position` sees.
+    fn visible(&self, position: usize) -> Range<usize> {
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        first..position + 1
+    }
+
+    /// The pieces that queries at `positions` see between them.
+    fn pieces(&self, positions: &Range<usize>) -> Range<usize> {
+        self.visible(positions.start).start / KEY_PIECE..positions.end.div_ceil(KEY_PIECE)
+    }
+
+    /// The slope of a head, if heads have slopes.
+    fn slope(&self, head: usize) -> Option<f32> {
+        self.alibi.as_ref().map(|slopes| slopes[head])
+    }
+
+    /// Panics when a call's shapes do not fit together.
+    fn check(&self, queries: MatrixView<'_>, sequences: &[Sequence<'_>]) {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = *self;
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads over {kv_heads} key heads");
+        assert_eq!(queries.cols(), heads * head_dim, "columns of the queries");
+        assert!(self.alibi.as_ref().is_none_or(|slopes| slopes.len() == heads), "one slope per head");
+        assert!(self.window != Some(0), "a window of no keys");
+        let mut end = 0;
+        for sequence in sequences {
+            assert!(end <= sequence.rows.start && sequence.rows.start <= sequence.rows.end, "sequences in order");
+            end = sequence.rows.end;
+            if sequence.rows.is_empty() {
+                continue;
+            }
+            let positions = sequence.positions();
+            for index in self.pieces(&positions) {
+                assert!(index < sequence.pieces.len(), "piece {index} of {}", sequence.pieces.len());
+                let piece = &sequence.pieces[index];
+                let filled = (positions.end - index * KEY_PIECE).min(KEY_PIECE);
+                assert!(filled <= piece.capacity, "{filled} keys in a piece for {}", piece.capacity);
+                let numbers = kv_heads * piece.capacity * head_dim;
+                assert!(piece.keys.len() >= numbers && piece.values.len() >= numbers, "numbers in piece {index}");
+            }
+        }
+        assert!(end <= queries.rows(), "{end} rows of queries, {} given", queries.rows());
+    }
 }
 
-/// The gradients of [`attention`] for whole sequences (`start` = 0): `d_queries` is `[tokens, heads * head_dim]`,
-/// `d_keys` and `d_values` are `[tokens, kv_heads * head_dim]`, all overwritten. `out` is the forward's result.
-/// Sums over queries run in ascending (position, query head).
-pub fn attention_backward(
-    cpu: &Cpu,
-    shape: &AttentionShape,
-    queries: MatrixView<'_>,
-    sequences: &[Sequence<'_>],
-    out: MatrixView<'_>,
-    d_out: MatrixView<'_>,
-    d_queries: MatrixViewMut<'_>,
-    d_keys: MatrixViewMut<'_>,
-    d_values: MatrixViewMut<'_>,
-) {
-    let _ = (cpu, shape, queries, sequences, out, d_out, d_queries, d_keys, d_values);
-    todo!()
+impl<'a> Piece<'a> {
+    /// Keys and values of one key head, `[capacity, head_dim]` each.
+    fn head(&self, kv_head: usize, head_dim: usize) -> (&'a [f32], &'a [f32]) {
+        let numbers = self.capacity * head_dim;
+        (&self.keys[kv_head * numbers..][..numbers], &self.values[kv_head * numbers..][..numbers])
+    }
+}
+
+impl Sequence<'_> {
+    /// The absolute positions of its queries.
+    fn positions(&self) -> Range<usize> {
+        self.start..self.start + self.rows.len()
+    }
+}
+
+/// `range` of absolute positions as seen from the first position of a piece; empty when it lies outside.
+fn within_piece(range: Range<usize>, piece: usize) -> Range<usize> {
+    let base = piece * KEY_PIECE;
+    let start = range.start.max(base) - base;
+    start..(range.end.min(base + KEY_PIECE).max(base) - base).max(start)
+}
+
+/// The largest score of a row so far, and the sum of `e^(score − max)`.
+#[derive(Clone, Copy, Debug)]
+struct Softmax {
+    max: f32,
+    sum: f32,
+}
+
+impl Softmax {
+    /// Before the first piece.
+    const EMPTY: Softmax = Softmax { max: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// Merges the next piece; returns the factors of what was gathered before and of what the piece brings. The first
+    /// piece is taken as it is.
+    #[inline(always)]
+    fn merge(&mut self, piece: Softmax) -> (f32, f32) {
+        if self.sum == 0.0 {
+            *self = piece;
+            return (0.0, 1.0);
+        }
+        let max = if piece.max > self.max { piece.max } else { self.max };
+        let (before, now) = (exp(self.max - max), exp(piece.max - max));
+        *self = Softmax { max, sum: self.sum * before + piece.sum * now };
+        (before, now)
+    }
+}
+
+per_isa! {
+    /// Turns the dot products of a row with the keys of a piece into `e^(score − max)`, where
+    /// `score = dot · scale + slope · distance`, and sums them by rule 2. The slice starts at a multiple of 16 within the
+    /// piece; its first `masked` entries are not seen and become 0. `distance` is that of the first entry, key − query.
+    fn exponentials(scores: &mut [f32], masked: usize, scale: f32, slope: Option<f32>, distance: i32) -> Softmax {
+        match slope {
+            None => scores.iter_mut().for_each(|score| *score *= scale),
+            Some(slope) => {
+                for (i, score) in scores.iter_mut().enumerate() {
+                    *score = *score * scale + slope * (distance + i as i32) as f32;
+                }
+            }
+        }
+        let max = lanes::max(&scores[masked..]);
+        for score in scores.iter_mut() {
+            *score = exp(*score - max);
+        }
+        // The sum starts from +0 and has no term below it, so adding +0 leaves a lane as it is.
+        scores[..masked].fill(0.0);
+        Softmax { max, sum: lanes::sum(scores.len(), |i| scores[i]) }
+    }
 }

@@ -1,13 +1,25 @@
 //! Softmax of one row, for routers and samplers.
 
+use crate::lanes;
+use crate::math::exp;
+
 /// In place: `xᵢ = e^(xᵢ − max) / Σ`. A row of −∞ alone becomes NaN.
 pub fn softmax(x: &mut [f32]) {
-    let _ = x;
-    todo!()
+    let max = lanes::max(x);
+    for x in x.iter_mut() {
+        *x = exp(*x - max);
+    }
+    let sum = lanes::sum(x.len(), |i| x[i]);
+    for x in x {
+        *x /= sum;
+    }
 }
 
 /// `dx = p · (dp − Σ p dp)`, where `p` is the softmax; overwrites `dp` with `dx`.
 pub fn softmax_backward(p: &[f32], dp: &mut [f32]) {
-    let _ = (p, dp);
-    todo!()
+    assert_eq!(p.len(), dp.len(), "probabilities and their gradient");
+    let inner = lanes::dot(p, dp);
+    for (dp, p) in dp.iter_mut().zip(p) {
+        *dp = p * (*dp - inner);
+    }
 }

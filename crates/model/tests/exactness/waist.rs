@@ -1,1 +1,89 @@
-//! The contract suite over `LocalSpan`.
+//! The contract of spans over [`LocalSpan`], for every architecture, with and without a window.
+
+use std::sync::Arc;
+
+use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::attention::KEY_PIECE;
+use bouquet_model::checkpoint::Checkpoint;
+use bouquet_model::families;
+use bouquet_model::load::Loader;
+use bouquet_model::{LocalSpan, ModelSpec};
+use bouquet_span::contract::{self, Random, Subject};
+use bouquet_span::{Adapter, LinearId, Prompts, Span};
+
+use crate::fixtures::{ARCHITECTURES, repository};
+
+const CACHE_TOKENS: usize = 16 * 1024;
+
+/// All blocks of a fixture, its specification changed before its weights are read.
+fn span(name: &str, change: impl Fn(&mut ModelSpec)) -> (ModelSpec, LocalSpan) {
+    let folder = repository().join("tests/fixtures/models").join(name);
+    let mut spec = families::load_spec(&folder).unwrap();
+    change(&mut spec);
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let blocks = Loader { source: &checkpoint, spec: &spec }.blocks(0..spec.num_blocks).unwrap();
+    let cpu = Arc::new(Cpu::new(2));
+    let per_token = LocalSpan::new(cpu.clone(), spec.block.clone(), blocks.clone(), 0).cache_bytes_per_token();
+    let local = LocalSpan::new(cpu, spec.block.clone(), blocks, CACHE_TOKENS as u64 * per_token);
+    (spec, local)
+}
+
+/// A pair for every linear of every block, and prompts for the second half of them.
+fn learned(spec: &ModelSpec) -> (Adapter, Prompts) {
+    let mut random = Random::new(11);
+    let mut adapter = Adapter::default();
+    for block in 0..spec.num_blocks {
+        for linear in spec.block.linears() {
+            let mut pair = random.low_rank(linear.inputs, linear.outputs, 2);
+            pair.scale = 0.1;
+            adapter.pairs.insert(LinearId::new(block, linear.site), pair);
+        }
+    }
+    (adapter, random.prompts(spec.num_blocks / 2..spec.num_blocks, 2, spec.block.hidden_size))
+}
+
+fn check(name: &str, spec: &ModelSpec, whole: LocalSpan, change: impl Fn(&mut Subject<'_>)) {
+    let half = spec.num_blocks / 2;
+    let halves: Vec<Arc<dyn Span>> = vec![Arc::new(whole.slice(0..half)), Arc::new(whole.slice(half..spec.num_blocks))];
+    let (adapter, prompts) = learned(spec);
+    let mut subject = Subject::new(name, Arc::new(whole), halves, adapter, prompts);
+    subject.cache_tokens = Some(CACHE_TOKENS);
+    // These blocks bend more than the suite's own fakes.
+    subject.finite_difference_step = 1.0 / 512.0;
+    subject.finite_difference_tolerance = 0.02;
+    change(&mut subject);
+    contract::check(&subject);
+}
+
+#[test]
+fn local_spans_of_every_architecture_keep_the_contract() {
+    for name in ARCHITECTURES {
+        let (spec, local) = span(name, |_| ());
+        check(name, &spec, local, |subject| {
+            if spec.block.feed_forward.experts.is_some() {
+                // A step that changes a token's choice of experts measures the jump and not the slope: small steps,
+                // from a place where no choice is near its border.
+                subject.finite_difference_step = 1.0 / 4096.0;
+                subject.finite_difference_tolerance = 0.05;
+                subject.seed = 4;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_window_keeps_the_contract() {
+    for name in ["bloom-tiny", "llama-tiny"] {
+        let (spec, local) = span(name, |spec| spec.block.attention.window = Some(3));
+        check(name, &spec, local, |_| ());
+    }
+}
+
+#[test]
+fn a_window_that_leaves_pages_behind_keeps_the_contract() {
+    let (spec, local) = span("llama-tiny", |spec| spec.block.attention.window = Some(20));
+    check("llama-tiny", &spec, local, |subject| {
+        subject.lengths = vec![2, 0, KEY_PIECE + 30];
+        subject.max_tokens = KEY_PIECE + 40;
+    });
+}

@@ -1,0 +1,233 @@
+//! Products against plain double precision, and the promise that no batch, thread or instruction set changes a bit.
+
+mod common;
+
+use bouquet_kernels::product::{product, product_backward, weight_gradient};
+use bouquet_kernels::{Cpu, FloatEncoding, Matrix, Weight};
+use bytes::Bytes;
+use common::*;
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+const ENCODINGS: [FloatEncoding; 3] = [FloatEncoding::F32, FloatEncoding::F16, FloatEncoding::Bf16];
+
+/// Rounding of a sum of up to a few hundred terms of size 1, in f32.
+const TOLERANCE: f64 = 2e-6;
+
+/// A weight and the numbers that it stores. Its bytes begin at an odd address.
+fn stored(encoding: FloatEncoding, numbers: &Matrix) -> (Weight, Matrix) {
+    let mut bytes = vec![0];
+    let mut exact = Vec::new();
+    for &x in numbers.data() {
+        match encoding {
+            FloatEncoding::F32 => {
+                bytes.extend(x.to_le_bytes());
+                exact.push(x);
+            }
+            FloatEncoding::F16 => {
+                bytes.extend(f16::from_f32(x).to_le_bytes());
+                exact.push(f16::from_f32(x).to_f32());
+            }
+            FloatEncoding::Bf16 => {
+                bytes.extend(bf16::from_f32(x).to_le_bytes());
+                exact.push(bf16::from_f32(x).to_f32());
+            }
+        }
+    }
+    let (rows, cols) = (numbers.rows(), numbers.cols());
+    let weight = Weight::from_bytes(encoding, rows, cols, Bytes::from(bytes).slice(1..));
+    (weight, Matrix::from_vec(rows, cols, exact))
+}
+
+/// Rules 1 and 3, as slowly as they are written.
+mod rules {
+    use super::*;
+
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        for (k, (a, b)) in a.iter().zip(b).enumerate() {
+            lanes[k % 16] = a.mul_add(*b, lanes[k % 16]);
+        }
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                lanes[l] += lanes[l + half];
+            }
+        }
+        lanes[0]
+    }
+
+    pub(crate) fn product(x: &Matrix, w: &Matrix) -> Matrix {
+        let y = (0..x.rows()).flat_map(|t| (0..w.rows()).map(move |o| dot(x.row(t), w.row(o)))).collect();
+        Matrix::from_vec(x.rows(), w.rows(), y)
+    }
+
+    /// `y += Σ a(t, j) w[j]`.
+    pub(crate) fn chains(rows: usize, len: usize, a: impl Fn(usize, usize) -> f32, w: &Matrix, y: &mut Matrix) {
+        for t in 0..rows {
+            for j in 0..len {
+                for c in 0..w.cols() {
+                    y.row_mut(t)[c] = a(t, j).mul_add(w.row(j)[c], y.row(t)[c]);
+                }
+            }
+        }
+    }
+}
+
+/// Checks all products of one shape on every cpu against the rules.
+fn check(tokens: usize, outputs: usize, inner: usize, magnitude: f32, seed: u64) {
+    let mut numbers = Numbers(seed);
+    let scaled = |mut matrix: Matrix| {
+        matrix.data_mut().iter_mut().for_each(|x| *x *= magnitude);
+        matrix
+    };
+    let x = numbers.matrix(tokens, inner);
+    let dy = numbers.matrix(tokens, outputs);
+    let w = scaled(numbers.matrix(outputs, inner));
+    let cpus = cpus();
+    for encoding in ENCODINGS {
+        let (weight, exact) = stored(encoding, &w);
+        let expected = rules::product(&x, &exact);
+        let mut expected_dx = Matrix::zeros(tokens, inner);
+        rules::chains(tokens, outputs, |t, j| dy.row(t)[j], &exact, &mut expected_dx);
+        for cpu in &cpus {
+            // What was there before must not matter.
+            let mut y = Matrix::from_vec(tokens, outputs, vec![f32::NAN; tokens * outputs]);
+            weight.product(cpu, x.view(), y.view_mut());
+            assert_same_bits(y.data(), expected.data(), &format!("x Wᵀ, {encoding:?}, {cpu:?}"));
+            let mut dx = Matrix::from_vec(tokens, inner, vec![f32::NAN; tokens * inner]);
+            weight.product_backward(cpu, dy.view(), dx.view_mut());
+            assert_same_bits(dx.data(), expected_dx.data(), &format!("dy W, {encoding:?}, {cpu:?}"));
+            if encoding == FloatEncoding::F32 {
+                product(cpu, x.view(), w.view(), y.view_mut());
+                assert_same_bits(y.data(), expected.data(), &format!("x wᵀ, {cpu:?}"));
+                product_backward(cpu, dy.view(), w.view(), dx.view_mut());
+                assert_same_bits(dx.data(), expected_dx.data(), &format!("dy w, {cpu:?}"));
+            }
+        }
+    }
+    let before = numbers.matrix(outputs, inner);
+    let mut expected = before.clone();
+    rules::chains(outputs, tokens, |o, t| dy.row(t)[o], &x, &mut expected);
+    for cpu in &cpus {
+        let mut dw = before.clone();
+        weight_gradient(cpu, dy.view(), x.view(), dw.view_mut());
+        assert_same_bits(dw.data(), expected.data(), &format!("dyᵀ x, {cpu:?}"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn odd_shapes_obey_the_rules(tokens in 0usize..12, outputs in 0usize..40, inner in 0usize..80, seed: u64) {
+        check(tokens, outputs, inner, 1.0, seed);
+    }
+
+    #[test]
+    fn denormals_obey_the_rules(tokens in 1usize..6, outputs in 1usize..20, inner in 1usize..40, seed: u64) {
+        // 1e-6 is denormal in f16, 1e-39 in f32 and bf16; signs of zero appear as well.
+        check(tokens, outputs, inner, 1e-6, seed);
+        check(tokens, outputs, inner, 1e-39, seed);
+    }
+}
+
+#[test]
+fn every_tail_obeys_the_rules() {
+    for inner in 1..=40 {
+        check(5, 7, inner, 1.0, inner as u64);
+    }
+}
+
+#[test]
+fn large_shapes_obey_the_rules() {
+    check(1, 700, 1030, 1.0, 1);
+    check(3, 130, 2070, 1.0, 2);
+    check(67, 131, 1100, 1.0, 3);
+    check(300, 70, 150, 1.0, 4);
+}
+
+#[test]
+fn a_token_alone_is_the_token_in_a_batch() {
+    let mut numbers = Numbers(5);
+    let (x, dy, w) = (numbers.matrix(70, 90), numbers.matrix(70, 50), numbers.matrix(50, 90));
+    let cpu = Cpu::new(2);
+    let (weight, _) = stored(FloatEncoding::Bf16, &w);
+    let (mut y, mut dx) = (Matrix::zeros(70, 50), Matrix::zeros(70, 90));
+    weight.product(&cpu, x.view(), y.view_mut());
+    weight.product_backward(&cpu, dy.view(), dx.view_mut());
+    for range in [0..1, 69..70, 3..5, 10..14, 20..41] {
+        let (mut some_y, mut some_dx) = (Matrix::zeros(range.len(), 50), Matrix::zeros(range.len(), 90));
+        weight.product(&cpu, x.slice(range.clone()), some_y.view_mut());
+        weight.product_backward(&cpu, dy.slice(range.clone()), some_dx.view_mut());
+        assert_same_bits(some_y.data(), y.slice(range.clone()).data(), "x Wᵀ of some");
+        assert_same_bits(some_dx.data(), dx.slice(range.clone()).data(), "dy W of some");
+    }
+}
+
+#[test]
+fn a_gradient_may_be_accumulated_over_calls() {
+    let mut numbers = Numbers(6);
+    let (x, dy) = (numbers.matrix(37, 75), numbers.matrix(37, 20));
+    let cpu = Cpu::new(2);
+    let (mut whole, mut parts) = (Matrix::zeros(20, 75), Matrix::zeros(20, 75));
+    weight_gradient(&cpu, dy.view(), x.view(), whole.view_mut());
+    for range in [0..1, 1..8, 8..8, 8..30, 30..37] {
+        weight_gradient(&cpu, dy.slice(range.clone()), x.slice(range), parts.view_mut());
+    }
+    assert_same_bits(parts.data(), whole.data(), "a gradient in parts");
+}
+
+#[test]
+fn a_product_is_a_product() {
+    let mut numbers = Numbers(7);
+    let (x, w) = (numbers.matrix(9, 333), numbers.matrix(21, 333));
+    let mut y = Matrix::zeros(9, 21);
+    Weight::from_f32(21, 333, w.data()).product(&Cpu::new(1), x.view(), y.view_mut());
+    let dot = |t: usize, o: usize| wide(x.row(t)).iter().zip(wide(w.row(o))).map(|(a, b)| a * b).sum::<f64>();
+    let reference: Vec<f64> = (0..9).flat_map(|t| (0..21).map(move |o| dot(t, o))).collect();
+    assert_close(y.data(), &reference, TOLERANCE, "a product");
+}
+
+#[test]
+fn gathered_rows_are_decoded() {
+    let w = Numbers(8).matrix(9, 37);
+    for encoding in ENCODINGS {
+        let (weight, exact) = stored(encoding, &w);
+        for cpu in cpus() {
+            let ids = [8, 0, 3, 3];
+            let mut out = Matrix::zeros(ids.len(), 37);
+            weight.gather(&cpu, &ids, out.view_mut());
+            for (row, id) in ids.into_iter().enumerate() {
+                assert_same_bits(&out.data()[row * 37..][..37], exact.row(id as usize), "a gathered row");
+            }
+            weight.gather(&cpu, &[], Matrix::zeros(0, 37).view_mut());
+        }
+    }
+}
+
+#[test]
+fn every_half_is_widened_exactly() {
+    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for cpu in cpus() {
+        for encoding in [FloatEncoding::F16, FloatEncoding::Bf16] {
+            let weight = Weight::from_bytes(encoding, 1, 1 << 16, Bytes::from(bytes.clone()));
+            let mut out = Matrix::zeros(1, 1 << 16);
+            weight.gather(&cpu, &[0], out.view_mut());
+            for half in 0..=u16::MAX {
+                let exact = match encoding {
+                    FloatEncoding::F16 => f16::from_bits(half).to_f32(),
+                    _ => bf16::from_bits(half).to_f32(),
+                };
+                let value = out.row(0)[usize::from(half)];
+                assert!(value.to_bits() == exact.to_bits() || value.is_nan() && exact.is_nan(), "{half:#x}: {value}");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "row 9 of a [9, 37] weight")]
+fn an_id_outside_is_refused() {
+    let weight = Weight::from_f32(9, 37, &[0.0; 9 * 37]);
+    weight.gather(&Cpu::new(1), &[9], Matrix::zeros(1, 37).view_mut());
+}
