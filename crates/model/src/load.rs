@@ -98,13 +98,8 @@ impl Loader<'_> {
         let (Some(shape), Some(name)) = (shape, self.spec.names.linear(id)) else {
             unreachable!("the family names every linear of its specification, but not {id}")
         };
-        let weight = load_weight(
-            self.source,
-            &self.spec.names,
-            &format!("{name}.weight"),
-            shape.outputs,
-            shape.inputs,
-        )?;
+        let weight =
+            load_weight(self.source, &self.spec.names, &format!("{name}.weight"), shape.outputs, shape.inputs)?;
         let bias = if shape.bias { Some(self.vector(&format!("{name}.bias"), shape.outputs)?) } else { None };
         Ok(Linear { weight, bias })
     }

@@ -1,18 +1,20 @@
 //! Blocks in this process: [`LocalSpan`] runs them, over weights that rest in memory or in mapped files, and keeps the
 //! caches of its sessions within a budget.
 
+mod cache_budget;
+mod session;
+
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
 use bouquet_span::adapter::{LeafGrad, LowRankGrad};
 use bouquet_span::session::SpanKey;
-use bouquet_span::{
-    HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, SessionShape, SessionState, Span, SpanError, Step,
-};
+use bouquet_span::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, SessionShape, Span, SpanError, Step};
 
+use self::cache_budget::{CacheBudget, Reservation};
+use self::session::LocalSession;
 use crate::block::batch::Batch;
 use crate::block::{Activations, Block};
 use crate::kv_cache::KvCache;
@@ -29,27 +31,6 @@ pub struct LocalSpan {
     cache: Arc<CacheBudget>,
 }
 
-/// How many bytes sessions may reserve, and have.
-#[derive(Debug)]
-struct CacheBudget {
-    limit: u64,
-    reserved: AtomicU64,
-}
-
-/// A part of the budget; given back when dropped.
-struct Reservation {
-    budget: Arc<CacheBudget>,
-    bytes: u64,
-}
-
-/// What a session keeps here.
-struct LocalSession {
-    pass: Arc<Pass>,
-    /// `[blocks][sequences]`.
-    caches: Vec<Vec<KvCache>>,
-    _reservation: Reservation,
-}
-
 /// What a forward keeps for its backward.
 struct LocalSaved {
     key: SpanKey,
@@ -63,7 +44,7 @@ enum Kept {
     Nothing,
     /// Its input, without prompts.
     Input(Matrix),
-    Activations(Activations, Vec<KvCache>),
+    Activations(Box<Activations>, Vec<KvCache>),
 }
 
 impl LocalSpan {
@@ -75,7 +56,7 @@ impl LocalSpan {
             cpu,
             spec: Arc::new(spec),
             blocks: blocks.into_iter().map(Arc::new).collect(),
-            cache: Arc::new(CacheBudget { limit: cache_bytes, reserved: AtomicU64::new(0) }),
+            cache: Arc::new(CacheBudget::new(cache_bytes)),
         }
     }
 
@@ -219,7 +200,7 @@ impl Span for LocalSpan {
                 (Keep::Activations { bytes: budget }, _) if activation_bytes + needed <= budget => {
                     activation_bytes += needed;
                     bytes += needed;
-                    Kept::Activations(activations, caches)
+                    Kept::Activations(Box::new(activations), caches)
                 }
                 (_, Some(input)) => {
                     bytes += 4 * input.data().len() as u64;
@@ -264,7 +245,7 @@ impl Span for LocalSpan {
                 Kept::Activations(activations, caches) => (activations, caches),
                 Kept::Input(input) => {
                     let (_, activations, caches) = self.run_block(block, &batch, input);
-                    (activations, caches)
+                    (Box::new(activations), caches)
                 }
                 Kept::Nothing => return Err(SpanError::NothingSaved),
             };
@@ -293,134 +274,10 @@ impl Span for LocalSpan {
                 self.check_input(self.blocks[0].index, step.hidden.values().view())
             })
             .collect();
-        let mut members: Vec<_> = steps.iter_mut().zip(&admitted).filter(|(_, admitted)| admitted.is_ok()).collect();
-        let mut results = self.step_admitted(members.iter_mut().map(|(step, _)| &mut **step).collect()).into_iter();
-        drop(members);
+        let admitted_steps = steps.iter_mut().zip(&admitted).filter(|(_, admitted)| admitted.is_ok());
+        let mut results = self.step_admitted(admitted_steps.map(|(step, _)| step).collect()).into_iter();
         let result = |admitted: Result<()>| admitted.and_then(|()| results.next().expect("one for each admitted"));
         admitted.into_iter().map(result).collect()
-    }
-}
-
-impl LocalSpan {
-    /// Steps sessions whose shapes are right; each can still fail by its limits or its numbers.
-    fn step_admitted(&self, mut steps: Vec<&mut Step<'_>>) -> Vec<Result<HiddenStates>> {
-        let mut members: Vec<Member> = match steps.iter_mut().map(|step| Member::new(step)).collect() {
-            Ok(members) => members,
-            // Only a session that this span did not open has another state, and none such is admitted.
-            Err(_) => unreachable!("an admitted session is one of this span"),
-        };
-        let requests: Vec<_> =
-            members.iter().map(|member| (&*member.pass, &*member.lengths, &*member.positions)).collect();
-        let batch = Batch::new(&requests, &self.spec.attention.positions);
-        drop(requests);
-        let rows: Vec<_> = batch.requests.iter().map(|request| request.rows.clone()).collect();
-        let mut failures: Vec<Option<SpanError>> = steps.iter().map(|_| None).collect();
-
-        let mut values = Matrix::zeros(0, self.spec.hidden_size);
-        steps.iter().for_each(|step| values.push_rows(step.hidden.values().view()));
-        for (place, block) in self.blocks.iter().enumerate() {
-            for (step, failure) in steps.iter().zip(&mut failures) {
-                *failure = failure.take().or_else(|| step.limits.check().err());
-            }
-            if failures.iter().all(Option::is_some) {
-                break;
-            }
-            let mut caches: Vec<&mut KvCache> = Vec::with_capacity(batch.sequences.len());
-            for (step, lengths) in steps.iter_mut().zip(members.iter().map(|member| &member.lengths)) {
-                let Ok(state) = step.session.state_mut::<LocalSession>() else { continue };
-                let taking_part = state.caches[place].iter_mut().zip(lengths).filter(|(_, length)| **length > 0);
-                caches.extend(taking_part.map(|(cache, _)| cache));
-            }
-            values = block.forward(&self.cpu, &batch, values, &mut caches).0;
-            for (rows, failure) in rows.iter().zip(&mut failures) {
-                let token = elementwise::first_row_not_finite(&self.cpu, values.slice(rows.clone()));
-                let not_finite = token.map(|token| SpanError::NotFinite { block: block.index, token });
-                *failure = failure.take().or(not_finite);
-            }
-        }
-        drop(batch);
-
-        let finish =
-            |((step, member), (rows, failure)): ((&mut Step<'_>, Member), (Range<usize>, Option<SpanError>))| {
-                match failure {
-                    Some(error) => {
-                        member.take_back(step);
-                        Err(error)
-                    }
-                    None => {
-                        step.session.advance(&member.lengths);
-                        self.forget(step);
-                        let output = HiddenStates::new(values.slice(rows).to_matrix(), member.lengths)?;
-                        Ok(step.returned.select(output))
-                    }
-                }
-            };
-        steps.into_iter().zip(members.drain(..)).zip(rows.into_iter().zip(failures)).map(finish).collect()
-    }
-
-    /// Drops pages that no later query can see, where attention has a window.
-    fn forget(&self, step: &mut Step<'_>) {
-        let Some(window) = self.spec.attention.window else { return };
-        let floors = step.session.floors().to_vec();
-        let Ok(state) = step.session.state_mut::<LocalSession>() else { return };
-        for caches in &mut state.caches {
-            for (cache, floor) in caches.iter_mut().zip(&floors) {
-                cache.forget_before((floor + 1).saturating_sub(window));
-            }
-        }
-    }
-}
-
-/// What a step needs to know of its session while the caches are written.
-struct Member {
-    pass: Arc<Pass>,
-    lengths: Vec<usize>,
-    positions: Vec<usize>,
-}
-
-impl Member {
-    fn new(step: &mut Step<'_>) -> Result<Self> {
-        let positions = step.session.positions().to_vec();
-        let pass = step.session.state_mut::<LocalSession>()?.pass.clone();
-        Ok(Member { pass, lengths: step.hidden.lengths().to_vec(), positions })
-    }
-
-    /// Brings the caches back to where the session stands.
-    fn take_back(&self, step: &mut Step<'_>) {
-        let Ok(state) = step.session.state_mut::<LocalSession>() else { return };
-        for caches in &mut state.caches {
-            caches.iter_mut().zip(&self.positions).for_each(|(cache, &position)| cache.truncate(position));
-        }
-    }
-}
-
-impl SessionState for LocalSession {
-    fn rewind(&mut self, sequence: usize, position: usize) -> Result<()> {
-        self.caches.iter_mut().for_each(|caches| caches[sequence].truncate(position));
-        Ok(())
-    }
-
-    fn reorder(&mut self, from: &[usize]) -> Result<()> {
-        for caches in &mut self.caches {
-            *caches = from.iter().map(|&sequence| caches[sequence].clone()).collect();
-        }
-        Ok(())
-    }
-}
-
-impl Reservation {
-    fn take(budget: &Arc<CacheBudget>, bytes: u64) -> Result<Self> {
-        let grow = |reserved: u64| reserved.checked_add(bytes).filter(|&sum| sum <= budget.limit);
-        match budget.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow) {
-            Ok(_) => Ok(Reservation { budget: budget.clone(), bytes }),
-            Err(reserved) => Err(SpanError::CacheFull { needed: bytes, available: budget.limit - reserved }),
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.budget.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
