@@ -1,7 +1,10 @@
 //! How this process computes: which instruction set, on how many threads. Chosen once, at run time, and handed to
 //! every kernel; it never changes a bit of a result.
 
+use std::ops::Range;
+
 use crate::MatrixViewMut;
+use crate::simd::Out;
 use crate::threads::Pool;
 
 /// An instruction set that has kernels of its own. `Scalar` is the truth that the others are tested against.
@@ -142,6 +145,16 @@ impl<'a> SharedOut<'a> {
         assert!(row < self.rows && col <= self.cols, "({row}, {col}) in [{}, {}]", self.rows, self.cols);
         // SAFETY: inside the matrix, or one past its end.
         unsafe { self.data.add(row * self.cols + col) }
+    }
+
+    /// A block of rows and columns.
+    ///
+    /// # Safety
+    /// No two blocks handed out at the same time may overlap.
+    pub(crate) unsafe fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Out<'_> {
+        assert!(rows.start < rows.end && rows.end <= self.rows && cols.start <= cols.end && cols.end <= self.cols);
+        // SAFETY: checked here and in `at`; the caller keeps it to one task.
+        unsafe { Out::from_raw(self.at(rows.start, cols.start), self.cols, rows.len(), cols.len()) }
     }
 
     /// One row.

@@ -1,33 +1,27 @@
 //! Products between f32 matrices, with the sums of `lib.rs`: for adapters, whose matrices are trained, and for
 //! gradients. Frozen weights go through [`Weight`](crate::Weight), which shares these kernels.
+//!
+//! Here the work is cut for threads and caches; the arithmetic is in `simd/dots.rs` and `simd/chains.rs`.
 
 use crate::cpu::SharedOut;
-use crate::simd::{Chain, chains, dots};
+use crate::simd::{Factors, Out, Rows, chains, decode, dots};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
 /// `y = x wᵀ`: `x` is `[tokens, inner]`, `w` is `[outputs, inner]`, `y` is `[tokens, outputs]`. Rule 1. Panics on
 /// other shapes.
-pub fn product(cpu: &Cpu, x: MatrixView<'_>, w: MatrixView<'_>, mut y: MatrixViewMut<'_>) {
+pub fn product(cpu: &Cpu, x: MatrixView<'_>, w: MatrixView<'_>, y: MatrixViewMut<'_>) {
     assert_eq!(x.cols(), w.cols(), "x is [{}, {}], w is [{}, {}]", x.rows(), x.cols(), w.rows(), w.cols());
     assert_eq!((y.rows(), y.cols()), (x.rows(), w.rows()), "the shape of y");
-    let out = SharedOut::new(&mut y);
-    cpu.run(w.rows(), |row| {
-        for token in 0..x.rows() {
-            // SAFETY: each task has its own column.
-            dots(cpu, x.row(token), w.row(row), unsafe { out.part(token, row, 1) });
-        }
-    });
+    dots_on_threads(cpu, x, w.into(), y);
 }
 
 /// `dx = dy w`: `dy` is `[tokens, outputs]`, `w` is `[outputs, inner]`, `dx` is `[tokens, inner]`. Rule 3. Panics on
 /// other shapes.
-pub fn product_backward(cpu: &Cpu, dy: MatrixView<'_>, w: MatrixView<'_>, dx: MatrixViewMut<'_>) {
+pub fn product_backward(cpu: &Cpu, dy: MatrixView<'_>, w: MatrixView<'_>, mut dx: MatrixViewMut<'_>) {
     assert_eq!(dy.cols(), w.rows(), "dy is [{}, {}], w is [{}, {}]", dy.rows(), dy.cols(), w.rows(), w.cols());
     assert_eq!((dx.rows(), dx.cols()), (dy.rows(), w.cols()), "the shape of dx");
-    cpu.for_each_row(dx, |token, dx| {
-        dx.fill(0.0);
-        chains(cpu, Chain { data: dy.row(token), step: 1, len: w.rows() }, w.data(), dx);
-    });
+    dx.data_mut().fill(0.0);
+    chains_on_threads(cpu, Factors::new(dy.data(), dy.rows(), dy.cols(), dy.cols(), 1), w.into(), dx);
 }
 
 /// `dw += dyᵀ x`, token by token, continuing the chain from what `dw` holds: `dy` is `[tokens, outputs]`, `x` is
@@ -36,8 +30,78 @@ pub fn product_backward(cpu: &Cpu, dy: MatrixView<'_>, w: MatrixView<'_>, dx: Ma
 pub fn weight_gradient(cpu: &Cpu, dy: MatrixView<'_>, x: MatrixView<'_>, dw: MatrixViewMut<'_>) {
     assert_eq!(dy.rows(), x.rows(), "tokens of dy and x");
     assert_eq!((dw.rows(), dw.cols()), (dy.cols(), x.cols()), "the shape of dw");
-    cpu.for_each_row(dw, |output, dw| {
-        let data = dy.data().get(output..).unwrap_or(&[]);
-        chains(cpu, Chain { data, step: dy.cols(), len: x.rows() }, x.data(), dw);
+    chains_on_threads(cpu, Factors::new(dy.data(), dy.cols(), 1, dy.rows(), dy.cols()), x.into(), dw);
+}
+
+/// Numbers of `x` that a task walks through once for every panel of `w`: what the second cache holds.
+const X_NUMBERS: usize = 256 * 1024;
+
+/// Fused multiply-adds that are worth a task of their own.
+const TASK: usize = 256 * 1024;
+
+/// [`dots`] on all threads: blocks of tokens by groups of outputs.
+pub(crate) fn dots_on_threads(cpu: &Cpu, x: MatrixView<'_>, w: Rows<'_>, mut y: MatrixViewMut<'_>) {
+    let (tokens, outputs, inner) = (x.rows(), w.count(), x.cols());
+    if tokens == 0 || outputs == 0 {
+        return;
+    }
+    let block = (X_NUMBERS / inner.max(1)).next_multiple_of(16).clamp(16, 512).min(tokens);
+    let blocks = tokens.div_ceil(block);
+    let group = per_task(cpu, blocks, outputs, block * inner, 24);
+    let groups = outputs.div_ceil(group);
+    let out = SharedOut::new(&mut y);
+    cpu.run(blocks * groups, |task| {
+        let (t, o) = (task / groups * block, task % groups * group);
+        let (rows, cols) = (t..tokens.min(t + block), o..outputs.min(o + group));
+        // SAFETY: each task has its own block of the output.
+        let y = unsafe { out.block(rows.clone(), cols.clone()) };
+        dots(cpu, x.slice(rows).into(), w.part(cols, 0..inner), y);
     });
+}
+
+/// Steps of a packed panel.
+const STEPS: usize = 128;
+
+/// Most columns of a packed panel: `STEPS` times as many stay in the second cache.
+const PANEL: usize = 256;
+
+/// Rows of the output that a task walks through once for every packed panel.
+const CHAIN_ROWS: usize = 512;
+
+/// [`chains`] on all threads: groups of columns, each with `w` packed step by step, widened where it is stored
+/// narrower; and blocks of rows.
+pub(crate) fn chains_on_threads(cpu: &Cpu, factors: Factors<'_>, w: Rows<'_>, mut y: MatrixViewMut<'_>) {
+    let (rows, cols, steps) = (y.rows(), y.cols(), w.count());
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let block = rows.min(CHAIN_ROWS);
+    let blocks = rows.div_ceil(block);
+    let group = per_task(cpu, blocks, cols, block * steps, 64).min(PANEL);
+    let groups = cols.div_ceil(group);
+    let out = SharedOut::new(&mut y);
+    cpu.run(blocks * groups, |task| {
+        let (r, c) = (task / groups * block, task % groups * group);
+        let (rows, cols) = (r..rows.min(r + block), c..cols.min(c + group));
+        let width = cols.len();
+        let mut packed = vec![0.0; STEPS.min(steps) * width];
+        for step in (0..steps).step_by(STEPS) {
+            let range = step..steps.min(step + STEPS);
+            let len = range.len();
+            decode(cpu, w.part(range.clone(), cols.clone()), Out::new(&mut packed, width, len, width));
+            // SAFETY: each task has its own block of the output.
+            let y = unsafe { out.block(rows.clone(), cols.clone()) };
+            chains(cpu, factors.part(rows.clone(), range), Rows::of(&packed, len, width), y);
+        }
+    });
+}
+
+/// How many of `outputs` go into a task, a multiple of `unit`: some tasks for each thread, but none too small to be
+/// worth it. Each output is `cost` multiply-adds in each of the `blocks` that there are besides.
+fn per_task(cpu: &Cpu, blocks: usize, outputs: usize, cost: usize, unit: usize) -> usize {
+    if cpu.threads() == 1 && blocks == 1 {
+        return outputs.next_multiple_of(unit);
+    }
+    let even = (blocks * outputs).div_ceil(6 * cpu.threads());
+    even.max(TASK.div_ceil(cost.max(1))).min(outputs).next_multiple_of(unit)
 }

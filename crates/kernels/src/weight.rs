@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 
-use crate::cpu::SharedOut;
-use crate::simd::{Chain, chains, decode_bf16, decode_f16, dots};
+use crate::product::{chains_on_threads, dots_on_threads};
+use crate::simd::{Factors, Out, Rows, decode};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
 /// How the numbers of an unquantized weight are stored.
@@ -80,20 +80,10 @@ impl Weight {
     }
 
     /// `y = x Wᵀ`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1. Panics on other shapes.
-    pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, mut y: MatrixViewMut<'_>) {
+    pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, y: MatrixViewMut<'_>) {
         assert_eq!(x.cols(), self.cols(), "columns of x for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((y.rows(), y.cols()), (x.rows(), self.rows()), "the shape of y");
-        let out = SharedOut::new(&mut y);
-        cpu.run(self.rows().div_ceil(TASK_ROWS), |task| {
-            let mut decoded = vec![0.0; self.cols()];
-            for row in task * TASK_ROWS..self.rows().min((task + 1) * TASK_ROWS) {
-                self.decode_row(cpu, row, &mut decoded);
-                for token in 0..x.rows() {
-                    // SAFETY: each task has its own columns.
-                    dots(cpu, x.row(token), &decoded, unsafe { out.part(token, row, 1) });
-                }
-            }
-        });
+        dots_on_threads(cpu, x, self.as_rows(), y);
     }
 
     /// `dx = dy W`, the gradient of [`product`](Self::product): `dy` is `[tokens, rows]`, `dx` is `[tokens, cols]`.
@@ -102,13 +92,8 @@ impl Weight {
         assert_eq!(dy.cols(), self.rows(), "columns of dy for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((dx.rows(), dx.cols()), (dy.rows(), self.cols()), "the shape of dx");
         dx.data_mut().fill(0.0);
-        let mut decoded = vec![0.0; self.cols()];
-        for row in 0..self.rows() {
-            self.decode_row(cpu, row, &mut decoded);
-            cpu.for_each_row(dx.reborrow(), |token, dx| {
-                chains(cpu, Chain { data: &dy.row(token)[row..], step: 1, len: 1 }, &decoded, dx);
-            });
-        }
+        let factors = Factors::new(dy.data(), dy.rows(), dy.cols(), dy.cols(), 1);
+        chains_on_threads(cpu, factors, self.as_rows(), dx);
     }
 
     /// Copies rows, decoded to f32: `out` is `[ids.len(), cols]`. Panics when an id is not a row.
@@ -117,24 +102,17 @@ impl Weight {
         for &id in ids {
             assert!((id as usize) < self.rows(), "row {id} of a [{}, {}] weight", self.rows(), self.cols());
         }
-        cpu.for_each_row(out, |index, out| self.decode_row(cpu, ids[index] as usize, out));
+        let rows = self.as_rows();
+        cpu.for_each_row(out, |index, out| {
+            let id = ids[index] as usize;
+            decode(cpu, rows.part(id..id + 1, 0..self.cols()), Out::new(out, self.cols(), 1, self.cols()));
+        });
     }
 
-    /// One row, widened to f32.
-    fn decode_row(&self, cpu: &Cpu, row: usize, out: &mut [f32]) {
+    /// As the kernels read it.
+    fn as_rows(&self) -> Rows<'_> {
         match self {
-            Weight::Float { encoding, cols, data, .. } => {
-                let width = cols * encoding.bytes();
-                let bytes = &data[row * width..][..width];
-                match encoding {
-                    FloatEncoding::F32 => bytemuck::cast_slice_mut::<f32, u8>(out).copy_from_slice(bytes),
-                    FloatEncoding::F16 => decode_f16(cpu, bytes, out),
-                    FloatEncoding::Bf16 => decode_bf16(cpu, bytes, out),
-                }
-            }
+            Weight::Float { encoding, rows, cols, data } => Rows::new(data, *encoding, *cols, *rows, *cols),
         }
     }
 }
-
-/// Outputs of a task.
-const TASK_ROWS: usize = 16;

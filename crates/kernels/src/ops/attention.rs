@@ -14,8 +14,8 @@ mod forward;
 use std::ops::Range;
 
 use crate::math::exp;
-use crate::simd::per_isa;
-use crate::{MatrixView, lanes};
+use crate::simd::{Factors, Out, Rows, chains, per_isa};
+use crate::{Cpu, MatrixView, lanes};
 
 pub use backward::attention_backward;
 pub use forward::attention;
@@ -115,9 +115,10 @@ impl AttentionShape {
 
 impl<'a> Piece<'a> {
     /// Keys and values of one key head, `[capacity, head_dim]` each.
-    fn head(&self, kv_head: usize, head_dim: usize) -> (&'a [f32], &'a [f32]) {
+    fn head(&self, kv_head: usize, head_dim: usize) -> (Rows<'a>, Rows<'a>) {
         let numbers = self.capacity * head_dim;
-        (&self.keys[kv_head * numbers..][..numbers], &self.values[kv_head * numbers..][..numbers])
+        let of = |data: &'a [f32]| Rows::of(&data[kv_head * numbers..][..numbers], self.capacity, head_dim);
+        (of(self.keys), of(self.values))
     }
 }
 
@@ -130,9 +131,43 @@ impl Sequence<'_> {
 
 /// `range` of absolute positions as seen from the first position of a piece; empty when it lies outside.
 fn within_piece(range: Range<usize>, piece: usize) -> Range<usize> {
-    let base = piece * KEY_PIECE;
-    let start = range.start.max(base) - base;
-    start..(range.end.min(base + KEY_PIECE).max(base) - base).max(start)
+    let within = |position: usize| position.saturating_sub(piece * KEY_PIECE).min(KEY_PIECE);
+    within(range.start)..within(range.end)
+}
+
+/// [`chains`] where each row of the output takes only a range of the steps, in ascending order, and the others do not
+/// exist for it. Neighbouring rows take nearly the same: what they share runs in tiles, the rest row by row.
+fn ranged_chains(cpu: &Cpu, factors: Factors<'_>, steps: impl Fn(usize) -> Range<usize>, w: Rows<'_>, mut y: Out<'_>) {
+    /// Rows that share a tile.
+    const TILE: usize = 6;
+    let cols = 0..y.cols();
+    for first in (0..y.rows()).step_by(TILE) {
+        let rows = first..y.rows().min(first + TILE);
+        let start = rows.clone().map(|row| steps(row).start).max().unwrap_or(0);
+        let end = rows.clone().map(|row| steps(row).end).min().unwrap_or(0).max(start);
+        let mut run = |rows: Range<usize>, steps: Range<usize>| {
+            if !steps.is_empty() {
+                let w = w.part(steps.clone(), cols.clone());
+                chains(cpu, factors.part(rows.clone(), steps), w, y.part(rows, cols.clone()));
+            }
+        };
+        for row in rows.clone() {
+            run(row..row + 1, steps(row).start..steps(row).end.min(start));
+        }
+        run(rows.clone(), start..end);
+        for row in rows {
+            run(row..row + 1, steps(row).start.max(end)..steps(row).end);
+        }
+    }
+}
+
+/// The query heads of `group` from `head` on, of some tokens: rows `[tokens · group, head_dim]`, one after the other.
+fn pack(x: MatrixView<'_>, tokens: Range<usize>, head: usize, group: usize, head_dim: usize) -> Vec<f32> {
+    let mut packed = Vec::with_capacity(tokens.len() * group * head_dim);
+    for token in tokens {
+        packed.extend_from_slice(&x.row(token)[head * head_dim..(head + group) * head_dim]);
+    }
+    packed
 }
 
 /// The largest score of a row so far, and the sum of `e^(score − max)`.

@@ -1,4 +1,30 @@
 //! One source, several instruction sets.
+//!
+//! Two tools, for two kinds of code:
+//!
+//! - [`per_isa!`] compiles plain Rust once per instruction set and lets the compiler vectorize it: the ops.
+//! - [`Lanes`] names the 16 virtual lanes of rule 1 as a type, with explicit intrinsics for each instruction set. The
+//!   tiles of [`dots`](mod@dots) and [`chains`](mod@chains), where nearly all time is spent, are written once over it.
+//!
+//! Both lean on one fact: a [`Cpu`](crate::Cpu) holds only an instruction set that this machine has.
+
+mod chains;
+mod dots;
+mod rows;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use crate::lanes::LANES;
+
+pub(crate) use chains::{Factors, chains};
+pub(crate) use dots::dots;
+pub(crate) use rows::{Out, Rows, decode};
 
 /// Makes a function that runs `body` compiled for the instruction set of its [`Cpu`](crate::Cpu), which becomes its
 /// first argument. The body must be plain Rust over `#[inline(always)]` functions; what it computes then cannot differ.
@@ -34,52 +60,137 @@ macro_rules! per_isa {
 
 pub(crate) use per_isa;
 
-use crate::lanes;
-
-/// Factors of a chain: `data[0], data[step], data[2 step], …`.
-#[derive(Clone, Copy)]
-pub(crate) struct Chain<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) step: usize,
-    pub(crate) len: usize,
+/// The same choice for a function that each instruction set's module has under one name.
+macro_rules! in_isa {
+    ($cpu:expr, $name:ident($($arg:expr),* $(,)?)) => {
+        match $cpu.isa() {
+            // SAFETY: a `Cpu` holds only an instruction set that this machine has.
+            #[cfg(target_arch = "x86_64")]
+            $crate::Isa::Avx2 => unsafe { $crate::simd::avx2::$name($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            $crate::Isa::Avx512 => unsafe { $crate::simd::avx512::$name($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            $crate::Isa::Neon => unsafe { $crate::simd::neon::$name($($arg),*) },
+            _ => $crate::simd::scalar::$name($($arg),*),
+        }
+    };
 }
 
-per_isa! {
-    /// `y[o] = x · w[o]` by rule 1, where `w` is `[y.len(), x.len()]`.
-    pub(crate) fn dots(x: &[f32], w: &[f32], y: &mut [f32]) {
-        for (o, y) in y.iter_mut().enumerate() {
-            *y = lanes::dot(x, &w[o * x.len()..][..x.len()]);
+pub(crate) use in_isa;
+
+/// 16 numbers in registers.
+///
+/// # Safety
+/// All functions need the instruction set that the implementation is for, and must be inlined into a function that
+/// enables it. Pointers need no alignment; what is read or written must be valid.
+pub(crate) trait Lanes: Copy {
+    /// All 0.
+    unsafe fn zero() -> Self;
+    /// All the same.
+    unsafe fn splat(x: f32) -> Self;
+    /// 16 numbers.
+    unsafe fn load(from: *const f32) -> Self;
+    /// 16 f16 numbers, widened.
+    unsafe fn load_f16(from: *const u8) -> Self;
+    /// 16 bf16 numbers, widened.
+    unsafe fn load_bf16(from: *const u8) -> Self;
+    /// 16 numbers.
+    unsafe fn store(self, to: *mut f32);
+    /// `a · b + self`, rounded once.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// Each accumulator folded by the tree of rule 1.
+    unsafe fn fold_tile<const M: usize, const N: usize>(sums: [[Self; N]; M]) -> [[f32; N]; M];
+
+    /// Reads the first `count` numbers; the others are 0.
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut all = [0.0; LANES];
+        // SAFETY: the caller vouches for `count` numbers, fewer than there are lanes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), count);
+            Self::load(all.as_ptr())
+        }
+    }
+
+    /// Writes the first `count` numbers.
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        let mut all = [0.0; LANES];
+        // SAFETY: the caller vouches for `count` numbers, fewer than there are lanes.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+        }
+    }
+
+    /// [`add_product`](Self::add_product) in the first `count` lanes; the others are left as they are.
+    #[inline(always)]
+    unsafe fn add_product_first(self, a: Self, b: Self, count: usize) -> Self {
+        let mut all = [0.0; LANES];
+        // SAFETY: `all` has room for all lanes, and `store_first` writes a part of them.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            self.add_product(a, b).store_first(all.as_mut_ptr(), count);
+            Self::load(all.as_ptr())
         }
     }
 }
 
-per_isa! {
-    /// `y += Σ factor · row` by rule 3, where `rows` is `[factors.len, y.len()]`.
-    pub(crate) fn chains(factors: Chain<'_>, rows: &[f32], y: &mut [f32]) {
-        for i in 0..factors.len {
-            let factor = factors.data[i * factors.step];
-            let row = &rows[i * y.len()..][..y.len()];
-            for (y, w) in y.iter_mut().zip(row) {
-                *y = factor.mul_add(*w, *y);
-            }
+/// How a number is stored; the compile-time face of [`FloatEncoding`](crate::FloatEncoding).
+pub(crate) trait Stored {
+    /// Bytes of a number.
+    const BYTES: usize;
+
+    /// 16 numbers, widened.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn load<L: Lanes>(from: *const u8) -> L;
+
+    /// The first `count` numbers, widened; the others are 0.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    unsafe fn load_first<L: Lanes>(from: *const u8, count: usize) -> L {
+        let mut all = [0u8; LANES * 4];
+        // SAFETY: the caller vouches for `count` numbers, fewer than there are lanes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), count * Self::BYTES);
+            Self::load(all.as_ptr())
         }
     }
 }
 
-per_isa! {
-    /// Widens f16 numbers, two bytes each.
-    pub(crate) fn decode_f16(bytes: &[u8], out: &mut [f32]) {
-        for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *out = lanes::f16_to_f32(u16::from_le_bytes([b[0], b[1]]));
-        }
+pub(crate) struct F32;
+pub(crate) struct F16;
+pub(crate) struct Bf16;
+
+impl Stored for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's.
+        unsafe { L::load(from.cast()) }
     }
 }
 
-per_isa! {
-    /// Widens bf16 numbers, two bytes each.
-    pub(crate) fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
-        for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *out = lanes::bf16_to_f32(u16::from_le_bytes([b[0], b[1]]));
-        }
+impl Stored for F16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's.
+        unsafe { L::load_f16(from) }
+    }
+}
+
+impl Stored for Bf16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's.
+        unsafe { L::load_bf16(from) }
     }
 }

@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, ranged_chains, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
 use crate::math::exp;
-use crate::simd::{Chain, chains, dots, per_isa};
+use crate::simd::{Factors, Out, Rows, dots, per_isa};
 use crate::{Cpu, MatrixView, MatrixViewMut, lanes};
 
 /// The gradients of [`attention`](super::attention) for whole sequences (`start` = 0): `d_queries` is
@@ -38,80 +38,137 @@ pub fn attention_backward(
     for gradient in [d_queries.data_mut(), d_keys.data_mut(), d_values.data_mut()] {
         gradient.fill(0.0);
     }
-    let gradients = Gradients {
-        queries: SharedOut::new(&mut d_queries),
-        keys: SharedOut::new(&mut d_keys),
-        values: SharedOut::new(&mut d_values),
-    };
+    let d_queries = SharedOut::new(&mut d_queries);
+    let d_keys = SharedOut::new(&mut d_keys);
+    let d_values = SharedOut::new(&mut d_values);
+    let per_block = BLOCK_ROWS.div_ceil(shape.group());
     cpu.run(sequences.len() * shape.kv_heads, |task| {
         let (sequence, kv_head) = (&sequences[task / shape.kv_heads], task % shape.kv_heads);
-        for position in 0..sequence.rows.len() {
-            for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
-                add_row(cpu, shape, queries, sequence, out, d_out, position, head, &gradients);
+        if sequence.rows.is_empty() {
+            return;
+        }
+        let columns = |heads: Range<usize>| heads.start * shape.head_dim..heads.end * shape.head_dim;
+        let heads = kv_head * shape.group()..(kv_head + 1) * shape.group();
+        // SAFETY: each task has its own tokens and heads.
+        let mut gradients = unsafe {
+            Gradients {
+                queries: d_queries.block(sequence.rows.clone(), columns(heads)),
+                keys: d_keys.block(sequence.rows.clone(), columns(kv_head..kv_head + 1)),
+                values: d_values.block(sequence.rows.clone(), columns(kv_head..kv_head + 1)),
             }
+        };
+        for start in (0..sequence.rows.len()).step_by(per_block) {
+            let block = start..sequence.rows.len().min(start + per_block);
+            add_block(cpu, shape, queries, sequence, out, d_out, kv_head, block, &mut gradients);
         }
     });
 }
 
+/// Rows whose scores are held at once.
+const BLOCK_ROWS: usize = 32;
+
+/// Those of one sequence and one key head.
 struct Gradients<'a> {
-    queries: SharedOut<'a>,
-    keys: SharedOut<'a>,
-    values: SharedOut<'a>,
+    queries: Out<'a>,
+    keys: Out<'a>,
+    values: Out<'a>,
 }
 
-/// What one row adds to the gradients.
-fn add_row(
+/// What the queries at `positions` add to the gradients.
+fn add_block(
     cpu: &Cpu,
     shape: &AttentionShape,
     queries: MatrixView<'_>,
     sequence: &Sequence<'_>,
     out: MatrixView<'_>,
     d_out: MatrixView<'_>,
-    position: usize,
-    head: usize,
-    gradients: &Gradients<'_>,
+    kv_head: usize,
+    positions: Range<usize>,
+    gradients: &mut Gradients<'_>,
 ) {
-    let head_dim = shape.head_dim;
-    let kv_head = head / shape.group();
-    let token = sequence.rows.start + position;
-    let columns = head * head_dim..(head + 1) * head_dim;
-    let query = &queries.row(token)[columns.clone()];
-    let d_out = &d_out.row(token)[columns.clone()];
-    let delta = delta(cpu, &out.row(token)[columns], d_out);
+    let (group, head_dim) = (shape.group(), shape.head_dim);
+    let tokens = sequence.rows.start + positions.start..sequence.rows.start + positions.end;
+    let rows = tokens.len() * group;
+    let [queries, out, d_out] =
+        [queries, out, d_out].map(|matrix| pack(matrix, tokens.clone(), kv_head * group, group, head_dim));
+    let (q_rows, d_out_rows) = (Rows::of(&queries, rows, head_dim), Rows::of(&d_out, rows, head_dim));
 
-    let mut total = Softmax::EMPTY;
-    let mut pieces: Vec<(usize, Range<usize>, f32, Vec<f32>)> = Vec::new();
-    for index in shape.pieces(&(position..position + 1)) {
-        let (keys, _) = sequence.pieces[index].head(kv_head, head_dim);
-        let seen = within_piece(shape.visible(position), index);
-        let first = seen.start - seen.start % LANES;
-        let mut scores = vec![0.0; seen.end - first];
-        dots(cpu, query, &keys[first * head_dim..], &mut scores);
-        let distance = (index * KEY_PIECE + first) as i32 - position as i32;
-        let piece = exponentials(cpu, &mut scores, seen.start - first, shape.scale, shape.slope(head), distance);
-        total.merge(piece);
-        scores.drain(..seen.start - first);
-        pieces.push((index, seen, piece.max, scores));
-    }
-    // SAFETY: each task has its own tokens and heads.
-    let d_query = unsafe { gradients.queries.part(token, head * head_dim, head_dim) };
-    for (index, seen, max, mut probabilities) in pieces {
+    // All probabilities of the block, and then the gradients of its dot products; column 0 is the first key of the
+    // first piece.
+    let pieces = shape.pieces(&positions);
+    let base = pieces.start * KEY_PIECE;
+    let width = positions.end - base;
+    let mut probabilities = vec![0.0; rows * width];
+    let mut d_dots = vec![0.0; rows * width];
+    let mut total = vec![Softmax::EMPTY; rows];
+    let mut maxima = vec![f32::NEG_INFINITY; rows * pieces.len()];
+    let seen = |row: usize, index: usize| within_piece(shape.visible(positions.start + row / group), index);
+    // The keys of a piece that any row sees.
+    let union = |index: usize| seen(0, index).start / LANES * LANES..seen(rows - 1, index).end;
+    for index in pieces.clone() {
         let (keys, values) = sequence.pieces[index].head(kv_head, head_dim);
-        let mut d_scores = vec![0.0; seen.len()];
-        dots(cpu, d_out, &values[seen.start * head_dim..], &mut d_scores);
-        let factor = exp(max - total.max) / total.sum;
-        score_gradients(cpu, factor, delta, shape.scale, &mut probabilities, &mut d_scores);
-        let chain = Chain { data: &d_scores, step: 1, len: seen.len() };
-        chains(cpu, chain, &keys[seen.start * head_dim..], d_query);
-        for (i, key) in seen.enumerate() {
-            let key = sequence.rows.start + index * KEY_PIECE + key;
-            // SAFETY: each task has its own tokens and key heads.
-            let d_key = unsafe { gradients.keys.part(key, kv_head * head_dim, head_dim) };
-            chains(cpu, Chain { data: &d_scores[i..], step: 1, len: 1 }, query, d_key);
-            // SAFETY: as above.
-            let d_value = unsafe { gradients.values.part(key, kv_head * head_dim, head_dim) };
-            chains(cpu, Chain { data: &probabilities[i..], step: 1, len: 1 }, d_out, d_value);
+        let (union, shift) = (union(index), index * KEY_PIECE - base);
+        let columns = shift + union.start..shift + union.end;
+        let mut to = Out::new(&mut probabilities, width, rows, width);
+        dots(cpu, q_rows, keys.part(union.clone(), 0..head_dim), to.part(0..rows, columns.clone()));
+        let mut to = Out::new(&mut d_dots, width, rows, width);
+        dots(cpu, d_out_rows, values.part(union, 0..head_dim), to.part(0..rows, columns));
+        for row in 0..rows {
+            let (seen, position) = (seen(row, index), positions.start + row / group);
+            if seen.is_empty() {
+                continue;
+            }
+            let first = seen.start / LANES * LANES;
+            let scores = &mut probabilities[row * width + shift..][first..seen.end];
+            let slope = shape.slope(kv_head * group + row % group);
+            let distance = (index * KEY_PIECE + first) as i32 - position as i32;
+            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, slope, distance);
+            total[row].merge(piece);
+            maxima[row * pieces.len() + index - pieces.start] = piece.max;
         }
+    }
+    for row in 0..rows {
+        let part = row * head_dim..(row + 1) * head_dim;
+        let delta = delta(cpu, &out[part.clone()], &d_out[part]);
+        for index in pieces.clone() {
+            let (seen, shift) = (seen(row, index), row * width + index * KEY_PIECE - base);
+            let factor = exp(maxima[row * pieces.len() + index - pieces.start] - total[row].max) / total[row].sum;
+            let columns = shift + seen.start..shift + seen.end;
+            let (probabilities, d_dots) = (&mut probabilities[columns.clone()], &mut d_dots[columns]);
+            score_gradients(cpu, factor, delta, shape.scale, probabilities, d_dots);
+        }
+    }
+
+    let mut d_queries = vec![0.0; rows * head_dim];
+    for index in pieces {
+        let (keys, _) = sequence.pieces[index].head(kv_head, head_dim);
+        let (union, shift) = (union(index), index * KEY_PIECE - base);
+        let factors = Factors::new(&d_dots[shift..], rows, width, union.end, 1);
+        let to = Out::new(&mut d_queries, head_dim, rows, head_dim);
+        ranged_chains(cpu, factors, |row| seen(row, index), keys.part(0..union.end, 0..head_dim), to);
+
+        // Seen from the keys: which rows see the key.
+        let first = index * KEY_PIECE + union.start;
+        let rows_of = |key: usize| {
+            let start = positions.start.max(first + key);
+            let end = shape.window.map_or(positions.end, |window| positions.end.min(first + key + window)).max(start);
+            (start - positions.start) * group..(end - positions.start) * group
+        };
+        let tokens = first..index * KEY_PIECE + union.end;
+        for (numbers, w, gradient) in
+            [(&d_dots, q_rows, &mut gradients.keys), (&probabilities, d_out_rows, &mut gradients.values)]
+        {
+            let factors = Factors::new(&numbers[shift + union.start..], tokens.len(), 1, rows, width);
+            ranged_chains(cpu, factors, rows_of, w, gradient.part(tokens.clone(), 0..head_dim));
+        }
+    }
+    for (row, d_query) in d_queries.chunks_exact(head_dim.max(1)).enumerate() {
+        let head = row % group;
+        let mut to = gradients.queries.part(
+            positions.start + row / group..positions.start + row / group + 1,
+            head * head_dim..(head + 1) * head_dim,
+        );
+        to.copy_from(d_query);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, ranged_chains, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
-use crate::simd::{Chain, chains, dots, per_isa};
+use crate::simd::{Factors, Out, Rows, dots, per_isa};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
 /// Rows that a task aims for.
@@ -50,39 +50,49 @@ fn attend(
 ) {
     let (group, head_dim) = (shape.group(), shape.head_dim);
     let positions = sequence.start + block.start..sequence.start + block.end;
-    let rows = block.len() * group;
+    let tokens = sequence.rows.start + block.start..sequence.rows.start + block.end;
+    let rows = tokens.len() * group;
+    let queries = pack(queries, tokens.clone(), kv_head * group, group, head_dim);
     let mut state = vec![Softmax::EMPTY; rows];
     let mut values = vec![0.0; rows * head_dim];
-    let mut of_piece = vec![0.0; head_dim];
-    let mut scores = vec![0.0; KEY_PIECE];
+    let mut of_piece = vec![0.0; rows * head_dim];
+    let mut scores = vec![0.0; rows * KEY_PIECE];
     for index in shape.pieces(&positions) {
         let (keys, piece_values) = sequence.pieces[index].head(kv_head, head_dim);
+        let seen = |row: usize| within_piece(shape.visible(positions.start + row / group), index);
+        // Dot products with all keys that any row sees; each row then takes its own.
+        let union = seen(0).start / LANES * LANES..seen(rows - 1).end;
+        let mut to = Out::new(&mut scores, KEY_PIECE, rows, KEY_PIECE);
+        let keys = keys.part(union.clone(), 0..head_dim);
+        dots(cpu, Rows::of(&queries, rows, head_dim), keys, to.part(0..rows, union.clone()));
+
+        let mut factors = Vec::with_capacity(rows);
         for row in 0..rows {
-            let position = positions.start + row / group;
-            let head = kv_head * group + row % group;
-            let seen = within_piece(shape.visible(position), index);
+            let (seen, position) = (seen(row), positions.start + row / group);
             if seen.is_empty() {
+                factors.push((1.0, 0.0));
                 continue;
             }
-            let query = &queries.row(sequence.rows.start + block.start + row / group)[head * head_dim..][..head_dim];
-            let first = seen.start - seen.start % LANES;
-            let scores = &mut scores[first..seen.end];
-            dots(cpu, query, &keys[first * head_dim..], scores);
+            let first = seen.start / LANES * LANES;
+            let scores = &mut scores[row * KEY_PIECE..][first..seen.end];
+            let slope = shape.slope(kv_head * group + row % group);
             let distance = (index * KEY_PIECE + first) as i32 - position as i32;
-            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, shape.slope(head), distance);
-            of_piece.fill(0.0);
-            let seen_scores = &scores[seen.start - first..];
-            let chain = Chain { data: seen_scores, step: 1, len: seen_scores.len() };
-            chains(cpu, chain, &piece_values[seen.start * head_dim..], &mut of_piece);
-            let (before, now) = state[row].merge(piece);
-            merge_values(cpu, before, now, &of_piece, &mut values[row * head_dim..][..head_dim]);
+            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, slope, distance);
+            factors.push(state[row].merge(piece));
+        }
+        of_piece.fill(0.0);
+        let weights = Factors::new(&scores, rows, KEY_PIECE, union.end, 1);
+        let piece_values = piece_values.part(0..union.end, 0..head_dim);
+        ranged_chains(cpu, weights, seen, piece_values, Out::new(&mut of_piece, head_dim, rows, head_dim));
+        for (row, (before, now)) in factors.into_iter().enumerate() {
+            let part = row * head_dim..(row + 1) * head_dim;
+            merge_values(cpu, before, now, &of_piece[part.clone()], &mut values[part]);
         }
     }
     for row in 0..rows {
-        let token = sequence.rows.start + block.start + row / group;
         let head = kv_head * group + row % group;
         // SAFETY: each task has its own tokens and heads.
-        let out = unsafe { out.part(token, head * head_dim, head_dim) };
+        let out = unsafe { out.part(tokens.start + row / group, head * head_dim, head_dim) };
         divide(cpu, &values[row * head_dim..][..head_dim], state[row].sum, out);
     }
 }
@@ -91,7 +101,7 @@ per_isa! {
     fn merge_values(before: f32, now: f32, piece: &[f32], values: &mut [f32]) {
         if before == 0.0 && now == 1.0 {
             values.copy_from_slice(piece);
-        } else {
+        } else if now != 0.0 || before != 1.0 {
             for (value, piece) in values.iter_mut().zip(piece) {
                 *value = *value * before + *piece * now;
             }

@@ -1,0 +1,141 @@
+//! The lanes in AVX2 with FMA and F16C: two registers.
+
+use std::arch::x86_64::*;
+
+use super::chains::chains_with;
+use super::dots::dots_with;
+use super::rows::decode_with;
+use super::{Factors, Lanes, Out, Rows};
+use crate::lanes::LANES;
+
+/// Lanes 0 to 7, and 8 to 15.
+#[derive(Clone, Copy)]
+pub(super) struct Pair(__m256, __m256);
+
+/// # Safety
+/// The machine has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn dots(x: Rows<'_>, w: Rows<'_>, y: Out<'_>) {
+    // 2 × 3 accumulators are 12 of 16 registers.
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { dots_with::<Pair, 2, 3, 4>(x, w, y) }
+}
+
+/// # Safety
+/// The machine has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
+    // 6 × 1 accumulators are 12 of 16 registers.
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { chains_with::<Pair, 6, 1>(factors, w, y) }
+}
+
+/// # Safety
+/// The machine has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { decode_with::<Pair>(from, to) }
+}
+
+// SAFETY of all blocks below: the trait demands the instruction set and valid pointers of its callers.
+impl Lanes for Pair {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        unsafe { Pair(_mm256_setzero_ps(), _mm256_setzero_ps()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: see above.
+        unsafe { Pair(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: see above.
+        unsafe { Pair(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let (low, high) = (_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(16).cast()));
+            Pair(_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(16).cast()));
+            Pair(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: see above.
+        unsafe { Pair(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_tile<const M: usize, const N: usize>(sums: [[Self; N]; M]) -> [[f32; N]; M] {
+        const HALF: usize = LANES / 2;
+        let mut folded = [[0.0; N]; M];
+        let to = folded.as_mut_ptr().cast::<f32>();
+        for first in (0..M * N).step_by(HALF) {
+            let count = (M * N - first).min(HALF);
+            // SAFETY: see above.
+            unsafe {
+                let mut eight = [_mm256_setzero_ps(); HALF];
+                for i in 0..count {
+                    // l += l + 8; and the transposition below leaves the sum of `i` where its mirror image was put.
+                    let Pair(low, high) = sums[(first + i) / N][(first + i) % N];
+                    eight[i % 4 * 2 + i / 4] = _mm256_add_ps(low, high);
+                }
+                let mut all = [0.0f32; HALF];
+                _mm256_storeu_ps(all.as_mut_ptr(), fold_eight(eight));
+                std::ptr::copy_nonoverlapping(all.as_ptr(), to.add(first), count);
+            }
+        }
+        folded
+    }
+}
+
+/// Folds 8 rows of 8 lanes at once, as AVX-512 does 16 of 16. The sum of row `2 r + q` ends in lane `4 q + r`.
+#[inline(always)]
+unsafe fn fold_eight(a: [__m256; LANES / 2]) -> __m256 {
+    // SAFETY: see above.
+    unsafe {
+        let zero = _mm256_setzero_ps();
+        // l += l + 4: rows of 4 lanes, two to a register.
+        let mut fours = [zero; 4];
+        for i in 0..4 {
+            let (x, y) = (a[2 * i], a[2 * i + 1]);
+            fours[i] = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y));
+        }
+        // l += l + 2 and l += l + 1, within halves of a register.
+        let mut twos = [zero; 2];
+        for i in 0..2 {
+            let (x, y) = (_mm256_castps_pd(fours[2 * i]), _mm256_castps_pd(fours[2 * i + 1]));
+            let (low, high) = (_mm256_unpacklo_pd(x, y), _mm256_unpackhi_pd(x, y));
+            twos[i] = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+        }
+        let [x, y] = twos;
+        _mm256_add_ps(_mm256_shuffle_ps::<0x88>(x, y), _mm256_shuffle_ps::<0xdd>(x, y))
+    }
+}
