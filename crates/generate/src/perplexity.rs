@@ -1,0 +1,108 @@
+//! How well a model predicts a text: `exp` of the mean negative log-likelihood of its tokens.
+//!
+//! The text is cut into tokens as a whole, without special ones, and then into consecutive windows; what is left at the
+//! end is dropped, unless the text is shorter than one window. Each window stands alone, from position 0: its tokens
+//! 0 to w − 2 predict its tokens 1 to w − 1. Several windows go through the blocks at a time, and the head sees a few
+//! positions at a time, since the logits of a whole window would be larger than many a model.
+
+use bouquet_kernels::ops::cross_entropy::cross_entropy;
+use bouquet_model::Model;
+use bouquet_span::{CancelToken, Limits, Pass};
+
+use crate::generation::check_positions;
+use crate::{GenerateError, Result};
+
+/// Tokens that go through the blocks together, unless a window has more.
+const TOKENS_AT_A_TIME: usize = 2048;
+
+/// Bytes of logits that are held at a time.
+const LOGIT_BYTES: usize = 64 << 20;
+
+/// What to score.
+#[derive(Clone, Debug)]
+pub struct PerplexityOptions {
+    /// Tokens of a window, at least 2.
+    pub window: usize,
+    /// Windows to score, from the beginning of the text; all where there is no number.
+    pub max_windows: Option<usize>,
+    /// To stop from another thread.
+    pub cancel: CancelToken,
+}
+
+/// What came out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Perplexity {
+    /// `exp(mean_nll)`.
+    pub perplexity: f64,
+    /// Mean negative log-likelihood of a token, in nats.
+    pub mean_nll: f64,
+    /// Tokens that were predicted: one less than there are in each window.
+    pub tokens: usize,
+    /// Windows scored.
+    pub windows: usize,
+    /// Tokens of a window.
+    pub window: usize,
+}
+
+/// Scores a text. `progress` is called with the windows done, all windows, and the mean negative log-likelihood so far.
+///
+/// # Errors
+/// A window below 2 or beyond the model's positions, a text that is too short, and what the blocks refuse.
+pub fn perplexity(
+    model: &Model,
+    text: &str,
+    options: &PerplexityOptions,
+    progress: &mut dyn FnMut(usize, usize, f64),
+) -> Result<Perplexity> {
+    if options.window < 2 {
+        let found = options.window as f64;
+        return Err(GenerateError::Option { name: "the window", expected: "2 tokens or more", found });
+    }
+    let token_ids = model.tokenizer.encode(text, false)?.ids;
+    if token_ids.len() < 2 {
+        return Err(GenerateError::TooShort { tokens: token_ids.len() });
+    }
+    let window = options.window.min(token_ids.len());
+    check_positions(model, window)?;
+    let windows: Vec<&[u32]> = token_ids.chunks_exact(window).take(options.max_windows.unwrap_or(usize::MAX)).collect();
+    if windows.is_empty() {
+        let (name, expected) = ("the number of windows", "1 or more");
+        return Err(GenerateError::Option { name, expected, found: 0.0 });
+    }
+
+    let limits = Limits { deadline: None, cancel: options.cancel.clone() };
+    let (mut sum, mut tokens, mut done) = (0.0, 0, 0);
+    for group in windows.chunks((TOKENS_AT_A_TIME / window).max(1)) {
+        for loss in losses(model, group, &limits)? {
+            sum += loss;
+            tokens += 1;
+        }
+        done += group.len();
+        progress(done, windows.len(), sum / tokens as f64);
+    }
+    let mean_nll = sum / tokens as f64;
+    Ok(Perplexity { perplexity: mean_nll.exp(), mean_nll, tokens, windows: windows.len(), window })
+}
+
+/// The negative log-likelihood of each token of each sequence but its first, sequences from position 0.
+fn losses(model: &Model, sequences: &[&[u32]], limits: &Limits) -> Result<Vec<f64>> {
+    let pass = Pass { limits: limits.clone(), ..Pass::default() };
+    let hidden = model.embedding.embed(&model.cpu, sequences)?;
+    let (hidden, _) = model.blocks.forward(hidden, &pass)?;
+    let rows_at_a_time = (LOGIT_BYTES / 4 / model.spec.vocab_size.max(1)).max(1);
+    let mut losses = Vec::with_capacity(hidden.tokens());
+    for (rows, token_ids) in hidden.rows().zip(sequences) {
+        let predicting: Vec<usize> = (rows.start..rows.end - 1).collect();
+        for (rows, targets) in predicting.chunks(rows_at_a_time).zip(token_ids[1..].chunks(rows_at_a_time)) {
+            limits.check()?;
+            let rows = rows[0]..rows[rows.len() - 1] + 1;
+            let logits = model.head.logits(&model.cpu, hidden.values().slice(rows));
+            let chunk = cross_entropy(&model.cpu, logits.view(), targets);
+            if let Some(place) = chunk.iter().position(|loss| !loss.is_finite()) {
+                return Err(GenerateError::LogitsNotFinite { token_id: targets[place] as usize });
+            }
+            losses.extend(chunk);
+        }
+    }
+    Ok(losses)
+}
