@@ -4,6 +4,8 @@ use std::fs;
 
 use bouquet_model::checkpoint::{Checkpoint, Memory, TensorSource, load_vector, load_weight};
 use bouquet_model::families::bloom::NAMES;
+use bouquet_model::families::load_spec;
+use bouquet_model::load::Loader;
 
 use crate::{folder, model, refused, safetensors};
 
@@ -166,7 +168,8 @@ fn a_shard_that_is_damaged_is_named() {
 
 #[test]
 fn a_folder_without_weights_says_what_it_has() {
-    let cases: [(&[(&str, &[u8])], &str); 5] = [
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Files<'_>, &str); 5] = [
         (&[], "model.safetensors is missing: a model has its weights there"),
         (&[("pytorch_model.bin", b"PK")], "holds only pickled weights (pytorch_model.bin), which Bouquet never opens"),
         (&[("config.json", b"{}"), ("consolidated.00.pth", b"PK")], "holds only pickled weights (consolidated.00.pth)"),
@@ -219,4 +222,36 @@ fn a_part_of_another_shape_or_type_is_refused() {
     refused(vector("ids", 1), r#"the tensor "ids" should hold F32, F16 or BF16 numbers, but holds I64"#, "ids");
     refused(vector("nan", 2), r#"the tensor "nan" has NaN at index 1"#, "a NaN");
     refused(vector("infinite", 1), r#"the tensor "infinite" has -inf at index 0"#, "an infinity");
+}
+
+#[test]
+fn a_model_with_one_wrong_tensor_is_refused_by_its_name() {
+    let folder = model("llama-tiny-tied");
+    let spec = load_spec(&folder).unwrap();
+    let honest = Memory::copy_of(&Checkpoint::open(&folder).unwrap()).unwrap();
+    let load = |source: &Memory| {
+        let loader = Loader { source, spec: &spec };
+        loader.embedding()?;
+        loader.blocks(0..spec.num_blocks)?;
+        loader.head().map(|_| ())
+    };
+    load(&honest).unwrap();
+
+    for name in honest.names() {
+        let mut source = honest.clone();
+        source.tensors.remove(name);
+        let short = name.strip_prefix("model.").unwrap();
+        refused(load(&source), &format!("the tensor {short} is missing"), name);
+
+        let mut source = honest.clone();
+        source.tensors.get_mut(name).unwrap().shape.push(1);
+        refused(load(&source), &format!("the tensor {name:?} should have shape"), name);
+    }
+    let mut source = honest.clone();
+    source.insert_f32("model.layers.1.input_layernorm.weight", &[64], &[f32::NAN; 64]);
+    refused(
+        load(&source),
+        r#"the tensor "model.layers.1.input_layernorm.weight" has NaN at index 0"#,
+        "a NaN in a norm",
+    );
 }
