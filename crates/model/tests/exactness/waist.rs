@@ -8,7 +8,7 @@ use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families;
 use bouquet_model::load::Loader;
 use bouquet_model::{LocalSpan, ModelSpec};
-use bouquet_span::contract::{self, Random, Subject};
+use bouquet_span::contract::{self, Random, Subject, gradients, rewinding, sessions};
 use bouquet_span::{Adapter, LinearId, Prompts, Span};
 
 use crate::fixtures::{ARCHITECTURES, repository};
@@ -42,7 +42,8 @@ fn learned(spec: &ModelSpec) -> (Adapter, Prompts) {
     (adapter, random.prompts(spec.num_blocks / 2..spec.num_blocks, 2, spec.block.hidden_size))
 }
 
-fn check(name: &str, spec: &ModelSpec, whole: LocalSpan, change: impl Fn(&mut Subject<'_>)) {
+/// A span, put to the test as one and as two halves.
+fn subject(name: &'static str, spec: &ModelSpec, whole: LocalSpan) -> Subject<'static> {
     let half = spec.num_blocks / 2;
     let halves: Vec<Arc<dyn Span>> = vec![Arc::new(whole.slice(0..half)), Arc::new(whole.slice(half..spec.num_blocks))];
     let (adapter, prompts) = learned(spec);
@@ -51,23 +52,22 @@ fn check(name: &str, spec: &ModelSpec, whole: LocalSpan, change: impl Fn(&mut Su
     // These blocks bend more than the suite's own fakes.
     subject.finite_difference_step = 1.0 / 512.0;
     subject.finite_difference_tolerance = 0.02;
-    change(&mut subject);
-    contract::check(&subject);
+    subject
 }
 
 #[test]
 fn local_spans_of_every_architecture_keep_the_contract() {
     for name in ARCHITECTURES {
         let (spec, local) = span(name, |_| ());
-        check(name, &spec, local, |subject| {
-            if spec.block.feed_forward.experts.is_some() {
-                // A step that changes a token's choice of experts measures the jump and not the slope: small steps,
-                // from a place where no choice is near its border.
-                subject.finite_difference_step = 1.0 / 4096.0;
-                subject.finite_difference_tolerance = 0.05;
-                subject.seed = 4;
-            }
-        });
+        let mut subject = subject(name, &spec, local);
+        if spec.block.feed_forward.experts.is_some() {
+            // A step that changes a token's choice of experts measures the jump and not the slope: small steps, from a
+            // place where no choice is near its border.
+            subject.finite_difference_step = 1.0 / 4096.0;
+            subject.finite_difference_tolerance = 0.05;
+            subject.seed = 4;
+        }
+        contract::check(&subject);
     }
 }
 
@@ -75,15 +75,19 @@ fn local_spans_of_every_architecture_keep_the_contract() {
 fn a_window_keeps_the_contract() {
     for name in ["bloom-tiny", "llama-tiny"] {
         let (spec, local) = span(name, |spec| spec.block.attention.window = Some(3));
-        check(name, &spec, local, |_| ());
+        contract::check(&subject(name, &spec, local));
     }
 }
 
 #[test]
 fn a_window_that_leaves_pages_behind_keeps_the_contract() {
     let (spec, local) = span("llama-tiny", |spec| spec.block.attention.window = Some(20));
-    check("llama-tiny", &spec, local, |subject| {
-        subject.lengths = vec![2, 0, KEY_PIECE + 30];
-        subject.max_tokens = KEY_PIECE + 40;
-    });
+    let mut subject = subject("llama-tiny", &spec, local);
+    subject.lengths = vec![2, 0, KEY_PIECE + 30];
+    subject.max_tokens = KEY_PIECE + 40;
+    // The clauses that reach into pages; all of them take long at this length.
+    sessions::stepping_equals_one_pass(&subject);
+    rewinding::rewind_and_step_repeats_itself(&subject);
+    rewinding::the_last_step_can_be_taken_back(&subject);
+    gradients::whatever_was_kept_gives_the_same_gradients(&subject);
 }
