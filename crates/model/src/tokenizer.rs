@@ -7,6 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use tokenizers::ModelWrapper;
 
 use crate::files::{self, missing};
@@ -56,6 +57,9 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn parse(bytes: &[u8], vocab_size: usize) -> Result<Self> {
+        // Some parts of the crate panic where they meet text that is none, or breaks off.
+        let text = std::str::from_utf8(bytes).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
         let inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))?;
         let mut tokenizer = Tokenizer { inner };
         // A file may ask for texts to be cut off or filled up; that is for a caller to decide, as in transformers.

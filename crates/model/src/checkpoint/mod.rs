@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`folder`] | a folder of safetensors: one file, or shards and their index |
 //! | [`safetensors`] | one file: its header, and every lie that a header can tell |
-//! | [`mmap`] | a file as bytes |
+//! | `mmap` | a file as bytes |
 //! | [`parts`] | a weight or a vector of a model, checked against what it should be |
 //! | [`memory`] | tensors in memory |
 

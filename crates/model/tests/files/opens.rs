@@ -1,0 +1,190 @@
+//! Every fixture opens, and is what its golden and its makers say.
+
+use bouquet_kernels::ops::activation::Activation;
+use bouquet_model::ModelSpec;
+use bouquet_model::checkpoint::{Checkpoint, TensorSource, find, load_vector};
+use bouquet_model::config::Config;
+use bouquet_model::families::{self, load_spec, parameters};
+use bouquet_model::generation_config::GenerationConfig;
+use bouquet_model::inspect::Inspection;
+use bouquet_model::spec::{ExpertSpec, NormKind, Positions, QkvLayout, Residual};
+use bouquet_span::{LinearId, Site};
+use serde_json::json;
+
+use crate::model;
+
+const MODELS: [&str; 10] = [
+    "bloom-tiny",
+    "bloom-tiny-unprefixed",
+    "bloom-tiny-sharded",
+    "bloom-tiny-fp16",
+    "bloom-tiny-bf16",
+    "bloom-tiny-h6-postres",
+    "bloom-small-trained",
+    "llama-tiny",
+    "llama-tiny-tied",
+    "mixtral-tiny",
+];
+
+fn open(name: &str) -> (ModelSpec, Checkpoint) {
+    let folder = model(name);
+    let spec = load_spec(&folder).unwrap_or_else(|error| panic!("{name}: {error}"));
+    (spec, Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+#[test]
+fn fixtures_hold_every_tensor_of_their_specification_and_no_other() {
+    for name in MODELS {
+        let (spec, checkpoint) = open(name);
+        let names = &spec.names;
+        let mut expected = Vec::new();
+        let mut expect = |part: &str, shape: &[usize]| expected.push((part.to_owned(), shape.to_vec()));
+        let hidden = spec.block.hidden_size;
+        expect(&format!("{}.weight", names.embedding), &[spec.vocab_size, hidden]);
+        if !spec.tied_head {
+            expect(&format!("{}.weight", names.head), &[spec.vocab_size, hidden]);
+        }
+        let mut norms = vec![names.final_norm.to_owned()];
+        norms.extend(spec.embedding_norm.then(|| names.embedding_norm.to_owned()));
+        for block in 0..spec.num_blocks {
+            norms.extend([names.attention_norm, names.feed_forward_norm].map(|norm| names.in_block(block, norm)));
+            for linear in spec.block.linears() {
+                let part = names.linear(LinearId::new(block, linear.site)).unwrap();
+                expect(&format!("{part}.weight"), &[linear.outputs, linear.inputs]);
+                if linear.bias {
+                    expect(&format!("{part}.bias"), &[linear.outputs]);
+                }
+            }
+        }
+        for norm in norms {
+            expect(&format!("{norm}.weight"), &[hidden]);
+            if spec.block.norm.kind == NormKind::LayerNorm {
+                expect(&format!("{norm}.bias"), &[hidden]);
+            }
+        }
+        assert_eq!(checkpoint.names().len(), expected.len(), "{name}");
+        let mut numbers = 0;
+        for (part, shape) in &expected {
+            let (full_name, tensor) = find(&checkpoint, names.prefix, part).unwrap();
+            assert_eq!(&tensor.shape, shape, "{name} {full_name}");
+            numbers += shape.iter().product::<usize>() as u64;
+        }
+        assert_eq!(parameters(&spec).unwrap().total, numbers, "{name}");
+    }
+}
+
+#[test]
+fn specifications_are_those_of_the_configurations() {
+    let (bloom, _) = open("bloom-tiny");
+    assert_eq!((bloom.family, bloom.vocab_size, bloom.num_blocks), ("bloom", 512, 2));
+    assert_eq!((bloom.block.hidden_size, bloom.block.attention.heads, bloom.block.attention.head_dim), (64, 4, 16));
+    assert_eq!((bloom.block.attention.qkv, bloom.max_positions), (QkvLayout::Fused, None));
+    assert_eq!((bloom.block.norm.kind, bloom.block.norm.epsilon), (NormKind::LayerNorm, 1e-5));
+    assert_eq!(bloom.block.feed_forward.intermediate_size, 256);
+    assert_eq!(bloom.block.feed_forward.activation, Activation::GeluTanh);
+    assert!(bloom.tied_head && bloom.embedding_norm && !bloom.block.feed_forward.gated);
+    assert_eq!((bloom.block.residual, &bloom.eos_token_ids[..]), (Residual::NormInput, &[2][..]));
+    assert_eq!(open("bloom-tiny-unprefixed").0, bloom);
+    assert_eq!(open("bloom-tiny-sharded").0, bloom);
+
+    let (post, _) = open("bloom-tiny-h6-postres");
+    assert_eq!((post.block.residual, post.block.attention.heads), (Residual::NormOutput, 6));
+
+    let (llama, _) = open("llama-tiny");
+    let attention = &llama.block.attention;
+    assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (4, 2, 16));
+    assert_eq!((attention.qkv, attention.qkv_bias, attention.window), (QkvLayout::Separate, false, None));
+    assert_eq!((llama.tied_head, llama.embedding_norm, llama.max_positions), (false, false, Some(512)));
+    assert_eq!(llama.block.norm.kind, NormKind::RmsNorm);
+    let Positions::Rope(rope) = &attention.positions else { panic!("Llama turns") };
+    assert_eq!((rope.frequencies.len(), rope.frequencies[0], rope.scaling), (8, 1.0, 1.0));
+
+    let (tied, _) = open("llama-tiny-tied");
+    assert!(tied.tied_head && tied.block.attention.qkv_bias && tied.block.attention.output_bias);
+    assert!(tied.block.feed_forward.bias);
+
+    let (mixtral, _) = open("mixtral-tiny");
+    assert_eq!(mixtral.block.feed_forward.experts, Some(ExpertSpec { count: 4, per_token: 2 }));
+    assert_eq!(
+        mixtral.names.linear(LinearId::new(1, Site::ExpertDown(3))).unwrap(),
+        "layers.1.block_sparse_moe.experts.3.w2"
+    );
+}
+
+#[test]
+fn a_half_precision_norm_is_decoded() {
+    let exact = load_vector(&open("bloom-tiny").1, &families::bloom::NAMES, "ln_f.weight", 64).unwrap();
+    for (name, bound) in [("bloom-tiny-fp16", 1e-3), ("bloom-tiny-bf16", 1e-2)] {
+        let rounded = load_vector(&open(name).1, &families::bloom::NAMES, "ln_f.weight", 64).unwrap();
+        assert_ne!(exact, rounded, "{name}");
+        assert!(exact.iter().zip(&rounded).all(|(a, b)| (a - b).abs() <= bound * a.abs()), "{name}");
+    }
+}
+
+/// The numbers of every BLOOM and BLOOMZ, as their repositories have them, and the sizes of their model cards.
+#[test]
+fn every_bloom_is_understood() {
+    let sizes = [
+        (1024, 16, 24, 559_214_592),
+        (1536, 16, 24, 1_065_314_304),
+        (2048, 16, 24, 1_722_408_960),
+        (2560, 32, 30, 3_002_557_440),
+        (4096, 32, 30, 7_069_016_064),
+        (14336, 112, 70, 176_247_271_424),
+    ];
+    for (n_embed, heads, layers, total) in sizes {
+        let config = json!({
+            "apply_residual_connection_post_layernorm": false, "architectures": ["BloomModel"],
+            "attention_dropout": 0.0, "attention_softmax_in_fp32": true, "bias_dropout_fusion": true,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "unk_token_id": 0, "hidden_dropout": 0.0,
+            "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "masked_softmax_fusion": true,
+            "model_type": "bloom", "n_embed": n_embed, "n_inner": null, "n_layer": layers,
+            "num_attention_heads": heads, "offset_alibi": 100, "pretraining_tp": 4, "seq_length": 2048,
+            "skip_bias_add": true, "skip_bias_add_qkv": false, "slow_but_exact": true, "torch_dtype": "bfloat16",
+            "transformers_version": "4.21.0", "use_cache": true, "vocab_size": 250880,
+        });
+        let spec = families::spec(&Config::parse(config.to_string().as_bytes()).unwrap()).unwrap();
+        assert_eq!(parameters(&spec).unwrap().total, total);
+        assert_eq!(spec.block.attention.head_dim * heads, n_embed as usize);
+    }
+}
+
+#[test]
+fn sampling_defaults_are_read() {
+    let defaults = GenerationConfig::load(&model("bloom-tiny")).unwrap();
+    assert_eq!(defaults, GenerationConfig { eos_token_ids: vec![2], ..GenerationConfig::default() });
+    let all = br#"{"do_sample": true, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": null, "_from_model_config": true,
+        "repetition_penalty": 1.2, "eos_token_id": [128001, 128009], "max_length": 4096}"#;
+    let all = GenerationConfig::parse(all).unwrap();
+    let expected = GenerationConfig {
+        do_sample: Some(true),
+        temperature: Some(0.6),
+        top_k: Some(50),
+        top_p: Some(0.9),
+        min_p: None,
+        repetition_penalty: Some(1.2),
+        eos_token_ids: vec![128_001, 128_009],
+    };
+    assert_eq!(all, expected);
+    assert_eq!(GenerationConfig::load(&crate::repository()).unwrap(), GenerationConfig::default());
+}
+
+#[test]
+fn an_inspection_counts_what_is_there() {
+    let (spec, checkpoint) = open("bloom-small-trained");
+    let inspection = Inspection::new(&spec, &checkpoint).unwrap();
+    assert_eq!(inspection.parameters.embedding, 8192 * 384);
+    assert_eq!(inspection.weight_bytes, 2 * inspection.parameters.total);
+    assert_eq!(inspection.weight_bytes_by_dtype.keys().collect::<Vec<_>>(), ["F16"]);
+    assert_eq!(inspection.kv_cache_bytes_per_token, 2 * 384 * 4 * 6);
+    let longest = inspection.memory.last().unwrap();
+    assert_eq!(longest.total_bytes, inspection.weight_bytes + 131_072 * inspection.kv_cache_bytes_per_token);
+    assert_eq!(inspection.tensors.len(), checkpoint.names().len());
+    let json = serde_json::to_value(&inspection).unwrap();
+    assert_eq!(json["family"], "bloom");
+
+    let (spec, checkpoint) = open("mixtral-tiny");
+    let inspection = Inspection::new(&spec, &checkpoint).unwrap();
+    let contexts: Vec<usize> = inspection.memory.iter().map(|need| need.context).collect();
+    assert_eq!((contexts, inspection.kv_cache_bytes_per_token), (vec![512], 2 * 2 * 16 * 4 * 2));
+}

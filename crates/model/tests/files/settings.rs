@@ -1,0 +1,175 @@
+//! Configurations that no model can have.
+
+use bouquet_model::ModelSpec;
+use bouquet_model::config::Config;
+use bouquet_model::families::{load_spec, spec};
+use bouquet_model::generation_config::GenerationConfig;
+use bouquet_model::spec::Positions;
+use serde_json::{Value, json};
+
+use crate::{folder, json as read_json, model, refused};
+
+fn parse(config: &Value) -> bouquet_model::Result<ModelSpec> {
+    spec(&Config::parse(config.to_string().as_bytes())?)
+}
+
+/// The configuration of a fixture with other values; null takes a field away.
+fn changed(name: &str, changes: &Value) -> Value {
+    let mut config = read_json(&model(name).join("config.json"));
+    for (field, value) in changes.as_object().unwrap() {
+        config[field] = value.clone();
+    }
+    config
+}
+
+#[test]
+fn absurd_numbers_are_refused_by_name() {
+    let cases = [
+        ("bloom-tiny", json!({"hidden_size": null}), "config.json: n_embed is missing"),
+        ("bloom-tiny", json!({"hidden_size": 0}), "hidden_size is 0, but should be a whole number from 1 to 1048576"),
+        ("bloom-tiny", json!({"hidden_size": 1 << 21, "n_head": 1}), "hidden_size is 2097152"),
+        ("bloom-tiny", json!({"hidden_size": -64}), "hidden_size is -64"),
+        ("bloom-tiny", json!({"hidden_size": 64.5}), "hidden_size is 64.5"),
+        ("bloom-tiny", json!({"hidden_size": "64"}), r#"hidden_size is "64""#),
+        ("bloom-tiny", json!({"hidden_size": u64::MAX}), "hidden_size is 18446744073709551615"),
+        ("bloom-tiny", json!({"n_layer": 1_000_000_000}), "n_layer is 1000000000, but should be"),
+        ("bloom-tiny", json!({"n_layer": 0}), "n_layer is 0"),
+        ("bloom-tiny", json!({"n_layer": [2]}), "n_layer is a list of 1"),
+        ("bloom-tiny", json!({"n_head": 5}), "is 5, which does not divide 64"),
+        ("bloom-tiny", json!({"n_head": 0}), "n_head is 0"),
+        ("bloom-tiny", json!({"vocab_size": 1u64 << 40}), "vocab_size is 1099511627776"),
+        ("bloom-tiny", json!({"vocab_size": true}), "vocab_size is true"),
+        ("bloom-tiny", json!({"layer_norm_epsilon": -1.0}), "layer_norm_epsilon is -1.0, but should be from 0 to 1"),
+        ("bloom-tiny", json!({"layer_norm_epsilon": "tiny"}), "layer_norm_epsilon is \"tiny\""),
+        ("bloom-tiny", json!({"tie_word_embeddings": 1}), "tie_word_embeddings is 1, but should be true or false"),
+        ("bloom-tiny", json!({"eos_token_id": 512}), "eos_token_id has 512, which is outside of the vocabulary of 512"),
+        ("bloom-tiny", json!({"eos_token_id": -1}), "eos_token_id is -1"),
+        ("bloom-tiny", json!({"eos_token_id": [1, "x"]}), "eos_token_id is \"x\""),
+        ("bloom-tiny", json!({"eos_token_id": vec![1; 2000]}), "eos_token_id lists 2000 ids"),
+        ("llama-tiny", json!({"num_key_value_heads": 3}), "is 3, which does not divide the 4 attention heads"),
+        ("llama-tiny", json!({"num_key_value_heads": 8}), "is 8, which does not divide the 4 attention heads"),
+        ("llama-tiny", json!({"head_dim": 15}), "head_dim is 15, but rotary positions need an even one"),
+        ("llama-tiny", json!({"head_dim": null, "num_attention_heads": 6}), "does not divide the hidden_size of 64"),
+        ("llama-tiny", json!({"head_dim": 1 << 20}), "head_dim is 1048576"),
+        ("llama-tiny", json!({"intermediate_size": null}), "intermediate_size is missing"),
+        ("llama-tiny", json!({"intermediate_size": 1u64 << 60}), "intermediate_size is"),
+        ("llama-tiny", json!({"hidden_act": "gelu"}), r#"hidden_act is "gelu", but only silu is known"#),
+        ("llama-tiny", json!({"rope_theta": 0}), "rope_theta is 0, but should be"),
+        ("llama-tiny", json!({"rope_scaling": 2.0}), "rope_scaling is 2.0, but should be an object"),
+        (
+            "llama-tiny",
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+            r#"rope_scaling.type is "linear", but only default is known yet"#,
+        ),
+        (
+            "llama-tiny",
+            json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}),
+            r#"rope_parameters.rope_type is "llama3""#,
+        ),
+        ("llama-tiny", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
+        ("llama-tiny", json!({"max_position_embeddings": 0}), "max_position_embeddings is 0"),
+        ("mixtral-tiny", json!({"num_local_experts": 100_000}), "num_local_experts is 100000"),
+        ("mixtral-tiny", json!({"num_experts_per_tok": 5}), "num_experts_per_tok is 5, but should be"),
+        ("mixtral-tiny", json!({"num_experts_per_tok": 0}), "num_experts_per_tok is 0"),
+        ("mixtral-tiny", json!({"sliding_window": 0}), "sliding_window is 0"),
+        (
+            "mixtral-tiny",
+            json!({"hidden_size": 1 << 20, "intermediate_size": 1 << 24, "num_local_experts": 4096,
+                "num_hidden_layers": 10_000, "head_dim": 1 << 14, "num_attention_heads": 1 << 16}),
+            "hidden_size and other numbers make a model of more than",
+        ),
+        (
+            "llama-tiny",
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+            r#"quantization_config says that the weights are encoded ("gptq"), which is not read yet"#,
+        ),
+        ("llama-tiny", json!({"quantization_config": 4}), "quantization_config is 4, but should be an object"),
+        ("llama-tiny", json!({"model_type": null}), "model_type is missing (known families: bloom, llama, mixtral)"),
+        ("llama-tiny", json!({"model_type": 3}), "model_type is 3, but should be a text"),
+        (
+            "llama-tiny",
+            json!({"model_type": "gpt2"}),
+            r#"the model family "gpt2" is not known (known: bloom, llama, mixtral)"#,
+        ),
+    ];
+    for (name, changes, expected) in cases {
+        refused(parse(&changed(name, &changes)), expected, &changes.to_string());
+    }
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_refused() {
+    let deep = format!(r#"{{"model_type":"bloom","x":{}"#, "[".repeat(100_000));
+    let cases: [(&[u8], &str); 6] = [
+        (b"", "config.json: it is not JSON: EOF"),
+        (b"{\"model_type\": \"bloom\"", "config.json: it is not JSON"),
+        (b"[1, 2]", "config.json: it should be a JSON object, but is a list of 2"),
+        (b"{\"model_type\": \"\xff\"}", "config.json: it is not JSON"),
+        (b"{\"model_type\": \"bloom\", \"layer_norm_epsilon\": NaN}", "config.json: it is not JSON"),
+        (deep.as_bytes(), "config.json: it is not JSON: recursion limit exceeded"),
+    ];
+    for (bytes, expected) in cases {
+        refused(
+            load_spec(folder(&[("config.json", bytes)]).path()),
+            expected,
+            &String::from_utf8_lossy(&bytes[..bytes.len().min(50)]),
+        );
+    }
+    refused(load_spec(folder(&[]).path()), "config.json is missing: it says what kind", "an empty folder");
+    refused(load_spec(&model("bloom-tiny").join("config.json")), "it is a file", "a file");
+    refused(load_spec(&model("no-such-model")), "there is no such folder", "no folder");
+    let large = vec![b' '; (16 << 20) + 1];
+    refused(load_spec(folder(&[("config.json", &large)]).path()), "more than 16777216 are not read", "a large file");
+}
+
+#[test]
+fn other_spellings_mean_the_same() {
+    let same = |name: &str, changes: Value| {
+        let expected = parse(&changed(name, &json!({}))).unwrap();
+        assert_eq!(parse(&changed(name, &changes)).unwrap(), expected, "{changes}");
+    };
+    same("bloom-tiny", json!({"hidden_size": null, "n_embd": 64}));
+    same("bloom-tiny", json!({"hidden_size": 3, "n_embed": 64}));
+    same("bloom-tiny", json!({"n_layer": null, "num_hidden_layers": 2, "n_inner": null, "eos_token_id": [2]}));
+    same("llama-tiny", json!({"head_dim": null, "hidden_act": null, "rope_theta": null}));
+    same("llama-tiny", json!({"rope_theta": null, "rope_scaling": {"rope_type": "default"}}));
+    same("llama-tiny", json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}));
+    same("llama-tiny", json!({"torch_dtype": "bfloat16", "dtype": null, "pretraining_tp": 4}));
+    same("mixtral-tiny", json!({"router_jitter_noise": 0.3, "rope_theta": 1_000_000}));
+
+    let untied = parse(&changed("bloom-tiny", &json!({"tie_word_embeddings": false}))).unwrap();
+    assert!(!untied.tied_head);
+    let windowed = parse(&changed("mixtral-tiny", &json!({"sliding_window": 4096}))).unwrap();
+    assert_eq!(windowed.block.attention.window, Some(4096));
+    let moved = json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}});
+    let Positions::Rope(moved) = parse(&changed("llama-tiny", &moved)).unwrap().block.attention.positions else {
+        panic!("Llama turns")
+    };
+    assert_eq!(
+        Positions::Rope(moved),
+        parse(&changed("llama-tiny-tied", &json!({}))).unwrap().block.attention.positions
+    );
+}
+
+#[test]
+fn absurd_sampling_defaults_are_refused_by_name() {
+    let cases = [
+        (r#"{"temperature": -1}"#, "generation_config.json: temperature is -1, but should be from 0 to 10000"),
+        (r#"{"temperature": "hot"}"#, "temperature is \"hot\""),
+        (r#"{"temperature": 1e400}"#, "it is not JSON: number out of range"),
+        (r#"{"top_k": -3}"#, "top_k is -3, but should be a whole number"),
+        (r#"{"top_k": 2.5}"#, "top_k is 2.5"),
+        (r#"{"top_p": 1.5}"#, "top_p is 1.5, but should be from 0 to 1"),
+        (r#"{"min_p": []}"#, "min_p is a list of 0"),
+        (r#"{"repetition_penalty": 0}"#, "repetition_penalty is 0"),
+        (r#"{"do_sample": "yes"}"#, "do_sample is \"yes\", but should be true or false"),
+        (r#"{"eos_token_id": "</s>"}"#, "eos_token_id is \"</s>\", but should be a whole number"),
+        (r#"{"eos_token_id": [2, null]}"#, "eos_token_id is null"),
+        (r#"{"eos_token_id": 99999999999}"#, "eos_token_id is 99999999999"),
+        ("[]", "generation_config.json: it should be a JSON object, but is a list of 0"),
+        ("{", "generation_config.json: it is not JSON"),
+    ];
+    for (text, expected) in cases {
+        refused(GenerationConfig::load(folder(&[("generation_config.json", text.as_bytes())]).path()), expected, text);
+    }
+}
