@@ -19,8 +19,14 @@ use crate::lanes::LANES;
 use crate::scratch::Scratch;
 use crate::{Cpu, FloatEncoding};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Columns of a widened panel.
 const BLOCK: usize = 1024;
+
+/// How far ahead the rows of `x`, which come from the second cache, are asked for.
+const AHEAD: usize = 64;
 
 /// Rows of `x` from which on a panel is worth widening first.
 const MANY: usize = 16;
@@ -118,7 +124,19 @@ unsafe fn dots_in_panels<L: Lanes, E: Stored, const M: usize, const N: usize>(x:
                 // SAFETY: see above.
                 unsafe { decode_row::<L, E>(w.row(o + i).add(col * E::BYTES), len, buffer.add(i * width)) };
             }
+            // The next block of w is asked for piece by piece, while the tiles compute.
+            let (next_o, next_col) = if last { (o + N, 0) } else { (o, col + len) };
+            let next_rows = N.min(w.count().saturating_sub(next_o));
+            let next_bytes = BLOCK.min(cols - next_col) * E::BYTES;
+            let piece = next_bytes.div_ceil(x.count().div_ceil(M)).next_multiple_of(LINE);
             for t in (0..x.count()).step_by(M) {
+                for i in 0..next_rows {
+                    let from = w.row(next_o + i).wrapping_add(next_col * E::BYTES + t / M * piece);
+                    for line in (0..piece).step_by(LINE) {
+                        // SAFETY: see above.
+                        unsafe { L::prefetch(from.wrapping_add(line)) };
+                    }
+                }
                 // SAFETY: see above.
                 unsafe {
                     let kept = waiting.wrapping_add(t * N * LANES);
@@ -174,7 +192,10 @@ unsafe fn tile<L: Lanes, E: Stored, const M: usize, const N: usize>(
         let mut col = 0;
         while col < whole {
             let mut xs = [L::zero(); M];
-            unroll!(T < M, { xs[T] = L::load(x[T].add(col)) });
+            unroll!(T < M, {
+                xs[T] = L::load(x[T].add(col));
+                L::prefetch(x[T].wrapping_add(col + AHEAD).cast());
+            });
             unroll!(O < N, {
                 let w = E::load::<L>(w[O].add(col * E::BYTES));
                 unroll!(T < M, { sums[T][O] = sums[T][O].add_product(xs[T], w) });

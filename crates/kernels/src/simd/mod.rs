@@ -119,6 +119,10 @@ pub(crate) trait Lanes: Copy {
     /// Each accumulator folded by the tree of rule 1.
     unsafe fn fold_tile<const M: usize, const N: usize>(sums: [[Self; N]; M]) -> [[f32; N]; M];
 
+    /// Asks for a cache line that will be read soon; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
+
     /// Reads the first `count` numbers; the others are 0.
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
