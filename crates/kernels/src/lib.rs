@@ -34,7 +34,8 @@
 //! 7. **Attention** walks keys in pieces of [`KEY_PIECE`](ops::attention::KEY_PIECE) positions, whose borders are
 //!    multiples of it counted from absolute position 0, and skips masked keys. Inside a piece: scores by rule 1, their
 //!    maximum, exponentials, their sum by rule 2 (lane = position modulo 16), values by rule 3. Pieces are merged in
-//!    ascending order. Thus neither pages, nor cuts of a prompt, nor threads that share a long context set an order.
+//!    ascending order. An exponential below e⁻⁶⁴ counts as 0. Thus neither pages, nor cuts of a prompt, nor threads that
+//!    share a long context set an order.
 //! 8. Work is split over threads by outputs, or by pieces of rule 7; never by the number of threads.
 //! 9. Whatever is chosen from activations (scales, outliers, experts) is chosen per token, never per batch. Ties go to
 //!    the lower index.
@@ -59,6 +60,7 @@ pub mod math;
 pub mod matrix;
 pub mod ops;
 pub mod product;
+mod scratch;
 mod simd;
 mod threads;
 pub mod weight;

@@ -4,6 +4,7 @@
 //! Here the work is cut for threads and caches; the arithmetic is in `simd/dots.rs` and `simd/chains.rs`.
 
 use crate::cpu::SharedOut;
+use crate::scratch::Scratch;
 use crate::simd::{Factors, Out, Rows, chains, decode, dots};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
@@ -84,7 +85,7 @@ pub(crate) fn chains_on_threads(cpu: &Cpu, factors: Factors<'_>, w: Rows<'_>, mu
         let (r, c) = (task / groups * block, task % groups * group);
         let (rows, cols) = (r..rows.min(r + block), c..cols.min(c + group));
         let width = cols.len();
-        let mut packed = vec![0.0; STEPS.min(steps) * width];
+        let mut packed = Scratch::new(STEPS.min(steps) * width);
         for step in (0..steps).step_by(STEPS) {
             let range = step..steps.min(step + STEPS);
             let len = range.len();

@@ -14,8 +14,9 @@ mod forward;
 use std::ops::Range;
 
 use crate::math::exp;
-use crate::simd::{Factors, Out, Rows, chains, per_isa};
-use crate::{Cpu, MatrixView, lanes};
+use crate::scratch::Scratch;
+use crate::simd::{Rows, per_isa};
+use crate::{MatrixView, lanes};
 
 pub use backward::attention_backward;
 pub use forward::attention;
@@ -135,39 +136,25 @@ fn within_piece(range: Range<usize>, piece: usize) -> Range<usize> {
     within(range.start)..within(range.end)
 }
 
-/// [`chains`] where each row of the output takes only a range of the steps, in ascending order, and the others do not
-/// exist for it. Neighbouring rows take nearly the same: what they share runs in tiles, the rest row by row.
-fn ranged_chains(cpu: &Cpu, factors: Factors<'_>, steps: impl Fn(usize) -> Range<usize>, w: Rows<'_>, mut y: Out<'_>) {
-    /// Rows that share a tile.
-    const TILE: usize = 6;
-    let cols = 0..y.cols();
-    for first in (0..y.rows()).step_by(TILE) {
-        let rows = first..y.rows().min(first + TILE);
-        let start = rows.clone().map(|row| steps(row).start).max().unwrap_or(0);
-        let end = rows.clone().map(|row| steps(row).end).min().unwrap_or(0).max(start);
-        let mut run = |rows: Range<usize>, steps: Range<usize>| {
-            if !steps.is_empty() {
-                let w = w.part(steps.clone(), cols.clone());
-                chains(cpu, factors.part(rows.clone(), steps), w, y.part(rows, cols.clone()));
-            }
-        };
-        for row in rows.clone() {
-            run(row..row + 1, steps(row).start..steps(row).end.min(start));
-        }
-        run(rows.clone(), start..end);
-        for row in rows {
-            run(row..row + 1, steps(row).start.max(end)..steps(row).end);
-        }
-    }
-}
-
 /// The query heads of `group` from `head` on, of some tokens: rows `[tokens · group, head_dim]`, one after the other.
-fn pack(x: MatrixView<'_>, tokens: Range<usize>, head: usize, group: usize, head_dim: usize) -> Vec<f32> {
-    let mut packed = Vec::with_capacity(tokens.len() * group * head_dim);
-    for token in tokens {
-        packed.extend_from_slice(&x.row(token)[head * head_dim..(head + group) * head_dim]);
+fn pack(x: MatrixView<'_>, tokens: Range<usize>, head: usize, group: usize, head_dim: usize) -> Scratch {
+    let width = group * head_dim;
+    let mut packed = Scratch::new(tokens.len() * width);
+    for (row, token) in tokens.enumerate() {
+        packed[row * width..][..width].copy_from_slice(&x.row(token)[head * head_dim..][..width]);
     }
     packed
+}
+
+/// Scores this far below the largest have no weight: e⁻⁶⁴ is a 10²⁰th of what rounding loses. Without a floor, ALiBi
+/// makes weights that are denormal, and those cost hundreds of cycles each.
+const FLOOR: f32 = -64.0;
+
+/// `eˣ` for the distance `x` of a score from the largest; 0 below [`FLOOR`].
+#[inline(always)]
+fn weight(x: f32) -> f32 {
+    let e = exp(x);
+    if x < FLOOR { 0.0 } else { e }
 }
 
 /// The largest score of a row so far, and the sum of `e^(score − max)`.
@@ -190,14 +177,14 @@ impl Softmax {
             return (0.0, 1.0);
         }
         let max = if piece.max > self.max { piece.max } else { self.max };
-        let (before, now) = (exp(self.max - max), exp(piece.max - max));
+        let (before, now) = (weight(self.max - max), weight(piece.max - max));
         *self = Softmax { max, sum: self.sum * before + piece.sum * now };
         (before, now)
     }
 }
 
 per_isa! {
-    /// Turns the dot products of a row with the keys of a piece into `e^(score − max)`, where
+    /// Turns the dot products of a row with the keys of a piece into their weights `e^(score − max)`, where
     /// `score = dot · scale + slope · distance`, and sums them by rule 2. The slice starts at a multiple of 16 within the
     /// piece; its first `masked` entries are not seen and become 0. `distance` is that of the first entry, key − query.
     fn exponentials(scores: &mut [f32], masked: usize, scale: f32, slope: Option<f32>, distance: i32) -> Softmax {
@@ -211,7 +198,7 @@ per_isa! {
         }
         let max = lanes::max(&scores[masked..]);
         for score in scores.iter_mut() {
-            *score = exp(*score - max);
+            *score = weight(*score - max);
         }
         // The sum starts from +0 and has no term below it, so adding +0 leaves a lane as it is.
         scores[..masked].fill(0.0);

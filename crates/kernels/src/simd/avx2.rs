@@ -53,6 +53,12 @@ impl Lanes for Pair {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: see above; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: see above.
         unsafe { Pair(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
@@ -94,31 +100,46 @@ impl Lanes for Pair {
 
     #[inline(always)]
     unsafe fn fold_tile<const M: usize, const N: usize>(sums: [[Self; N]; M]) -> [[f32; N]; M] {
-        const HALF: usize = LANES / 2;
         let mut folded = [[0.0; N]; M];
         let to = folded.as_mut_ptr().cast::<f32>();
-        for first in (0..M * N).step_by(HALF) {
-            let count = (M * N - first).min(HALF);
-            // SAFETY: see above.
-            unsafe {
-                let mut eight = [_mm256_setzero_ps(); HALF];
-                for i in 0..count {
-                    // l += l + 8; and the transposition below leaves the sum of `i` where its mirror image was put.
-                    let Pair(low, high) = sums[(first + i) / N][(first + i) % N];
-                    eight[i % 4 * 2 + i / 4] = _mm256_add_ps(low, high);
-                }
-                let mut all = [0.0f32; HALF];
-                _mm256_storeu_ps(all.as_mut_ptr(), fold_eight(eight));
-                std::ptr::copy_nonoverlapping(all.as_ptr(), to.add(first), count);
-            }
+        let mut all = [0.0f32; HALF];
+        let count = if M * N < HALF { M * N } else { HALF };
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(all.as_mut_ptr(), fold_first(&sums));
+            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
         }
         folded
     }
 }
 
+/// Lanes of a register.
+const HALF: usize = LANES / 2;
+
+/// Folds the accumulators of a tile of up to 8, counted row by row.
+#[inline(always)]
+unsafe fn fold_first<const M: usize, const N: usize>(sums: &[[Pair; N]; M]) -> __m256 {
+    const { assert!(M * N <= HALF) };
+    // Written out, so that every index is a constant and no register goes through memory.
+    macro_rules! sum {
+        ($i:literal) => {
+            // l += l + 8.
+            if $i < M * N {
+                let Pair(low, high) = sums[$i / N][$i % N];
+                _mm256_add_ps(low, high)
+            } else {
+                _mm256_setzero_ps()
+            }
+        };
+    }
+    // Transposed as a 4 × 2 matrix, which the folding undoes.
+    // SAFETY: see above.
+    unsafe { fold_eight([sum!(0), sum!(4), sum!(1), sum!(5), sum!(2), sum!(6), sum!(3), sum!(7)]) }
+}
+
 /// Folds 8 rows of 8 lanes at once, as AVX-512 does 16 of 16. The sum of row `2 r + q` ends in lane `4 q + r`.
 #[inline(always)]
-unsafe fn fold_eight(a: [__m256; LANES / 2]) -> __m256 {
+unsafe fn fold_eight(a: [__m256; HALF]) -> __m256 {
     // SAFETY: see above.
     unsafe {
         let zero = _mm256_setzero_ps();

@@ -49,6 +49,12 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: see above; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: see above.
         unsafe { _mm512_loadu_ps(from) }
@@ -91,19 +97,48 @@ impl Lanes for __m512 {
     unsafe fn fold_tile<const M: usize, const N: usize>(sums: [[Self; N]; M]) -> [[f32; N]; M] {
         let mut folded = [[0.0; N]; M];
         let to = folded.as_mut_ptr().cast::<f32>();
-        for first in (0..M * N).step_by(LANES) {
-            let count = (M * N - first).min(LANES);
-            // SAFETY: see above.
-            unsafe {
-                let mut sixteen = [_mm512_setzero_ps(); LANES];
-                for i in 0..count {
-                    // The transposition below leaves the sum of `i` where its 4 × 4 mirror image was put.
-                    sixteen[i % 4 * 4 + i / 4] = sums[(first + i) / N][(first + i) % N];
-                }
-                fold_sixteen(sixteen).store_first(to.add(first), count);
+        // SAFETY: see above.
+        unsafe {
+            fold_from::<M, N, 0>(&sums).store_first(to, if M * N < LANES { M * N } else { LANES });
+            if M * N > LANES {
+                fold_from::<M, N, LANES>(&sums).store_first(to.add(LANES), M * N - LANES);
             }
         }
         folded
+    }
+}
+
+/// Folds accumulators `FIRST .. FIRST + 16` of a tile of up to 32, counted row by row.
+#[inline(always)]
+unsafe fn fold_from<const M: usize, const N: usize, const FIRST: usize>(sums: &[[__m512; N]; M]) -> __m512 {
+    const { assert!(M * N <= 2 * LANES) };
+    // Written out, so that every index is a constant and no register goes through memory.
+    macro_rules! sum {
+        ($i:literal) => {
+            if FIRST + $i < M * N { sums[(FIRST + $i) / N][(FIRST + $i) % N] } else { _mm512_setzero_ps() }
+        };
+    }
+    // SAFETY: see above.
+    unsafe {
+        // Transposed as a 4 × 4 matrix, which the folding undoes.
+        fold_sixteen([
+            sum!(0),
+            sum!(4),
+            sum!(8),
+            sum!(12),
+            sum!(1),
+            sum!(5),
+            sum!(9),
+            sum!(13),
+            sum!(2),
+            sum!(6),
+            sum!(10),
+            sum!(14),
+            sum!(3),
+            sum!(7),
+            sum!(11),
+            sum!(15),
+        ])
     }
 }
 

@@ -4,7 +4,9 @@
 //! for each row of the tile. Who has many rows packs `w` first, see [`product`](crate::product): the steps through a
 //! packed panel are then consecutive in memory.
 
-use super::{F32, Lanes, Out, Rows, Stored, in_isa};
+use std::ops::Range;
+
+use super::{Lanes, Out, Rows, in_isa, unroll};
 use crate::lanes::LANES;
 use crate::{Cpu, FloatEncoding};
 
@@ -16,6 +18,8 @@ pub(crate) struct Factors<'a> {
     row_stride: usize,
     steps: usize,
     step_stride: usize,
+    /// The steps that each row takes; without, all.
+    ranges: Option<&'a [Range<usize>]>,
 }
 
 impl<'a> Factors<'a> {
@@ -25,12 +29,20 @@ impl<'a> Factors<'a> {
             let last = (rows - 1) * row_stride + (steps - 1) * step_stride;
             assert!(last < data.len(), "{rows} rows of {steps} factors in {}", data.len());
         }
-        Factors { data, rows, row_stride, steps, step_stride }
+        Factors { data, rows, row_stride, steps, step_stride, ranges: None }
+    }
+
+    /// Where row `r` takes the steps `ranges[r]` only, and the others do not exist for it. Neighbouring rows had better
+    /// take nearly the same ones: what the rows of a tile do not share, they do one by one.
+    pub(crate) fn with_ranges(self, ranges: &'a [Range<usize>]) -> Self {
+        assert_eq!(ranges.len(), self.rows, "ranges of rows");
+        assert!(ranges.iter().all(|range| range.start <= range.end && range.end <= self.steps), "ranges of steps");
+        Factors { ranges: Some(ranges), ..self }
     }
 
     /// Some rows, and some steps of each.
-    pub(crate) fn part(&self, rows: std::ops::Range<usize>, steps: std::ops::Range<usize>) -> Self {
-        assert!(rows.end <= self.rows && steps.end <= self.steps);
+    pub(crate) fn part(&self, rows: Range<usize>, steps: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && steps.end <= self.steps && self.ranges.is_none());
         let first = rows.start * self.row_stride + steps.start * self.step_stride;
         let data = self.data.get(first..).unwrap_or(&[]);
         Factors { data, rows: rows.len(), steps: steps.len(), ..*self }
@@ -100,39 +112,72 @@ unsafe fn tile<L: Lanes, const M: usize, const N: usize, const TAIL: bool>(
             data[i] = factors.data.as_ptr().add((row + i) * factors.row_stride);
             out[i] = y.at(row + i, col);
         }
-        let mut sums = [[L::zero(); N]; M];
-        for i in 0..M {
-            for n in 0..N {
-                let from = out[i].add(n * LANES);
-                sums[i][n] = if TAIL { L::load_first(from, tail) } else { L::load(from) };
+        // The steps that all rows share.
+        let (mut start, mut end) = (0, factors.steps);
+        if let Some(ranges) = factors.ranges {
+            for i in 0..rows {
+                start = start.max(ranges[row + i].start);
+                end = end.min(ranges[row + i].end);
             }
+            end = end.max(start);
         }
-        let mut at = w.row_f32(0).add(col);
-        let mut offset = 0;
-        for _ in 0..factors.steps {
-            let mut ws = [L::zero(); N];
-            for n in 0..N {
-                ws[n] = if TAIL { F32::load_first(at.cast(), tail) } else { L::load(at.add(n * LANES)) };
-            }
-            for i in 0..M {
-                let factor = L::splat(*data[i].add(offset));
-                for n in 0..N {
-                    sums[i][n] = sums[i][n].add_product(factor, ws[n]);
+        let mut sums = [[L::zero(); N]; M];
+        unroll!(I < M, {
+            unroll!(J < N, {
+                let from = out[I].add(J * LANES);
+                sums[I][J] = if TAIL { L::load_first(from, tail) } else { L::load(from) };
+            });
+        });
+        let load = |from: *const f32, j: usize| {
+            if TAIL { L::load_first(from, tail) } else { L::load(from.add(j * LANES)) }
+        };
+        let w_row = |step: usize| w.row_f32(0).wrapping_add(step * w.stride() + col);
+        // Each row's steps before the shared ones.
+        if let Some(ranges) = factors.ranges {
+            unroll!(I < M, {
+                if I < rows {
+                    for step in ranges[row + I].start..ranges[row + I].end.min(start) {
+                        let factor = L::splat(*data[I].add(step * factors.step_stride));
+                        unroll!(J < N, { sums[I][J] = sums[I][J].add_product(factor, load(w_row(step), J)) });
+                    }
                 }
-            }
+            });
+        }
+        let mut at = w_row(start);
+        let mut offset = start * factors.step_stride;
+        for _ in start..end {
+            let mut ws = [L::zero(); N];
+            unroll!(J < N, { ws[J] = load(at, J) });
+            unroll!(I < M, {
+                let factor = L::splat(*data[I].add(offset));
+                unroll!(J < N, { sums[I][J] = sums[I][J].add_product(factor, ws[J]) });
+            });
             at = at.wrapping_add(w.stride());
             offset += factors.step_stride;
         }
-        for i in 0..rows {
-            for n in 0..N {
-                let to = out[i].add(n * LANES);
-                if TAIL {
-                    sums[i][n].store_first(to, tail);
-                } else {
-                    sums[i][n].store(to);
+        // And those after them.
+        if let Some(ranges) = factors.ranges {
+            unroll!(I < M, {
+                if I < rows {
+                    for step in ranges[row + I].start.max(end)..ranges[row + I].end {
+                        let factor = L::splat(*data[I].add(step * factors.step_stride));
+                        unroll!(J < N, { sums[I][J] = sums[I][J].add_product(factor, load(w_row(step), J)) });
+                    }
                 }
-            }
+            });
         }
+        unroll!(I < M, {
+            if I < rows {
+                unroll!(J < N, {
+                    let to = out[I].add(J * LANES);
+                    if TAIL {
+                        sums[I][J].store_first(to, tail);
+                    } else {
+                        sums[I][J].store(to);
+                    }
+                });
+            }
+        });
     }
     if TAIL { tail } else { N * LANES }
 }

@@ -13,13 +13,20 @@
 //!
 //! An accumulator that waits in memory is still the same chain, so blocks change no bit.
 
-use super::rows::{Line, decode_row};
-use super::{Bf16, F16, F32, Lanes, Out, Rows, Stored, in_isa};
+use super::rows::decode_row;
+use super::{Bf16, F16, F32, Lanes, Out, Rows, Stored, in_isa, unroll};
 use crate::lanes::LANES;
+use crate::scratch::Scratch;
 use crate::{Cpu, FloatEncoding};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Columns of a widened panel.
 const BLOCK: usize = 1024;
+
+/// How far ahead the rows of `x`, which come from the second cache, are asked for.
+const AHEAD: usize = 64;
 
 /// Rows of `x` from which on a panel is worth widening first.
 const MANY: usize = 16;
@@ -95,15 +102,13 @@ unsafe fn dots_in_place<L: Lanes, E: Stored, const M: usize, const N: usize>(x: 
 unsafe fn dots_in_panels<L: Lanes, E: Stored, const M: usize, const N: usize>(x: Rows<'_>, w: Rows<'_>, y: Out<'_>) {
     let cols = x.cols();
     let width = cols.min(BLOCK).next_multiple_of(LANES);
-    let mut buffer = vec![Line([0.0; LANES]); N * width / LANES];
-    let buffer: *mut f32 = buffer.as_mut_ptr().cast();
+    let mut buffer = Scratch::new(N * width);
+    let buffer = buffer.as_mut_ptr();
     // SAFETY (of all blocks below): the buffer has room for N rows of `width`, all rows have `cols` numbers, and tiles
     // are stored within `y`.
-    let mut waiting = Vec::new();
-    if cols > BLOCK {
-        // SAFETY: see above.
-        waiting = vec![unsafe { [[L::zero(); N]; M] }; x.count().div_ceil(M)];
-    }
+    let waiting = if cols > BLOCK { x.count().div_ceil(M) * M * N * LANES } else { 0 };
+    let mut waiting = Scratch::new(waiting);
+    let waiting = waiting.as_mut_ptr();
     for o in (0..w.count()).step_by(N) {
         let rows = N.min(w.count() - o);
         let mut panel = [buffer.cast_const().cast::<u8>(); N];
@@ -119,15 +124,35 @@ unsafe fn dots_in_panels<L: Lanes, E: Stored, const M: usize, const N: usize>(x:
                 // SAFETY: see above.
                 unsafe { decode_row::<L, E>(w.row(o + i).add(col * E::BYTES), len, buffer.add(i * width)) };
             }
+            // The next block of w is asked for piece by piece, while the tiles compute.
+            let (next_o, next_col) = if last { (o + N, 0) } else { (o, col + len) };
+            let next_rows = N.min(w.count().saturating_sub(next_o));
+            let next_bytes = BLOCK.min(cols - next_col) * E::BYTES;
+            let piece = next_bytes.div_ceil(x.count().div_ceil(M)).next_multiple_of(LINE);
             for t in (0..x.count()).step_by(M) {
+                for i in 0..next_rows {
+                    let from = w.row(next_o + i).wrapping_add(next_col * E::BYTES + t / M * piece);
+                    for line in (0..piece).step_by(LINE) {
+                        // SAFETY: see above.
+                        unsafe { L::prefetch(from.wrapping_add(line)) };
+                    }
+                }
                 // SAFETY: see above.
                 unsafe {
-                    let start = if first { [[L::zero(); N]; M] } else { waiting[t / M] };
+                    let kept = waiting.wrapping_add(t * N * LANES);
+                    let mut start = [[L::zero(); N]; M];
+                    if !first {
+                        unroll!(T < M, {
+                            unroll!(O < N, { start[T][O] = L::load(kept.add((T * N + O) * LANES)) });
+                        });
+                    }
                     let sums = tile::<L, F32, M, N>(x_rows(&x, t, col), panel, len, start);
                     if last {
                         store_tile(sums, t, o, &y);
                     } else {
-                        waiting[t / M] = sums;
+                        unroll!(T < M, {
+                            unroll!(O < N, { sums[T][O].store(kept.add((T * N + O) * LANES)) });
+                        });
                     }
                 }
             }
@@ -167,25 +192,23 @@ unsafe fn tile<L: Lanes, E: Stored, const M: usize, const N: usize>(
         let mut col = 0;
         while col < whole {
             let mut xs = [L::zero(); M];
-            for t in 0..M {
-                xs[t] = L::load(x[t].add(col));
-            }
-            for o in 0..N {
-                let w = E::load::<L>(w[o].add(col * E::BYTES));
-                for t in 0..M {
-                    sums[t][o] = sums[t][o].add_product(xs[t], w);
-                }
-            }
+            unroll!(T < M, {
+                xs[T] = L::load(x[T].add(col));
+                L::prefetch(x[T].wrapping_add(col + AHEAD).cast());
+            });
+            unroll!(O < N, {
+                let w = E::load::<L>(w[O].add(col * E::BYTES));
+                unroll!(T < M, { sums[T][O] = sums[T][O].add_product(xs[T], w) });
+            });
             col += LANES;
         }
         if tail > 0 {
-            for t in 0..M {
-                let xs = L::load_first(x[t].add(whole), tail);
-                for o in 0..N {
-                    let w = E::load_first::<L>(w[o].add(whole * E::BYTES), tail);
-                    sums[t][o] = sums[t][o].add_product_first(xs, w, tail);
-                }
-            }
+            let mut xs = [L::zero(); M];
+            unroll!(T < M, { xs[T] = L::load_first(x[T].add(whole), tail) });
+            unroll!(O < N, {
+                let w = E::load_first::<L>(w[O].add(whole * E::BYTES), tail);
+                unroll!(T < M, { sums[T][O] = sums[T][O].add_product_first(xs[T], w, tail) });
+            });
         }
     }
     sums

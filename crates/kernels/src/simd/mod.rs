@@ -80,6 +80,22 @@ macro_rules! in_isa {
 
 pub(crate) use in_isa;
 
+/// `for $i in 0..$n`, with `$n` up to 8, written out: `$i` is a literal in each copy. A tile's accumulators stay in
+/// registers only if every index to them is a constant before the compiler's first pass; it unrolls loops too late.
+macro_rules! unroll {
+    ($i:ident < $n:expr, $body:block) => {
+        $crate::simd::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident, $n:expr, $body:block, $($literal:literal)*) => {
+        $({
+            const $i: usize = $literal;
+            if $i < $n $body
+        })*
+    };
+}
+
+pub(crate) use unroll;
+
 /// 16 numbers in registers.
 ///
 /// # Safety
@@ -102,6 +118,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// Each accumulator folded by the tree of rule 1.
     unsafe fn fold_tile<const M: usize, const N: usize>(sums: [[Self; N]; M]) -> [[f32; N]; M];
+
+    /// Asks for a cache line that will be read soon; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
 
     /// Reads the first `count` numbers; the others are 0.
     #[inline(always)]

@@ -140,11 +140,6 @@ impl<'a> Out<'a> {
     }
 }
 
-/// A cache line; vectors of them are aligned.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct Line(#[allow(dead_code, reason = "read through pointers")] pub(crate) [f32; LANES]);
-
 /// Widens rows into an `Out` of the same shape.
 pub(crate) fn decode(cpu: &Cpu, rows: Rows<'_>, out: Out<'_>) {
     assert_eq!((rows.count, rows.cols), (out.rows, out.cols), "rows decoded");

@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, ranged_chains, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, weight, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
-use crate::math::exp;
-use crate::simd::{Factors, Out, Rows, dots, per_isa};
+use crate::scratch::Scratch;
+use crate::simd::{Factors, Out, Rows, chains, dots, per_isa};
 use crate::{Cpu, MatrixView, MatrixViewMut, lanes};
 
 /// The gradients of [`attention`](super::attention) for whole sequences (`start` = 0): `d_queries` is
@@ -98,8 +98,8 @@ fn add_block(
     let pieces = shape.pieces(&positions);
     let base = pieces.start * KEY_PIECE;
     let width = positions.end - base;
-    let mut probabilities = vec![0.0; rows * width];
-    let mut d_dots = vec![0.0; rows * width];
+    let mut probabilities = Scratch::new(rows * width);
+    let mut d_dots = Scratch::new(rows * width);
     let mut total = vec![Softmax::EMPTY; rows];
     let mut maxima = vec![f32::NEG_INFINITY; rows * pieces.len()];
     let seen = |row: usize, index: usize| within_piece(shape.visible(positions.start + row / group), index);
@@ -132,20 +132,21 @@ fn add_block(
         let delta = delta(cpu, &out[part.clone()], &d_out[part]);
         for index in pieces.clone() {
             let (seen, shift) = (seen(row, index), row * width + index * KEY_PIECE - base);
-            let factor = exp(maxima[row * pieces.len() + index - pieces.start] - total[row].max) / total[row].sum;
+            let factor = weight(maxima[row * pieces.len() + index - pieces.start] - total[row].max) / total[row].sum;
             let columns = shift + seen.start..shift + seen.end;
             let (probabilities, d_dots) = (&mut probabilities[columns.clone()], &mut d_dots[columns]);
             score_gradients(cpu, factor, delta, shape.scale, probabilities, d_dots);
         }
     }
 
-    let mut d_queries = vec![0.0; rows * head_dim];
+    let mut d_queries = Scratch::zeros(rows * head_dim);
     for index in pieces {
         let (keys, _) = sequence.pieces[index].head(kv_head, head_dim);
         let (union, shift) = (union(index), index * KEY_PIECE - base);
-        let factors = Factors::new(&d_dots[shift..], rows, width, union.end, 1);
+        let ranges: Vec<_> = (0..rows).map(|row| seen(row, index)).collect();
+        let factors = Factors::new(&d_dots[shift..], rows, width, union.end, 1).with_ranges(&ranges);
         let to = Out::new(&mut d_queries, head_dim, rows, head_dim);
-        ranged_chains(cpu, factors, |row| seen(row, index), keys.part(0..union.end, 0..head_dim), to);
+        chains(cpu, factors, keys.part(0..union.end, 0..head_dim), to);
 
         // Seen from the keys: which rows see the key.
         let first = index * KEY_PIECE + union.start;
@@ -155,11 +156,13 @@ fn add_block(
             (start - positions.start) * group..(end - positions.start) * group
         };
         let tokens = first..index * KEY_PIECE + union.end;
+        let ranges: Vec<_> = (0..tokens.len()).map(rows_of).collect();
         for (numbers, w, gradient) in
             [(&d_dots, q_rows, &mut gradients.keys), (&probabilities, d_out_rows, &mut gradients.values)]
         {
-            let factors = Factors::new(&numbers[shift + union.start..], tokens.len(), 1, rows, width);
-            ranged_chains(cpu, factors, rows_of, w, gradient.part(tokens.clone(), 0..head_dim));
+            let factors =
+                Factors::new(&numbers[shift + union.start..], tokens.len(), 1, rows, width).with_ranges(&ranges);
+            chains(cpu, factors, w, gradient.part(tokens.clone(), 0..head_dim));
         }
     }
     for (row, d_query) in d_queries.chunks_exact(head_dim.max(1)).enumerate() {

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, ranged_chains, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
-use crate::simd::{Factors, Out, Rows, dots, per_isa};
+use crate::scratch::Scratch;
+use crate::simd::{Factors, Out, Rows, chains, dots, per_isa};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
 /// Rows that a task aims for.
@@ -54,9 +55,9 @@ fn attend(
     let rows = tokens.len() * group;
     let queries = pack(queries, tokens.clone(), kv_head * group, group, head_dim);
     let mut state = vec![Softmax::EMPTY; rows];
-    let mut values = vec![0.0; rows * head_dim];
-    let mut of_piece = vec![0.0; rows * head_dim];
-    let mut scores = vec![0.0; rows * KEY_PIECE];
+    let mut values = Scratch::zeros(rows * head_dim);
+    let mut of_piece = Scratch::new(rows * head_dim);
+    let mut scores = Scratch::new(rows * KEY_PIECE);
     for index in shape.pieces(&positions) {
         let (keys, piece_values) = sequence.pieces[index].head(kv_head, head_dim);
         let seen = |row: usize| within_piece(shape.visible(positions.start + row / group), index);
@@ -81,9 +82,10 @@ fn attend(
             factors.push(state[row].merge(piece));
         }
         of_piece.fill(0.0);
-        let weights = Factors::new(&scores, rows, KEY_PIECE, union.end, 1);
+        let ranges: Vec<_> = (0..rows).map(seen).collect();
+        let weights = Factors::new(&scores, rows, KEY_PIECE, union.end, 1).with_ranges(&ranges);
         let piece_values = piece_values.part(0..union.end, 0..head_dim);
-        ranged_chains(cpu, weights, seen, piece_values, Out::new(&mut of_piece, head_dim, rows, head_dim));
+        chains(cpu, weights, piece_values, Out::new(&mut of_piece, head_dim, rows, head_dim));
         for (row, (before, now)) in factors.into_iter().enumerate() {
             let part = row * head_dim..(row + 1) * head_dim;
             merge_values(cpu, before, now, &of_piece[part.clone()], &mut values[part]);

@@ -1,0 +1,306 @@
+//! Products and attention in GFLOP/s and GB/s, beside what the machine could do in the same run.
+//!
+//!     cargo bench -p bouquet-kernels -- [--threads N] [--isa scalar|avx2|avx512|neon] [WORD ...]
+//!
+//! With words, only groups of lines that contain one of them. A multiply-add counts as two operations. Times are the
+//! best of many, and the peak beside a line is the best between its calls, since a shared machine's comes and goes.
+
+use std::time::Instant;
+
+use bouquet_kernels::ops::activation::{Activation, activate};
+use bouquet_kernels::ops::attention::{AttentionShape, KEY_PIECE, Piece, Sequence, attention, attention_backward};
+use bouquet_kernels::ops::norm::layer_norm;
+use bouquet_kernels::product::weight_gradient;
+use bouquet_kernels::{Cpu, FloatEncoding, Isa, Matrix, Weight};
+use bytes::Bytes;
+
+fn main() {
+    let (mut threads, mut isas, mut words) = (2, Vec::new(), Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--bench" => {}
+            "--threads" => threads = arguments.next().and_then(|n| n.parse().ok()).expect("a number of threads"),
+            "--isa" => {
+                let name = arguments.next().unwrap_or_default();
+                let named = |isa: &Isa| format!("{isa:?}").eq_ignore_ascii_case(&name);
+                isas.push(Isa::ALL.into_iter().find(named).expect("scalar, avx2, avx512 or neon"));
+            }
+            word => words.push(word.to_owned()),
+        }
+    }
+    if isas.is_empty() {
+        isas = Isa::ALL.into_iter().filter(|isa| *isa != Isa::Scalar && isa.is_available()).collect();
+    }
+    for isa in isas {
+        let cpu = Cpu::with_isa(isa, threads).expect("an instruction set of this machine");
+        let mut bench = Bench { cpu, words: words.clone(), read: 0.0 };
+        bench.peaks();
+        bench.prompts();
+        bench.decoding();
+        bench.training();
+        bench.attention();
+        bench.ops();
+        bench.peaks();
+    }
+}
+
+struct Bench {
+    cpu: Cpu,
+    words: Vec<String>,
+    /// GB/s.
+    read: f64,
+}
+
+/// Numbers that are neither special nor all the same.
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+fn matrix(rows: usize, cols: usize) -> Matrix {
+    Matrix::from_vec(rows, cols, numbers(rows * cols))
+}
+
+fn weight(encoding: FloatEncoding, rows: usize, cols: usize) -> Weight {
+    let bytes = match encoding {
+        FloatEncoding::F32 => bytemuck::cast_slice(&numbers(rows * cols)).to_vec(),
+        // Any bits that are ordinary numbers will do.
+        _ => (0..rows * cols).flat_map(|i| (0x3000 | ((i * 2_531) & 0x8fff) as u16).to_le_bytes()).collect(),
+    };
+    Weight::from_bytes(encoding, rows, cols, Bytes::from(bytes))
+}
+
+impl Bench {
+    /// The best of at least 7 calls and 0.25 s, and the best peak between them; `call` is told how many came before.
+    fn line(&self, name: &str, flops: f64, bytes: f64, mut call: impl FnMut(usize)) {
+        let name = format!("{name} {:?}", self.cpu.isa());
+        call(0);
+        let begin = Instant::now();
+        let (mut calls, mut seconds, mut peak) = (0, f64::INFINITY, 0.0f64);
+        while calls < 7 || begin.elapsed().as_secs_f64() < 0.25 {
+            peak = peak.max(self.peak_gflops(100_000));
+            let start = Instant::now();
+            calls += 1;
+            call(calls);
+            seconds = seconds.min(start.elapsed().as_secs_f64());
+        }
+        let (flops, bytes) = (flops / seconds / 1e9, bytes / seconds / 1e9);
+        print!("{name:<52} {:>9.1} µs", seconds * 1e6);
+        if flops > 0.0 {
+            print!(" {flops:>6.1} GFLOP/s = {:>2.0} % of {peak:>3.0}", 100.0 * flops / peak);
+        }
+        if bytes > 0.0 {
+            print!(" {bytes:>5.1} GB/s = {:>2.0} % of {:.0}", 100.0 * bytes / self.read, self.read);
+        }
+        println!();
+    }
+
+    /// Multiply-adds in registers, on all threads.
+    fn peak_gflops(&self, steps: usize) -> f64 {
+        let (threads, isa) = (self.cpu.threads(), self.cpu.isa());
+        let start = Instant::now();
+        self.cpu.run(threads, |_| {
+            std::hint::black_box(peak_flops(isa, steps));
+        });
+        (peak_flops(isa, 1) * steps * threads) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
+
+    /// Whether a line was asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
+    }
+
+    fn peaks(&mut self) {
+        let (threads, isa) = (self.cpu.threads(), self.cpu.isa());
+        let peak = (0..200).map(|_| self.peak_gflops(100_000)).fold(0.0, f64::max);
+        let data = vec![1u64; 1 << 26];
+        let part = data.len() / threads;
+        let best = (0..5)
+            .map(|_| {
+                let start = Instant::now();
+                self.cpu.run(threads, |task| {
+                    // Four streams, as the kernels read.
+                    let data = &data[task * part..][..part];
+                    let (quarter, mut sums) = (part / 4, [0u64; 32]);
+                    for i in (0..quarter - 8).step_by(8) {
+                        for s in 0..4 {
+                            for l in 0..8 {
+                                sums[s * 8 + l] ^= data[s * quarter + i + l];
+                            }
+                        }
+                    }
+                    std::hint::black_box(sums);
+                });
+                start.elapsed().as_secs_f64()
+            })
+            .fold(f64::INFINITY, f64::min);
+        self.read = (data.len() * 8) as f64 / best / 1e9;
+        println!("{isa:?} on {threads} threads: peak {peak:.0} GFLOP/s f32, reads {:.1} GB/s", self.read);
+    }
+
+    fn prompts(&self) {
+        for encoding in [FloatEncoding::F32, FloatEncoding::F16, FloatEncoding::Bf16] {
+            for (inner, outputs) in [(1024, 1024), (1024, 4096), (2048, 2048), (4096, 1024), (4096, 4096)] {
+                for tokens in [8, 64, 512] {
+                    let name = format!("x Wᵀ {encoding:?} {tokens}×{inner}→{outputs}");
+                    if !self.wants(&name) {
+                        continue;
+                    }
+                    let (x, w, mut y) =
+                        (matrix(tokens, inner), weight(encoding, outputs, inner), Matrix::zeros(tokens, outputs));
+                    let flops = 2.0 * (tokens * inner * outputs) as f64;
+                    self.line(&name, flops, 0.0, |_| w.product(&self.cpu, x.view(), y.view_mut()));
+                }
+            }
+        }
+    }
+
+    fn decoding(&self) {
+        for encoding in [FloatEncoding::F32, FloatEncoding::F16, FloatEncoding::Bf16] {
+            for (inner, outputs) in [(1024, 4096), (4096, 4096)] {
+                // Enough copies that none is still in a cache when its turn comes again.
+                let bytes = inner * outputs * encoding.bytes();
+                if !self.wants(&format!("decode {encoding:?} {inner}→{outputs}")) {
+                    continue;
+                }
+                let copies: Vec<_> = (0..(1usize << 30) / bytes).map(|_| weight(encoding, outputs, inner)).collect();
+                for tokens in [1, 2, 4, 8] {
+                    let (x, mut y) = (matrix(tokens, inner), Matrix::zeros(tokens, outputs));
+                    let flops = 2.0 * (tokens * inner * outputs) as f64;
+                    let name = format!("decode {encoding:?} {tokens}×{inner}→{outputs}");
+                    self.line(&name, flops, bytes as f64, |call| {
+                        copies[call % copies.len()].product(&self.cpu, x.view(), y.view_mut());
+                    });
+                }
+            }
+        }
+    }
+
+    fn training(&self) {
+        for (inner, outputs) in [(1024, 1024), (1024, 4096), (4096, 1024), (4096, 4096)] {
+            let tokens = 512;
+            if !self.wants(&format!("dy W dyᵀ x {inner} {outputs}")) {
+                continue;
+            }
+            let flops = 2.0 * (tokens * inner * outputs) as f64;
+            let (x, dy) = (matrix(tokens, inner), matrix(tokens, outputs));
+            for encoding in [FloatEncoding::F32, FloatEncoding::F16] {
+                let (w, mut dx) = (weight(encoding, outputs, inner), Matrix::zeros(tokens, inner));
+                let name = format!("dy W {encoding:?} {tokens}×{outputs}→{inner}");
+                self.line(&name, flops, 0.0, |_| {
+                    w.product_backward(&self.cpu, dy.view(), dx.view_mut());
+                });
+            }
+            let mut dw = Matrix::zeros(outputs, inner);
+            self.line(&format!("dyᵀ x {outputs}×{tokens}→{inner}"), flops, 0.0, |_| {
+                weight_gradient(&self.cpu, dy.view(), x.view(), dw.view_mut());
+            });
+        }
+    }
+
+    fn attention(&self) {
+        for (heads, kv_heads, head_dim) in [(16, 16, 64), (32, 8, 128)] {
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let alibi = (kv_heads == heads).then(|| bouquet_kernels::ops::alibi::slopes(heads));
+            let shape = AttentionShape { heads, kv_heads, head_dim, scale, alibi, window: None };
+            for keys in [512, 2048] {
+                let piece = numbers(kv_heads * KEY_PIECE * head_dim);
+                let pieces = vec![Piece { keys: &piece, values: &piece, capacity: KEY_PIECE }; keys / KEY_PIECE];
+                for tokens in [1, keys] {
+                    let name = format!("attention {tokens} of {keys}, {heads}/{kv_heads} heads of {head_dim}");
+                    if !self.wants(&name) {
+                        continue;
+                    }
+                    let sequence = [Sequence { rows: 0..tokens, start: keys - tokens, pieces: pieces.clone() }];
+                    let (q, mut out) = (matrix(tokens, heads * head_dim), Matrix::zeros(tokens, heads * head_dim));
+                    // Only what causality leaves counts.
+                    let pairs = (tokens * (2 * keys - tokens + 1) / 2 * heads) as f64;
+                    let flops = 4.0 * pairs * head_dim as f64;
+                    self.line(&name, flops, 0.0, |_| {
+                        attention(&self.cpu, &shape, q.view(), &sequence, out.view_mut());
+                    });
+                    if tokens == keys {
+                        let mut d_q = q.clone();
+                        let mut d_k = Matrix::zeros(tokens, kv_heads * head_dim);
+                        let mut d_v = d_k.clone();
+                        self.line(&format!("backward of {name}"), 2.5 * flops, 0.0, |_| {
+                            let (q, out) = (q.view(), out.view());
+                            let (d_q, d_k, d_v) = (d_q.view_mut(), d_k.view_mut(), d_v.view_mut());
+                            attention_backward(&self.cpu, &shape, q, &sequence, out, out, d_q, d_k, d_v);
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn ops(&self) {
+        if !self.wants("op: layer_norm GeluTanh Silu") {
+            return;
+        }
+        let (x, mut y) = (matrix(512, 4096), Matrix::zeros(512, 4096));
+        let bytes = (2 * 4 * 512 * 4096) as f64;
+        let ones = vec![1.0; 4096];
+        self.line("op: layer_norm 512×4096", 0.0, bytes, |_| {
+            layer_norm(&self.cpu, x.view(), &ones, &ones, 1e-5, y.view_mut());
+        });
+        for activation in [Activation::GeluTanh, Activation::Silu] {
+            self.line(&format!("op: {activation:?} 512×4096"), 0.0, bytes, |_| {
+                activate(&self.cpu, activation, x.view(), y.view_mut());
+            });
+        }
+    }
+}
+
+/// Runs `steps` rounds of independent multiply-adds; returns the operations of one round.
+fn peak_flops(isa: Isa, steps: usize) -> usize {
+    match isa {
+        // SAFETY: the `Cpu` of this bench was made for this instruction set.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { peak_avx512(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { peak_avx2(steps) },
+        _ => {
+            let mut sums = [[0.0f32; 4]; 12];
+            for step in 0..steps {
+                let x = std::hint::black_box(step as f32);
+                for sum in &mut sums {
+                    *sum = sum.map(|sum| x.mul_add(0.5, sum));
+                }
+            }
+            std::hint::black_box(sums);
+            2 * 4 * 12
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn peak_avx512(steps: usize) -> usize {
+    use std::arch::x86_64::*;
+    let (a, b) = (_mm512_set1_ps(0.999), _mm512_set1_ps(1e-3));
+    let mut sums = [_mm512_setzero_ps(); 16];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+    2 * 16 * 16
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn peak_avx2(steps: usize) -> usize {
+    use std::arch::x86_64::*;
+    let (a, b) = (_mm256_set1_ps(0.999), _mm256_set1_ps(1e-3));
+    let mut sums = [_mm256_setzero_ps(); 12];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+    2 * 8 * 12
+}
