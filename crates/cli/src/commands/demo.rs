@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, SamplingOptions, StopRules, generate};
 use bouquet_kernels::Cpu;
-use bouquet_model::Model;
+use bouquet_model::{Model, families};
 use bouquet_span::Pass;
 use serde_json::{Value, json};
 
@@ -47,12 +47,16 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let model = &opened.model;
     let style = output::stdout_style();
     if !args.json {
+        if args.model.is_none() {
+            output::line("A small model, trained for less than an hour: it writes things that look like sentences.")?;
+        }
         output::line(&format!(
-            "{}{}{}: {}, {} blocks of {} channels, {} tokens, opened in {}\n",
+            "{}{}{}: {}, {} parameters in {} blocks of {} channels, {} tokens, opened in {}\n",
             style.strong,
             folder.display(),
             style.plain,
             model.spec.family.to_uppercase(),
+            families::parameters(&model.spec).map_or("many".to_owned(), |counted| output::count(counted.total)),
             model.spec.num_blocks,
             model.spec.block.hidden_size,
             output::grouped(model.spec.vocab_size as u64),

@@ -54,6 +54,13 @@ fn prompts_that_do_not_fit_are_code_1() {
     refused(&["run", arg(&model), "--file", "no/such/file"], 1, "no/such/file");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_context_beyond_the_memory_is_refused_before_it_is_reserved() {
+    let (model, most) = (small(), u32::MAX.to_string());
+    refused(&["run", arg(&model), "x", "--ctx", &most, "--max-tokens", &most], 1, "does not fit");
+}
+
 #[test]
 fn texts_that_are_no_text_are_code_1() {
     let folder = tempfile::tempdir().unwrap();

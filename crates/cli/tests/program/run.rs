@@ -144,7 +144,7 @@ fn the_end_of_text_token_ends_the_text_unless_ignored() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let mut child = bouquet()
-        .args(["run", arg(&small()), "The city", "--max-tokens", "100000", "--ctx", "200000", "--ignore-eos"])
+        .args(["run", arg(&small()), "The city", "--max-tokens", "20000", "--ctx", "20100", "--ignore-eos"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
