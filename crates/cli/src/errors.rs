@@ -117,7 +117,9 @@ fn generate_hint(error: &GenerateError) -> Option<String> {
             let room = prompt_tokens.saturating_add(1);
             format!("shorten the prompt, or give it room with --ctx {room} or more, if the model goes that far")
         }
-        GenerateError::BeyondPositions { limit, .. } => format!("stay within {limit} tokens"),
+        GenerateError::BeyondPositions { limit, .. } => {
+            format!("stay within {limit} tokens: a smaller --window or --ctx, or shorter sequences")
+        }
         GenerateError::LogitsNotFinite { .. } => DAMAGED_WEIGHTS.into(),
         GenerateError::TooShort { .. } => "give a longer text".into(),
         GenerateError::Model(error) => return model_hint(error).map(str::to_owned),

@@ -131,8 +131,8 @@ impl<'a> Generator<'a> {
             let generated = token_ids.len() - prompt_ids.len();
             let last = match hidden {
                 Ok(last) => last,
-                Err(SpanError::Cancelled) => break FinishReason::Cancelled,
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_cancelled() => break FinishReason::Cancelled,
+                Err(error) => return Err(error),
             };
             if generated == room {
                 break FinishReason::Length;
@@ -159,12 +159,7 @@ impl<'a> Generator<'a> {
     }
 
     /// Takes in a prompt, except for what is cached, and returns the hidden states of its last token.
-    fn prompt(
-        &mut self,
-        prompt_ids: &[u32],
-        limits: &Limits,
-        computed: &mut usize,
-    ) -> std::result::Result<HiddenStates, SpanError> {
+    fn prompt(&mut self, prompt_ids: &[u32], limits: &Limits, computed: &mut usize) -> Result<HiddenStates> {
         let common = self.cached.iter().zip(prompt_ids).take_while(|(cached, id)| cached == id).count();
         // The last token is computed even if it is cached: its hidden states are not.
         let start = common.min(prompt_ids.len() - 1);
@@ -183,18 +178,9 @@ impl<'a> Generator<'a> {
     }
 
     /// Appends tokens to the text in the cache. A step that fails leaves the cache as it was.
-    fn step(
-        &mut self,
-        token_ids: &[u32],
-        returned: Returned,
-        limits: &Limits,
-    ) -> std::result::Result<HiddenStates, SpanError> {
+    fn step(&mut self, token_ids: &[u32], returned: Returned, limits: &Limits) -> Result<HiddenStates> {
         limits.check()?;
-        let hidden = match self.model.embedding.embed(&self.model.cpu, &[token_ids]) {
-            Ok(hidden) => hidden,
-            Err(bouquet_model::ModelError::Span(error)) => return Err(error),
-            Err(error) => return Err(SpanError::Failed(error.to_string())),
-        };
+        let hidden = self.model.embedding.embed(&self.model.cpu, &[token_ids])?;
         let step = Step { session: &mut self.session, hidden, returned, limits: limits.clone() };
         let output = self.model.blocks.step(&mut [step]).pop();
         let output = output.unwrap_or_else(|| Err(SpanError::Failed("the blocks returned nothing".into())))?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bouquet_generate::{
-    FinishReason, GenerateError, GenerateOptions, Generation, Generator, PerplexityOptions, SamplingOptions, StopRules,
-    generate, perplexity,
+    Detokenizer, FinishReason, GenerateError, GenerateOptions, Generation, Generator, PerplexityOptions,
+    SamplingOptions, StopRules, generate, perplexity,
 };
 use bouquet_kernels::Cpu;
 use bouquet_model::Model;
@@ -79,6 +79,37 @@ fn greedy_texts_are_those_of_transformers() {
         if name.starts_with("bloom") {
             let text = |ids: &[u32]| model.tokenizer.decode(ids, true).unwrap();
             assert_eq!(text(&prompt) + &generation.text, text(&[prompt, expected].concat()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn pieces_of_real_tokenizers_are_the_whole() {
+    let texts = [
+        "",
+        " ",
+        "  a  b ",
+        "né, 你好 世界! 👩‍👩‍👧",
+        "a\nb\n\n\tc",
+        "<s> x </s>",
+        "ß\u{301}\u{FFFD}",
+        "日本語のテキスト、그리고 한국어",
+    ];
+    for model in [tiny("bloom-tiny"), small(1), tiny("llama-tiny")] {
+        for text in texts.iter().chain([&texts.concat().as_str()]) {
+            let ids = model.tokenizer.encode(text, true).unwrap().ids;
+            for context in [0, ids.len() / 2] {
+                // A prompt ends with a whole character.
+                let whole = |ids: &[u32]| model.tokenizer.decode(ids, true).unwrap();
+                let before = whole(&ids[..context]);
+                if before.ends_with('\u{FFFD}') {
+                    continue;
+                }
+                let mut detokenizer = Detokenizer::open(&model.tokenizer, &ids[..context]).unwrap();
+                let mut pieces: String = ids[context..].iter().map(|&id| detokenizer.push(id).unwrap()).collect();
+                pieces += &detokenizer.finish().unwrap();
+                assert_eq!(before + &pieces, whole(&ids), "{text:?}");
+            }
         }
     }
 }
