@@ -1,2 +1,62 @@
-//! bouquet
-fn main() {}
+//! The program `bouquet`, where every room meets. This file is the table from command to function, and what becomes of
+//! errors; a command is a file in `commands`: first what was typed, as clap reads it, then what it means.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod errors;
+mod interrupt;
+mod open;
+mod output;
+mod system;
+mod tensor_file;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Run open language models on your own machine.
+#[derive(Parser)]
+#[command(name = "bouquet", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet demo                                   see it work, with the small model of the repository
+  bouquet run MODEL \"Once upon a time\"           go on from a text
+  bouquet run MODEL                              talk to a model
+  bouquet inspect MODEL                          what it is, and whether it fits
+
+A MODEL is a folder in the layout of Hugging Face: config.json, tokenizer.json, safetensors.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// See it work, with the small model of the repository
+    Demo(commands::demo::DemoArgs),
+    /// Go on from a text, or talk to a model
+    Run(commands::run::RunArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(commands::perplexity::PerplexityArgs),
+    /// Say what a model is, and what it needs
+    Inspect(commands::inspect::InspectArgs),
+    /// Write logits and hidden states to a file
+    Forward(commands::forward::ForwardArgs),
+    /// Print a completion script for a shell
+    Completions(commands::completions::CompletionsArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    interrupt::install();
+    errors::exit_code(|| match cli.command {
+        Command::Demo(args) => commands::demo::run(args),
+        Command::Run(args) => commands::run::run(args),
+        Command::Perplexity(args) => commands::perplexity::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Forward(args) => commands::forward::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+    })
+}

@@ -8,7 +8,7 @@
 //!
 //! The pieces together are the decoding of all ids, with two exceptions. SentencePiece vocabularies with byte tokens
 //! decode a whole run of bytes to U+FFFD when one of them is wrong; characters of the run that have been shown stay.
-//! And after [`PENDING`] ids without a whole character, what there is counts as whole.
+//! And after `PENDING` ids without a whole character, what there is counts as whole.
 
 use bouquet_model::{Result, Tokenizer};
 
@@ -21,9 +21,12 @@ const PENDING: usize = 256;
 /// What stands for bytes that are not a character.
 const REPLACEMENT: char = '\u{FFFD}';
 
+/// All ids to their text.
+type Decode<'a> = dyn Fn(&[u32]) -> Result<String> + 'a;
+
 /// Turns ids into text, piece by piece.
 pub struct Detokenizer<'a> {
-    decode: Box<dyn Fn(&[u32]) -> Result<String> + 'a>,
+    decode: Box<Decode<'a>>,
     /// Recent ids.
     window: Vec<u32>,
     /// The text of `window` as far as it is known.

@@ -1,0 +1,207 @@
+//! `bouquet forward`: logits and the hidden states between blocks, in a file, for those who look inside models.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use bouquet_generate::GenerateError;
+use bouquet_kernels::MatrixView;
+use bouquet_model::Model;
+use bouquet_span::{Limits, Pass};
+use serde_json::json;
+
+use crate::errors::wrong;
+use crate::interrupt::Work;
+use crate::open::{ThreadArgs, open};
+use crate::output;
+use crate::tensor_file::{Dtype, Planned, TensorFile};
+
+/// What was typed.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ForwardArgs {
+    /// Folder of the model
+    model: PathBuf,
+    /// A sequence as text; can be given several times
+    #[arg(long, required_unless_present = "token_ids", conflicts_with = "token_ids", allow_hyphen_values = true)]
+    text: Vec<String>,
+    /// Sequences as token ids: a JSON file with an array of arrays
+    #[arg(long, value_name = "FILE.json")]
+    token_ids: Option<PathBuf>,
+    /// Encoding to compute from
+    #[arg(long, value_enum, default_value_t = Encoding::F32)]
+    encoding: Encoding,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// The safetensors file to write
+    #[arg(short, long, value_name = "OUT.safetensors")]
+    output: PathBuf,
+    /// Print what was written as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet forward MODEL --text \"The committee\" --text \"Eine Frau\" -o out.safetensors
+  bouquet forward MODEL --token-ids ids.json -o out.safetensors
+
+Written in f32, all sequences one after another: logits [tokens, vocab_size], and hidden.0 to
+hidden.n [tokens, hidden_size]: 0 is the input of the first block, i the output of block i, and the
+last one is after the final norm. lengths (i64) are the tokens of each sequence.";
+
+/// What weights are computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Encoding {
+    /// Weights as they are stored, arithmetic in f32
+    F32,
+}
+
+/// Tokens that go through the blocks together, unless a sequence has more.
+const TOKENS_AT_A_TIME: usize = 1024;
+
+/// Bytes of logits that are held at a time.
+const LOGIT_BYTES: usize = 64 << 20;
+
+pub(crate) fn run(args: ForwardArgs) -> Result<()> {
+    let Encoding::F32 = args.encoding;
+    let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
+    let mut file = TensorFile::create(&args.output)?;
+    let model = open(&args.model, args.threads.threads())?.model;
+    let sequences = match given {
+        Some(sequences) => sequences,
+        None => args.text.iter().map(|text| Ok(model.tokenizer.encode(text, true)?.ids)).collect::<Result<_>>()?,
+    };
+    check(&model, &sequences)?;
+
+    let tokens = sequences.iter().map(Vec::len).sum();
+    let planned = plan(&model, sequences.len(), tokens);
+    file.plan(&planned)?;
+    let lengths: Vec<i64> = sequences.iter().map(|ids| ids.len() as i64).collect();
+    file.write_i64("lengths", &lengths)?;
+    let work = Work::begin();
+    let limits = Limits { deadline: None, cancel: work.cancel.clone() };
+    let (mut row, mut progress) = (0, output::Progress::new());
+    for group in groups(&sequences) {
+        progress.show(&format!("{row}/{tokens} tokens"));
+        row += write_group(&model, group, row, &limits, &mut file)?;
+    }
+    drop(progress);
+    limits.check()?;
+    file.finish()?;
+    report(&args, &planned, &lengths)
+}
+
+/// Computes sequences and writes their rows, the first of which is `row`; returns how many there were.
+fn write_group(model: &Model, group: &[Vec<u32>], row: usize, limits: &Limits, file: &mut TensorFile) -> Result<usize> {
+    let cpu = &model.cpu;
+    let pass = Pass { limits: limits.clone(), ..Pass::default() };
+    let ids: Vec<&[u32]> = group.iter().map(Vec::as_slice).collect();
+    let mut hidden = model.embedding.embed(cpu, &ids)?;
+    let write = |file: &mut TensorFile, index: usize, values: MatrixView<'_>| {
+        file.write_f32(&format!("hidden.{index}"), row * values.cols(), values.data())
+    };
+    for (index, block) in model.each_block.iter().enumerate() {
+        write(file, index, hidden.values().view())?;
+        hidden = block.forward(hidden, &pass)?.0;
+    }
+    let normalized = model.head.normalize(cpu, hidden.values().view());
+    write(file, model.each_block.len(), normalized.view())?;
+
+    let vocab_size = model.spec.vocab_size;
+    let at_a_time = (LOGIT_BYTES / 4 / vocab_size.max(1)).max(1);
+    let rows = normalized.rows();
+    for first in (0..rows).step_by(at_a_time) {
+        limits.check()?;
+        let logits = model.head.project(cpu, normalized.slice(first..rows.min(first + at_a_time)));
+        if let Some(place) = logits.data().iter().position(|logit| !logit.is_finite()) {
+            return Err(GenerateError::LogitsNotFinite { token_id: place % vocab_size }.into());
+        }
+        file.write_f32("logits", (row + first) * vocab_size, logits.data())?;
+    }
+    Ok(rows)
+}
+
+/// The tensors of the file, those of larger numbers first.
+fn plan(model: &Model, sequences: usize, tokens: usize) -> Vec<Planned> {
+    let tensor = |name: &str, dtype, shape: &[usize]| Planned { name: name.to_owned(), dtype, shape: shape.to_vec() };
+    let hidden_size = model.spec.block.hidden_size;
+    let mut tensors = vec![
+        tensor("lengths", Dtype::I64, &[sequences]),
+        tensor("logits", Dtype::F32, &[tokens, model.spec.vocab_size]),
+    ];
+    let hidden = |index| tensor(&format!("hidden.{index}"), Dtype::F32, &[tokens, hidden_size]);
+    tensors.extend((0..=model.each_block.len()).map(hidden));
+    tensors
+}
+
+/// Sequences that go through the blocks together.
+fn groups(sequences: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
+    let (mut groups, mut first, mut tokens) = (Vec::new(), 0, 0);
+    for (index, ids) in sequences.iter().enumerate() {
+        if index > first && tokens + ids.len() > TOKENS_AT_A_TIME {
+            groups.push(&sequences[first..index]);
+            (first, tokens) = (index, 0);
+        }
+        tokens += ids.len();
+    }
+    groups.push(&sequences[first..]);
+    groups
+}
+
+fn read_token_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!("{} is not an array of arrays of token ids: {error}", path.display());
+        wrong(message, "write it like [[5, 6, 7], [8, 9]]")
+    })
+}
+
+/// Whether all sequences can be computed, before the first is.
+fn check(model: &Model, sequences: &[Vec<u32>]) -> Result<()> {
+    if sequences.is_empty() {
+        return Err(wrong("there are no sequences", "give at least one, with at least one token"));
+    }
+    let vocab_size = model.spec.vocab_size;
+    for (index, ids) in sequences.iter().enumerate() {
+        if ids.is_empty() {
+            return Err(wrong(format!("sequence {index} has no tokens"), "leave it out"));
+        }
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            let error = bouquet_model::ModelError::TokenId { id: id.into(), vocab_size };
+            return Err(anyhow::Error::from(error).context(format!("in sequence {index}")));
+        }
+        if let Some(limit) = model.spec.max_positions.filter(|&limit| ids.len() > limit) {
+            return Err(GenerateError::BeyondPositions { asked: ids.len(), limit }.into());
+        }
+    }
+    Ok(())
+}
+
+fn report(args: &ForwardArgs, planned: &[Planned], lengths: &[i64]) -> Result<()> {
+    let path = args.output.display().to_string();
+    if args.json {
+        let tensors: serde_json::Map<_, _> =
+            planned.iter().map(|tensor| (tensor.name.clone(), json!(tensor.shape))).collect();
+        return output::json(&json!({ "output": path, "lengths": lengths, "tensors": tensors }));
+    }
+    let tokens: i64 = lengths.iter().sum();
+    let last = planned.len() - 3;
+    let sequences = if lengths.len() == 1 { "1 sequence".to_owned() } else { format!("{} sequences", lengths.len()) };
+    output::line(&format!(
+        "{path}: {sequences}, {}, with logits, hidden.0 to hidden.{last}, lengths",
+        output::tokens(tokens as usize)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_keep_sequences_whole_and_in_order() {
+        let sequences = [600, 400, 24, 1, 5000, 3].map(|length| vec![0; length]);
+        let lengths: Vec<Vec<usize>> =
+            groups(&sequences).iter().map(|group| group.iter().map(Vec::len).collect()).collect();
+        assert_eq!(lengths, [vec![600, 400, 24], vec![1], vec![5000], vec![3]]);
+    }
+}

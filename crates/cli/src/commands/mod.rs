@@ -1,0 +1,10 @@
+//! A command a file.
+
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod forward;
+mod generation_flags;
+pub(crate) mod inspect;
+mod interactive;
+pub(crate) mod perplexity;
+pub(crate) mod run;

@@ -1,0 +1,87 @@
+//! `bouquet perplexity`: how well a model predicts a text.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use bouquet_generate::{PerplexityOptions, perplexity};
+use serde_json::json;
+
+use super::run::read_text;
+use crate::interrupt::Work;
+use crate::open::{ThreadArgs, open};
+use crate::{output, system};
+
+/// What was typed.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct PerplexityArgs {
+    /// Folder of the model
+    model: PathBuf,
+    /// The text, in UTF-8
+    file: PathBuf,
+    /// Tokens of a window; each is scored alone, and what is left at the end is dropped
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    window: u32,
+    /// Score so many windows only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_windows: Option<u32>,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet perplexity MODEL wiki.test.txt
+  bouquet perplexity MODEL wiki.test.txt --window 256 --max-windows 128 --json
+
+Weights are used as they are stored, and computed with in f32. Compare numbers of the same window only.";
+
+pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
+    let text = read_text(&args.file)?;
+    let opened = open(&args.model, args.threads.threads())?;
+    let work = Work::begin();
+    let options = PerplexityOptions {
+        window: args.window as usize,
+        max_windows: args.max_windows.map(|windows| windows as usize),
+        cancel: work.cancel.clone(),
+    };
+    let start = Instant::now();
+    let mut progress = output::Progress::new();
+    let result = perplexity(&opened.model, &text, &options, &mut |done, all, mean_nll| {
+        progress.show(&format!("{done}/{all} windows, perplexity {:.3}", mean_nll.exp()));
+    });
+    drop(progress);
+    let (result, time) = (result?, start.elapsed());
+    let speed = result.tokens as f64 / time.as_secs_f64();
+    if args.json {
+        return output::json(&json!({
+            "perplexity": result.perplexity,
+            "mean_nll": result.mean_nll,
+            "tokens": result.tokens,
+            "windows": result.windows,
+            "window": result.window,
+            "seconds": time.as_secs_f64(),
+            "tokens_per_sec": speed,
+            "peak_memory_bytes": system::peak_memory_bytes(),
+        }));
+    }
+    output::line(&format!(
+        "perplexity {:.4} ({:.5} nats a token, {} predicted in {} of {})",
+        result.perplexity,
+        result.mean_nll,
+        output::tokens(result.tokens),
+        match result.windows {
+            1 => "1 window".to_owned(),
+            windows => format!("{} windows", output::grouped(windows as u64)),
+        },
+        output::tokens(result.window),
+    ))?;
+    let peak =
+        system::peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)));
+    output::note(&format!("{}, {}{peak}", output::seconds(time), output::speed(Some(speed))));
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! `bouquet run`: goes on from a text, or talks.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bouquet_generate::{FinishReason, GenerateOptions, Generation, Timings, generate};
+use serde_json::json;
+
+use super::generation_flags::GenerationArgs;
+use super::interactive;
+use crate::errors::{CANCELLED, Done, asked_wrongly, wrong};
+use crate::interrupt::Work;
+use crate::open::{ThreadArgs, open};
+use crate::{output, system};
+
+/// What was typed.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// Folder of the model
+    model: PathBuf,
+    /// Text to go on from; else standard input, or a conversation in a terminal
+    prompt: Option<String>,
+    /// Read the text from a file; its last line break is dropped
+    #[arg(long, conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet run MODEL \"The committee approved the plan\" --max-tokens 40
+  bouquet run MODEL --file story.txt --temperature 0.8 --top-p 0.95 --seed 1
+  echo \"Translate to French: Good morning.\" | bouquet run MODEL --json
+  bouquet run MODEL                              a conversation; Ctrl-C stops an answer
+
+What is not given comes from the model's generation_config.json; what that does not say is greedy.";
+
+/// Where the prompt comes from.
+enum Source {
+    Text(String),
+    Conversation,
+}
+
+pub(crate) fn run(args: RunArgs) -> Result<()> {
+    args.generation.check()?;
+    let source = Source::of(&args)?;
+    let opened = open(&args.model, args.threads.threads())?;
+    let plan = args.generation.plan(&opened.model)?;
+    let prompt = match source {
+        Source::Text(prompt) => prompt,
+        Source::Conversation => return interactive::converse(&opened.model, &plan),
+    };
+    let prompt_ids = opened.model.tokenizer.encode(&prompt, true)?.ids;
+    let seed = plan.sampling.seed;
+    let drawn = args.generation.seed.is_none() && !plan.sampling.is_greedy();
+    let work = Work::begin();
+    let options = GenerateOptions { sampling: plan.sampling, stop: plan.stop, cancel: work.cancel.clone() };
+    let mut written = Ok(());
+    let mut show = |piece: &str| {
+        if !args.json && written.is_ok() {
+            written = output::write(piece);
+            if written.is_err() {
+                options.cancel.cancel();
+            }
+        }
+    };
+    let generation = generate(&opened.model, &prompt_ids, plan.context, &options, &mut show)?;
+    drop(work);
+    written?;
+    if args.json {
+        output::json(&as_json(&generation, opened.time))?;
+    } else {
+        output::write("\n")?;
+        note_timings(&generation.timings, drawn.then_some(seed));
+    }
+    match generation.finish_reason {
+        FinishReason::Cancelled => Err(Done(CANCELLED).into()),
+        FinishReason::Stop | FinishReason::Length => Ok(()),
+    }
+}
+
+impl Source {
+    fn of(args: &RunArgs) -> Result<Source> {
+        if let Some(prompt) = &args.prompt {
+            return Ok(Source::Text(prompt.clone()));
+        }
+        if let Some(file) = &args.file {
+            let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            return Ok(Source::Text(text(bytes, &file.display().to_string())?));
+        }
+        let mut stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            let mut bytes = Vec::new();
+            stdin.read_to_end(&mut bytes).context("cannot read standard input")?;
+            return Ok(Source::Text(text(bytes, "standard input")?));
+        }
+        if args.json {
+            return Err(asked_wrongly(
+                "a conversation cannot be one JSON object",
+                "give a prompt, or leave --json out",
+            ));
+        }
+        Ok(Source::Conversation)
+    }
+}
+
+/// A prompt from bytes, without the line break at its end, which most editors and `echo` add.
+fn text(bytes: Vec<u8>, origin: &str) -> Result<String> {
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| wrong(format!("{origin} is not UTF-8 text"), "convert it to UTF-8"))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+/// A file as text, for commands that measure it: nothing is dropped.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    String::from_utf8(bytes).map_err(|_| wrong(format!("{} is not UTF-8 text", path.display()), "convert it to UTF-8"))
+}
+
+/// What `--json` prints.
+fn as_json(generation: &Generation, load: Duration) -> serde_json::Value {
+    let timings = &generation.timings;
+    json!({
+        "text": generation.text,
+        "token_ids": generation.token_ids,
+        "finish_reason": generation.finish_reason.name(),
+        "timings": {
+            "prompt_tokens": timings.prompt_tokens,
+            "prompt_seconds": timings.prompt.as_secs_f64(),
+            "prompt_tokens_per_sec": timings.prompt_tokens_per_sec(),
+            "generated_tokens": timings.generated_tokens,
+            "generation_seconds": timings.generation.as_secs_f64(),
+            "generation_tokens_per_sec": timings.generation_tokens_per_sec(),
+            "load_seconds": load.as_secs_f64(),
+            "peak_memory_bytes": system::peak_memory_bytes(),
+        },
+    })
+}
+
+/// Speed and memory on standard error, and the seed if it was drawn.
+pub(crate) fn note_timings(timings: &Timings, seed: Option<u64>) {
+    let style = output::stderr_style();
+    let part = |name, tokens, time, speed: Option<f64>| {
+        let line =
+            format!("{name:<12}{:>13}  {:>8}  {}", output::tokens(tokens), output::seconds(time), output::speed(speed));
+        output::note(&format!("{}{}{}", style.quiet, line.trim_end(), style.plain));
+    };
+    output::note("");
+    part("prompt", timings.prompt_tokens, timings.prompt, timings.prompt_tokens_per_sec());
+    part("generation", timings.generated_tokens, timings.generation, timings.generation_tokens_per_sec());
+    if let Some(peak) = system::peak_memory_bytes() {
+        output::note(&format!("{}{:<12}{:>13}{}", style.quiet, "peak memory", output::bytes(peak), style.plain));
+    }
+    if let Some(seed) = seed {
+        output::note(&format!("{}{:<12}{seed:>13}{}", style.quiet, "seed", style.plain));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_break_at_the_end_is_dropped() {
+        for (bytes, expected) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("", "")] {
+            assert_eq!(text(bytes.as_bytes().to_vec(), "x").unwrap(), expected);
+        }
+        assert!(text(vec![0xFF], "x").is_err());
+    }
+}

@@ -1,0 +1,234 @@
+//! What becomes of errors: one sentence, a hint, an exit code. 1 is for what went wrong (files, models, data, the
+//! machine), 2 for what was asked wrongly (flags and arguments), 130 for what was cancelled.
+
+use std::fmt;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use bouquet_generate::GenerateError;
+use bouquet_model::ModelError;
+use bouquet_span::SpanError;
+
+use crate::output;
+
+/// What went wrong.
+pub(crate) const WRONG: u8 = 1;
+/// What was asked wrongly; clap's code as well.
+const ASKED_WRONGLY: u8 = 2;
+/// What a shell reports for Ctrl-C.
+pub(crate) const CANCELLED: u8 = 130;
+
+/// An error of the program itself, with its hint.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    message: String,
+    hint: String,
+    code: u8,
+}
+
+/// What ends a command that has printed all it had to, with an exit code other than 0.
+#[derive(Debug)]
+pub(crate) struct Done(pub(crate) u8);
+
+/// A wrong file, model or machine.
+pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Problem { message: message.into(), hint: hint.into(), code: WRONG }.into()
+}
+
+/// A wrong flag or argument.
+pub(crate) fn asked_wrongly(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Problem { message: message.into(), hint: hint.into(), code: ASKED_WRONGLY }.into()
+}
+
+/// Runs a command and says on standard error what went wrong, if anything did.
+pub(crate) fn exit_code(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    static PANIC: Mutex<Option<String>> = Mutex::new(None);
+    // A panic says where it was only to its hook. Some are caught and become errors, so the hook says nothing itself.
+    panic::set_hook(Box::new(|info| {
+        if let Ok(mut panic) = PANIC.lock() {
+            *panic = Some(info.to_string().replacen("panicked at ", "", 1));
+        }
+    }));
+    let result = panic::catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
+        let place = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();
+        let hint = "please report it, with the command that you typed";
+        Err(wrong(format!("this is a mistake in bouquet itself: {place}"), hint))
+    });
+    ExitCode::from(match result {
+        Ok(()) => 0,
+        Err(error) => report(&error),
+    })
+}
+
+/// Prints the sentence and the hint; returns the exit code.
+pub(crate) fn report(error: &anyhow::Error) -> u8 {
+    if let Some(Done(code)) = error.downcast_ref() {
+        return *code;
+    }
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        // Whoever read the results has seen enough (`bouquet run ... | head`).
+        return 0;
+    }
+    if error.chain().filter_map(span_error).any(|error| matches!(error, SpanError::Cancelled)) {
+        output::note("cancelled");
+        return CANCELLED;
+    }
+    let style = output::stderr_style();
+    output::note(&format!("{}error{}: {}", style.bad, style.plain, one_line(&sentence(error))));
+    if let Some(hint) = error.chain().find_map(hint) {
+        output::note(&format!("{}hint{}: {}", style.good, style.plain, one_line(&hint)));
+    }
+    error.chain().find_map(|cause| cause.downcast_ref::<Problem>()).map_or(WRONG, |problem| problem.code)
+}
+
+/// What to try.
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(problem) = error.downcast_ref::<Problem>() {
+        return Some(problem.hint.clone());
+    }
+    if let Some(error) = span_error(error) {
+        return span_hint(error).map(str::to_owned);
+    }
+    if let Some(error) = error.downcast_ref::<GenerateError>() {
+        return generate_hint(error);
+    }
+    if let Some(error) = error.downcast_ref::<ModelError>() {
+        return model_hint(error).map(str::to_owned);
+    }
+    let error = error.downcast_ref::<io::Error>()?;
+    Some(match error.kind() {
+        io::ErrorKind::NotFound => "check the path".to_owned(),
+        io::ErrorKind::PermissionDenied => "check who may read and write it".to_owned(),
+        io::ErrorKind::StorageFull => "make room on the disk".to_owned(),
+        _ => "check the disk and the path".to_owned(),
+    })
+}
+
+fn generate_hint(error: &GenerateError) -> Option<String> {
+    Some(match error {
+        GenerateError::Option { .. } => "see generation_config.json of the model, or give the flag yourself".into(),
+        GenerateError::EmptyPrompt => "give a text to go on from".into(),
+        GenerateError::PromptTooLong { prompt_tokens, .. } => {
+            let room = prompt_tokens.saturating_add(1);
+            format!("shorten the prompt, or give it room with --ctx {room} or more, if the model goes that far")
+        }
+        GenerateError::BeyondPositions { limit, .. } => format!("stay within {limit} tokens"),
+        GenerateError::LogitsNotFinite { .. } => DAMAGED_WEIGHTS.into(),
+        GenerateError::TooShort { .. } => "give a longer text".into(),
+        GenerateError::Model(error) => return model_hint(error).map(str::to_owned),
+    })
+}
+
+const DAMAGED_WEIGHTS: &str = "the weights may be damaged: fetch the model again and compare its checksums";
+
+fn model_hint(error: &ModelError) -> Option<&'static str> {
+    Some(match error {
+        ModelError::Io { .. } => "check that the path is right and can be read",
+        ModelError::NotAModel { .. } => {
+            "give the folder that has config.json, tokenizer.json and the safetensors files"
+        }
+        ModelError::Missing { .. } => "fetch the model again; all of its files belong into one folder",
+        ModelError::PickleOnly { .. } => {
+            "convert it to safetensors first: load it with transformers and call save_pretrained(folder)"
+        }
+        ModelError::Damaged { .. } => "fetch the file again and compare its size and checksum",
+        ModelError::Config(_) => "compare config.json with that of the model's makers",
+        ModelError::GenerationConfig(_) => "correct or remove generation_config.json; a model runs without it",
+        ModelError::UnknownFamily { .. } => "give a model of a family that is known",
+        ModelError::MissingTensor { .. } => {
+            "the files may be of another model than config.json: fetch all of them again"
+        }
+        ModelError::Tensor { .. } => "the weights do not belong to this config.json, or are damaged: fetch both again",
+        ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
+        ModelError::TokenId { .. } => "use ids of this model's own tokenizer",
+        ModelError::Span(error) => return span_hint(error),
+    })
+}
+
+fn span_hint(error: &SpanError) -> Option<&'static str> {
+    match error {
+        SpanError::NotFinite { .. } | SpanError::InputNotFinite { .. } => Some(DAMAGED_WEIGHTS),
+        SpanError::CacheFull { .. } => Some("give a smaller --ctx or --max-tokens, or free some memory"),
+        _ => None,
+    }
+}
+
+/// What the blocks said, wherever it is packed.
+fn span_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a SpanError> {
+    let model = match cause.downcast_ref() {
+        Some(GenerateError::Model(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    };
+    match model {
+        Some(ModelError::Span(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
+/// An error and its causes, but for those that it has named itself.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |sentence, cause| match sentence.contains(&cause) {
+        _ if sentence.is_empty() => cause,
+        true => sentence,
+        false => format!("{sentence}: {cause}"),
+    })
+}
+
+/// Errors carry names out of files: nothing of them may break the line or colour the terminal.
+fn one_line(text: &str) -> String {
+    let words: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {}", self.0)
+    }
+}
+
+impl std::error::Error for Done {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn an_error_is_a_line_that_says_nothing_twice() {
+        let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let error = anyhow::Error::from(ModelError::Io { path: "a\n\x1b[31mb".into(), source }).context("cannot begin");
+        assert_eq!(one_line(&sentence(&error)), "cannot begin: cannot read a [31mb: no such file");
+    }
+
+    #[test]
+    fn a_cancel_is_found_however_it_is_packed() {
+        let span = || SpanError::Cancelled;
+        let packed: [anyhow::Error; 3] =
+            [span().into(), ModelError::from(span()).into(), GenerateError::from(span()).into()];
+        for error in packed {
+            assert_eq!(report(&error.context("while computing")), CANCELLED);
+        }
+    }
+
+    #[test]
+    fn codes_are_those_of_the_problem() {
+        assert_eq!(report(&asked_wrongly("a flag", "no")), 2);
+        assert_eq!(report(&wrong("a file", "no").context("outside")), 1);
+        assert_eq!(report(&Done(130).into()), 130);
+        let closed: Result<(), _> = Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(report(&closed.context("cannot write").unwrap_err()), 0);
+    }
+}

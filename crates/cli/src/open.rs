@@ -1,0 +1,80 @@
+//! Opening a model for a command: the folder, the threads, and the memory that its sessions may take.
+
+use std::path::{Component, Path};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bouquet_kernels::Cpu;
+use bouquet_model::Model;
+
+use crate::errors::wrong;
+use crate::system;
+
+/// Flags that every command that computes has.
+#[derive(clap::Args)]
+pub(crate) struct ThreadArgs {
+    /// The result does not depend on it [default: all there are]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+/// A model, and how long it took to open.
+pub(crate) struct Opened {
+    pub(crate) model: Model,
+    pub(crate) time: Duration,
+}
+
+impl ThreadArgs {
+    /// How many were asked for.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.map_or_else(system::threads, usize::from)
+    }
+}
+
+/// Opens the model of a folder.
+pub(crate) fn open(folder: &Path, threads: usize) -> Result<Opened> {
+    check_folder(folder)?;
+    let start = Instant::now();
+    let cache_bytes = system::available_memory_bytes().unwrap_or(u64::MAX);
+    let model = Model::open(folder, Arc::new(Cpu::new(threads)), cache_bytes)?;
+    Ok(Opened { model, time: start.elapsed() })
+}
+
+/// Refuses a name of the hub, which is no folder, in words that help.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    if folder.exists() || !is_hub_name(folder) {
+        return Ok(());
+    }
+    let name = folder.display();
+    Err(wrong(
+        format!("{name} is not a folder here, and models are opened from a local folder"),
+        format!("fetch it first, with `hf download {name} --local-dir DIR` say, and give that folder"),
+    ))
+}
+
+/// `org/name`, without a dot or a slash in front.
+fn is_hub_name(path: &Path) -> bool {
+    let normal = path.components().filter(|component| matches!(component, Component::Normal(_))).count();
+    normal == 2 && path.components().count() == 2 && !path.to_string_lossy().ends_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_hub_are_told_from_paths() {
+        for (path, expected) in [
+            ("bigscience/bloom-560m", true),
+            ("./bigscience/bloom", false),
+            ("/models/bloom", false),
+            ("../bloom", false),
+            ("bloom", false),
+            ("a/b/c", false),
+            ("models/bloom/", false),
+        ] {
+            assert_eq!(is_hub_name(Path::new(path)), expected, "{path}");
+        }
+    }
+}

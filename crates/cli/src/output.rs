@@ -1,0 +1,197 @@
+//! Results go to standard output, everything else to standard error; numbers have units, and colour is for terminals.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// Colours, or nothing where nobody would see them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Style {
+    /// For headings.
+    pub(crate) strong: &'static str,
+    /// For what is beside the point.
+    pub(crate) quiet: &'static str,
+    /// For errors.
+    pub(crate) bad: &'static str,
+    /// For hints, and what was typed.
+    pub(crate) good: &'static str,
+    /// Ends each of them.
+    pub(crate) plain: &'static str,
+}
+
+const COLOURS: Style =
+    Style { strong: "\x1b[1m", quiet: "\x1b[2m", bad: "\x1b[1;31m", good: "\x1b[32m", plain: "\x1b[0m" };
+
+/// Style of standard output.
+pub(crate) fn stdout_style() -> Style {
+    style(io::stdout().is_terminal())
+}
+
+/// Style of standard error.
+pub(crate) fn stderr_style() -> Style {
+    style(io::stderr().is_terminal())
+}
+
+fn style(is_terminal: bool) -> Style {
+    // https://no-color.org: set, and not empty.
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let able = std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb");
+    if is_terminal && wanted && able { COLOURS } else { Style::default() }
+}
+
+/// Writes to standard output, at once.
+///
+/// # Errors
+/// A closed pipe among others; `errors` knows that this one is no error.
+pub(crate) fn write(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.context("cannot write to standard output")
+}
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: &str) -> Result<()> {
+    write(&format!("{text}\n"))
+}
+
+/// Writes a JSON object to standard output, on one line.
+pub(crate) fn json(value: &Value) -> Result<()> {
+    line(&value.to_string())
+}
+
+/// Writes a line to standard error. If that is gone there is nobody to tell.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A line on standard error that the next one overwrites; only on a terminal.
+pub(crate) struct Progress {
+    shown: bool,
+}
+
+impl Progress {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Progress { shown: false }
+    }
+
+    /// Shows how far it is.
+    pub(crate) fn show(&mut self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        if stderr.is_terminal() {
+            self.shown = true;
+            let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Bytes with a unit: `512 B`, `1.5 GiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let power = (bytes.max(1).ilog2() as usize / 10).min(units.len() - 1);
+    let number = bytes as f64 / (1u64 << (10 * power)) as f64;
+    if power == 0 { format!("{bytes} B") } else { format!("{} {}", three_digits(number), units[power]) }
+}
+
+/// Large numbers: `950`, `13.8 million`.
+pub(crate) fn count(number: u64) -> String {
+    match number {
+        0..1_000_000 => grouped(number),
+        1_000_000..1_000_000_000 => format!("{} million", three_digits(number as f64 / 1e6)),
+        _ => format!("{} billion", three_digits(number as f64 / 1e9)),
+    }
+}
+
+/// `12,345`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `12.3 s`, `45 ms`.
+pub(crate) fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 0.9995 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
+}
+
+/// `345 tokens/s`, or nothing where there is no speed.
+pub(crate) fn speed(tokens_per_sec: Option<f64>) -> String {
+    tokens_per_sec.map_or_else(String::new, |speed| format!("{} tokens/s", three_digits(speed)))
+}
+
+/// `1 token`, `2 tokens`.
+pub(crate) fn tokens(number: usize) -> String {
+    format!("{} token{}", grouped(number as u64), if number == 1 { "" } else { "s" })
+}
+
+/// Rows of cells, columns as wide as their widest; the first `left` columns flush left, the others flush right.
+pub(crate) fn table(rows: &[Vec<String>], left: usize) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = if column < left { write!(line, "  {cell:<width$}") } else { write!(line, "  {cell:>width$}") };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn three_digits(number: f64) -> String {
+    let decimals = match number {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{number:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_units_and_three_digits() {
+        assert_eq!(
+            [0, 1023, 1536, 27 << 20, u64::MAX].map(bytes),
+            ["0 B", "1023 B", "1.50 KiB", "27.0 MiB", "16384 PiB"]
+        );
+        assert_eq!(
+            [999, 12_345, 13_800_000, 176_247_271_424].map(count),
+            ["999", "12,345", "13.8 million", "176 billion"]
+        );
+        assert_eq!(seconds(Duration::from_millis(45)), "45 ms");
+        assert_eq!(seconds(Duration::from_millis(12_345)), "12.3 s");
+        assert_eq!((speed(Some(345.6)), speed(None)), ("346 tokens/s".to_owned(), String::new()));
+        assert_eq!([1, 1234].map(tokens), ["1 token", "1,234 tokens"]);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "22".to_owned()]];
+        assert_eq!(table(&rows, 1), "  a     1\n  bcd  22\n");
+    }
+}

@@ -1,0 +1,62 @@
+//! What is particular to a system: how much memory there is, and how much was used. Linux says so in files; elsewhere
+//! nobody is asked, and what depends on it is left out.
+
+use std::fs;
+use std::path::Path;
+
+/// The most memory that this process has held, in bytes, mapped weights included.
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Memory that this process may still use, in bytes: what the machine has free or can free, or less where a control
+/// group sets a limit.
+pub(crate) fn available_memory_bytes() -> Option<u64> {
+    let machine = kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let root = Path::new("/sys/fs/cgroup");
+    let limits = root.join(group).ancestors().filter(|path| path.starts_with(root)).filter_map(left_in_group).min();
+    Some(limits.map_or(machine, |limit| limit.min(machine)))
+}
+
+/// The number of threads that this process is given.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// What a control group (version 2) has left; `None` where it sets no limit.
+fn left_in_group(group: &Path) -> Option<u64> {
+    let number = |file| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+    let (limit, used) = (number("memory.max")?, number("memory.current")?);
+    // File pages that nobody has used lately count as used, but are given back when memory is short.
+    let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let reclaimable = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok());
+    Some(limit.saturating_sub(used.saturating_sub(reclaimable.unwrap_or(0))))
+}
+
+/// The number of a line like `VmHWM:   1234 kB`, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_kilobytes_is_read() {
+        let status = "Name:\tbouquet\nVmPeak:\t  900 kB\nVmHWM:\t  123 kB\n";
+        assert_eq!(kilobytes(status, "VmHWM:"), Some(123 * 1024));
+        assert_eq!(kilobytes(status, "VmRSS:"), None);
+        assert_eq!(kilobytes("VmHWM: lots kB", "VmHWM:"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_says_how_much_memory_there_is() {
+        assert!(peak_memory_bytes().is_some_and(|bytes| bytes > 1 << 16));
+        assert!(available_memory_bytes().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}

@@ -1,0 +1,101 @@
+//! What was asked wrongly ends with code 2, and prompts and data that do not fit with code 1.
+
+use crate::harness::*;
+
+#[test]
+fn flags_that_mean_nothing_are_code_2() {
+    let model = tiny("bloom-tiny");
+    let model = arg(&model);
+    for (args, what) in [
+        (vec!["run", model, "x", "--temperature", "-1"], "--temperature"),
+        (vec!["run", model, "x", "--temperature", "warm"], "--temperature"),
+        (vec!["run", model, "x", "--top-p", "1.5"], "--top-p"),
+        (vec!["run", model, "x", "--min-p", "-0.1"], "--min-p"),
+        (vec!["run", model, "x", "--repetition-penalty", "0"], "--repetition-penalty"),
+        (vec!["run", model, "x", "--threads", "0"], "--threads"),
+        (vec!["run", model, "x", "--ctx", "0"], "--ctx"),
+        (vec!["run", model, "x", "--max-tokens", "-3"], "-3"),
+        (vec!["run", model, "x", "--stop", ""], "--stop"),
+        (vec!["run", model, "x", "--file", "y"], "--file"),
+        (vec!["run", model, "x", "--temperature", "0", "--top-k", "5"], "--top-k"),
+        (vec!["run", model, "x", "--frequency-penalty", "1"], "--frequency-penalty"),
+        (vec!["run"], "not provided"),
+        (vec!["forward", model, "--text", "x"], "not provided"),
+        (vec!["forward", model, "-o", "/tmp/x"], "not provided"),
+        (vec!["forward", model, "--text", "x", "--token-ids", "y", "-o", "/tmp/x"], "--t"),
+        (vec!["perplexity", model, "y", "--window", "1"], "--window"),
+        (vec!["perplexity", model, "y", "--max-windows", "0"], "--max-windows"),
+        (vec!["completions", "cmd"], "cmd"),
+        (vec!["bloom"], "bloom"),
+    ] {
+        refused(&args, 2, what);
+    }
+    let llama = tiny("llama-tiny");
+    refused(&["run", arg(&llama), "x", "--ctx", "1000000"], 2, "--ctx 1000000");
+}
+
+#[test]
+fn unknown_encodings_are_refused_with_those_that_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (tiny("bloom-tiny"), folder.path().join("out"));
+    let args = ["forward", arg(&model), "--text", "x", "--encoding", "int3", "-o", arg(&out)];
+    refused(&args, 2, "int3");
+    assert!(text(&output(&args).stderr).contains("f32"));
+}
+
+#[test]
+fn prompts_that_do_not_fit_are_code_1() {
+    let model = tiny("bloom-tiny");
+    let long = "word ".repeat(3000);
+    refused(&["run", arg(&model), "a b c d e f", "--ctx", "3"], 1, "room for 3");
+    refused(&["run", arg(&model), &long], 1, "room for 2048");
+    refused(&["run", arg(&model), ""], 1, "empty");
+    refused(&["run", arg(&tiny("llama-tiny")), &long], 1, "room for");
+    refused(&["run", arg(&model), "--file", "no/such/file"], 1, "no/such/file");
+}
+
+#[test]
+fn texts_that_are_no_text_are_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, file) = (tiny("bloom-tiny"), folder.path().join("text"));
+    std::fs::write(&file, [0xFF, 0xFE, b'a']).unwrap();
+    refused(&["run", arg(&model), "--file", arg(&file)], 1, "UTF-8");
+    refused(&["perplexity", arg(&model), arg(&file)], 1, "UTF-8");
+    std::fs::write(&file, "").unwrap();
+    refused(&["perplexity", arg(&model), arg(&file)], 1, "0 tokens");
+    refused(&["perplexity", arg(&model), arg(folder.path())], 1, "cannot read");
+}
+
+#[test]
+fn token_ids_that_make_no_sense_leave_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, ids) = (tiny("llama-tiny"), folder.path().join("ids.json"));
+    let out = folder.path().join("out.safetensors");
+    let long = format!("[{:?}]", vec![5; 1 << 20]);
+    for (content, what) in [
+        ("[[1, 2], [3, 512]]", "token id 512"),
+        ("[[4294967295]]", "4294967295"),
+        ("[]", "no sequences"),
+        ("[[1], []]", "sequence 1"),
+        ("[1, 2]", "array of arrays"),
+        ("[[1.5]]", "array of arrays"),
+        ("[[-1]]", "array of arrays"),
+        ("[[1", "array of arrays"),
+        ("{}", "array of arrays"),
+        ("", "array of arrays"),
+        (&long, "positions"),
+    ] {
+        std::fs::write(&ids, content).unwrap();
+        refused(&["forward", arg(&model), "--token-ids", arg(&ids), "-o", arg(&out)], 1, what);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{content}");
+    }
+}
+
+#[test]
+fn places_that_cannot_be_written_are_refused_before_the_model_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing/out.safetensors");
+    refused(&["forward", "no-model", "--text", "x", "-o", arg(&missing)], 1, "cannot write");
+    refused(&["forward", "no-model", "--text", "x", "-o", arg(folder.path())], 2, "is a folder");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}

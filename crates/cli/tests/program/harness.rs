@@ -1,0 +1,148 @@
+//! Running the binary, and the models to run it on.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A tiny model.
+pub(crate) fn tiny(name: &str) -> PathBuf {
+    root().join("tests/fixtures/models").join(name)
+}
+
+/// The model of the demo.
+pub(crate) fn small() -> PathBuf {
+    root().join("models/bloom-small-trained")
+}
+
+/// The binary, in the repository, without colours.
+pub(crate) fn bouquet() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bouquet"));
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// What the binary does with arguments.
+pub(crate) fn output(args: &[&str]) -> Output {
+    bouquet().args(args).output().unwrap()
+}
+
+/// The same with something on standard input.
+pub(crate) fn output_with_stdin(args: &[&str], stdin: &[u8]) -> Output {
+    let mut command = bouquet();
+    let mut child =
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// What it prints when all goes well.
+pub(crate) fn stdout(args: &[&str]) -> String {
+    let output = output(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The same as JSON.
+pub(crate) fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&stdout(args)).unwrap()
+}
+
+/// Holds that a request is refused: the exit code, one sentence that says `what`, a hint, nothing on standard output.
+pub(crate) fn refused(args: &[&str], code: i32, what: &str) {
+    let output = limited(args).output().unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    assert_eq!(stdout, "", "{args:?}");
+    assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+    assert!(stderr.lines().next().unwrap().contains(what), "{args:?} should say {what:?}: {stderr}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("RUST_BACKTRACE"), "{args:?}: {stderr}");
+    if code == 1 {
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{args:?}: {stderr}");
+        assert!(lines[1].starts_with("hint: "), "{args:?}: {stderr}");
+    }
+}
+
+/// The binary where it may not reserve much address space: what a file claims to hold is not taken on trust.
+fn limited(args: &[&str]) -> Command {
+    if cfg!(not(target_os = "linux")) {
+        let mut command = bouquet();
+        command.args(args);
+        return command;
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_bouquet")]).args(args);
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// A copy of a tiny model that can be broken.
+pub(crate) fn copy(name: &str) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tiny(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+/// Rewrites a JSON file.
+pub(crate) fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    edit(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+/// A tensor of floats: its shape and numbers.
+pub(crate) fn floats(file: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
+    let tensors = SafeTensors::deserialize(file).unwrap();
+    let tensor = tensors.tensor(name).unwrap();
+    assert_eq!(tensor.dtype(), safetensors::Dtype::F32, "{name}");
+    let numbers = tensor.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+    (tensor.shape().to_vec(), numbers.collect())
+}
+
+/// A tensor of whole numbers.
+pub(crate) fn integers(file: &[u8], name: &str) -> Vec<i64> {
+    let tensors = SafeTensors::deserialize(file).unwrap();
+    let tensor = tensors.tensor(name).unwrap();
+    assert_eq!(tensor.dtype(), safetensors::Dtype::I64, "{name}");
+    tensor.data().chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// What transformers computed.
+pub(crate) fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(root().join(format!("tests/fixtures/goldens/{name}.safetensors"))).unwrap()
+}
+
+/// The manifest beside it.
+pub(crate) fn manifest(name: &str) -> Value {
+    let path = root().join(format!("tests/fixtures/goldens/{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The first of a golden's texts, which `single` and `greedy.single` are of.
+pub(crate) fn prompt(name: &str) -> String {
+    match manifest(name)["texts"].as_array() {
+        Some(texts) => texts[0].as_str().unwrap().to_owned(),
+        None => "The committee approved the plan on Tuesday, and the work will begin in March.".to_owned(),
+    }
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A path as an argument.
+pub(crate) fn arg(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

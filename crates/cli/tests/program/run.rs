@@ -1,0 +1,190 @@
+//! `bouquet run`, `demo`, `completions` and `--version`.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use crate::harness::*;
+
+#[test]
+fn greedy_text_is_that_of_transformers() {
+    for (model, name) in [
+        (tiny("bloom-tiny"), "bloom-tiny"),
+        (tiny("bloom-tiny-sharded"), "bloom-tiny"),
+        (tiny("bloom-tiny-h6-postres"), "bloom-tiny-h6-postres"),
+        (tiny("llama-tiny"), "llama-tiny"),
+        (tiny("mixtral-tiny"), "mixtral-tiny"),
+        (small(), "bloom-small-trained"),
+    ] {
+        let prompt = prompt(name);
+        let args = ["run", arg(&model), &prompt, "--max-tokens", "32", "--ignore-eos", "--temperature", "0"];
+        let object = json(&[args.as_slice(), &["--json"]].concat());
+        let ids = integers(&golden(name), "greedy.single");
+        let generated: Vec<i64> =
+            object["token_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+        assert_eq!(generated, ids[ids.len() - 32..], "{name}");
+        assert_eq!(object["finish_reason"], "length");
+        if name.starts_with("bloom") {
+            let whole = manifest(name)["greedy"]["text"].as_str().unwrap().to_owned();
+            assert_eq!(prompt.clone() + object["text"].as_str().unwrap(), whole);
+            assert_eq!(prompt.clone() + &stdout(&args), whole + "\n");
+        }
+    }
+}
+
+#[test]
+fn json_is_one_object_of_a_known_shape() {
+    let object = json(&["run", arg(&small()), "The city", "--max-tokens", "5", "--json"]);
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&object), ["text", "token_ids", "finish_reason", "timings"]);
+    let timings = &object["timings"];
+    assert_eq!(
+        keys(timings),
+        [
+            "prompt_tokens",
+            "prompt_seconds",
+            "prompt_tokens_per_sec",
+            "generated_tokens",
+            "generation_seconds",
+            "generation_tokens_per_sec",
+            "load_seconds",
+            "peak_memory_bytes"
+        ]
+    );
+    assert_eq!(timings["generated_tokens"], 5);
+    assert!(timings["generation_tokens_per_sec"].as_f64().unwrap() > 0.0);
+    assert!(cfg!(not(target_os = "linux")) || timings["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn speed_and_memory_are_on_standard_error() {
+    let output = output(&["run", arg(&tiny("bloom-tiny")), "Hello", "--max-tokens", "4", "--ignore-eos"]);
+    let stderr = text(&output.stderr);
+    for word in ["prompt", "generation", "tokens/s", "4 tokens"] {
+        assert!(stderr.contains(word), "{stderr}");
+    }
+    assert!(cfg!(not(target_os = "linux")) || stderr.contains("peak memory"), "{stderr}");
+    assert!(!stderr.contains('\x1b') && !text(&output.stdout).contains('\x1b'), "colours are for terminals");
+}
+
+#[test]
+fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
+    let (model, folder) = (small(), tempfile::tempdir().unwrap());
+    let rest = ["--max-tokens", "8", "--ignore-eos"];
+    let expected = stdout(&[["run", arg(&model), "The city of"].as_slice(), &rest].concat());
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, "The city of\n").unwrap();
+    assert_eq!(stdout(&[["run", arg(&model), "--file", arg(&file)].as_slice(), &rest].concat()), expected);
+    let piped = output_with_stdin(&[["run", arg(&model)].as_slice(), &rest].concat(), b"The city of\r\n");
+    assert_eq!(text(&piped.stdout), expected);
+}
+
+#[test]
+fn stop_strings_end_the_text_before_them() {
+    let (model, prompt) = (small(), prompt("bloom-small-trained"));
+    let args = ["run", arg(&model), &prompt, "--max-tokens", "32", "--json"];
+    let whole = json(&args)["text"].as_str().unwrap().to_owned();
+    let stop = "smaller num";
+    let stopped = json(&[args.as_slice(), &["--stop", "nowhere", "--stop", stop]].concat());
+    assert_eq!(stopped["text"], whole[..whole.find(stop).unwrap()]);
+    assert_eq!(stopped["finish_reason"], "stop");
+}
+
+#[test]
+fn a_seed_gives_the_same_text_on_any_number_of_threads() {
+    let model = small();
+    let with = |seed, threads| {
+        let sampling = ["--temperature", "0.9", "--top-k", "50", "--top-p", "0.95", "--min-p", "0.01"];
+        let args = ["run", arg(&model), "In the year", "--max-tokens", "24", "--seed", seed, "--threads", threads];
+        stdout(&[args.as_slice(), &sampling, &["--repetition-penalty", "1.1"]].concat())
+    };
+    let first = with("3", "1");
+    assert_eq!(with("3", "2"), first);
+    assert_eq!(with("3", "3"), first);
+    assert_ne!(with("4", "2"), first);
+}
+
+#[test]
+fn a_drawn_seed_is_told_and_gives_the_same_text() {
+    let model = small();
+    let args = ["run", arg(&model), "In the year", "--max-tokens", "24", "--temperature", "1"];
+    let output = output(&args);
+    let stderr = text(&output.stderr);
+    let seed = stderr.lines().find_map(|line| line.strip_prefix("seed")).unwrap().trim().to_owned();
+    assert_eq!(stdout(&[args.as_slice(), &["--seed", &seed]].concat()), text(&output.stdout));
+}
+
+#[test]
+fn sampling_defaults_come_from_the_model() {
+    let folder = copy("bloom-tiny");
+    edit_json(&folder.path().join("generation_config.json"), |config| {
+        config["do_sample"] = true.into();
+        config["temperature"] = 5.0.into();
+    });
+    let args = ["run", arg(folder.path()), "Hello", "--max-tokens", "24", "--ignore-eos"];
+    let with = |more: &[&str]| stdout(&[args.as_slice(), more].concat());
+    assert_ne!(with(&["--seed", "1"]), with(&["--seed", "2"]));
+    assert_eq!(with(&["--seed", "1", "--temperature", "0"]), with(&["--seed", "2", "--temperature", "0"]));
+}
+
+#[test]
+fn the_end_of_text_token_ends_the_text_unless_ignored() {
+    let folder = copy("bloom-tiny");
+    let prompt = prompt("bloom-tiny");
+    let ids = integers(&golden("bloom-tiny"), "greedy.single");
+    let end = ids[ids.len() - 30];
+    edit_json(&folder.path().join("generation_config.json"), |config| config["eos_token_id"] = vec![end].into());
+    let args = ["run", arg(folder.path()), &prompt, "--max-tokens", "32", "--json"];
+    let ended = json(&args);
+    assert_eq!(ended["finish_reason"], "stop");
+    assert_eq!(ended["token_ids"].as_array().unwrap().last().unwrap(), end);
+    let ignored = json(&[args.as_slice(), &["--ignore-eos"]].concat());
+    assert_eq!(ignored["token_ids"].as_array().unwrap().len(), 32);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = bouquet()
+        .args(["run", arg(&small()), "The city", "--max-tokens", "100000", "--ctx", "200000", "--ignore-eos"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Dropping the reader after a byte closes the pipe.
+    child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_demo_shows_texts_and_what_to_type_next() {
+    let shown = stdout(&["demo"]);
+    for words in ["English", "German", "tokens/s", "same bits", "bouquet run models/bloom-small-trained"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let object = json(&["demo", "--json", "--model", "models/bloom-small-trained", "--threads", "1"]);
+    assert_eq!(object["same_bits"]["compared"], object["same_bits"]["equal"]);
+    for told in object["texts"].as_array().unwrap() {
+        assert!(shown.contains(told["text"].as_str().unwrap()), "the same text, whatever the threads");
+    }
+}
+
+#[test]
+fn the_demo_finds_its_model_from_anywhere() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = bouquet().current_dir(elsewhere.path()).args(["demo", "--json"]).output().unwrap();
+    // Where the target folder is outside of the repository, nothing leads to the model, and that is said.
+    let inside = std::path::Path::new(env!("CARGO_BIN_EXE_bouquet")).starts_with(root());
+    assert_eq!(output.status.code(), Some(if inside { 0 } else { 1 }), "{}", text(&output.stderr));
+}
+
+#[test]
+fn completions_and_version_and_help_are_printed() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(stdout(&["completions", shell]).contains("bouquet"), "{shell}");
+    }
+    assert_eq!(stdout(&["--version"]), format!("bouquet {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["demo", "run", "perplexity", "inspect", "forward", "completions"] {
+        assert!(stdout(&["--help"]).contains(command));
+        assert!(stdout(&[command, "--help"]).contains("Usage: bouquet"));
+    }
+}
