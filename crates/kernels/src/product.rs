@@ -38,7 +38,7 @@ pub fn weight_gradient(cpu: &Cpu, dy: MatrixView<'_>, x: MatrixView<'_>, dw: Mat
 const X_NUMBERS: usize = 256 * 1024;
 
 /// Fused multiply-adds that are worth a task of their own.
-const TASK: usize = 256 * 1024;
+const TASK: usize = 64 * 1024;
 
 /// [`dots`] on all threads: blocks of tokens by groups of outputs.
 pub(crate) fn dots_on_threads(cpu: &Cpu, x: MatrixView<'_>, w: Rows<'_>, mut y: MatrixViewMut<'_>) {

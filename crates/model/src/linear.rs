@@ -4,9 +4,9 @@
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight, product};
 use bouquet_span::adapter::LeafGrad;
-use bouquet_span::{LinearId, LowRank};
+use bouquet_span::{LinearId, LowRank, Site};
 
-use crate::block::batch::{Batch, Token, runs};
+use crate::block::batch::{Batch, Call, Token, runs};
 
 /// One weight matrix of a block.
 #[derive(Clone, Debug)]
@@ -19,7 +19,9 @@ pub struct Linear {
 
 impl Linear {
     /// `[tokens, inputs]` to `[tokens, outputs]`; `tokens` says whose rows these are.
-    pub fn forward(&self, cpu: &Cpu, id: LinearId, batch: &Batch<'_>, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
+    pub fn forward(&self, call: Call<'_>, site: Site, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
+        let Call { cpu, batch, .. } = call;
+        let id = call.linear(site);
         let mut y = Matrix::zeros(x.rows(), self.weight.rows());
         self.weight.product(cpu, x, y.view_mut());
         if let Some(bias) = &self.bias {
@@ -39,14 +41,15 @@ impl Linear {
     /// The gradient for `x` from `dy`; gradients of the adapter are added to the leaf of each row.
     pub fn backward(
         &self,
-        cpu: &Cpu,
-        id: LinearId,
-        batch: &Batch<'_>,
+        call: Call<'_>,
+        site: Site,
         tokens: &[Token],
         x: MatrixView<'_>,
         dy: MatrixView<'_>,
         leaves: &mut [LeafGrad],
     ) -> Matrix {
+        let Call { cpu, batch, .. } = call;
+        let id = call.linear(site);
         let mut dx = Matrix::zeros(x.rows(), x.cols());
         self.weight.product_backward(cpu, dy, dx.view_mut());
         for ((request, leaf), rows) in runs(tokens, |token| (token.request, token.leaf)) {

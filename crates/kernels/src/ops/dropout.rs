@@ -1,6 +1,9 @@
 //! Counter-based dropout (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): whether a channel of a
 //! token is kept is a hash of where it stands, so that any machine, in any batch and any order, draws the same.
 
+use crate::cpu::alone;
+use crate::simd::per_isa;
+
 /// Where a row of activations stands. Two rows with the same coordinates are dropped alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropoutRow {
@@ -25,10 +28,15 @@ pub fn dropout(row: DropoutRow, rate: f32, x: &mut [f32]) {
     let threshold = (f64::from(rate) * 4_294_967_296.0) as u32;
     let kept = 1.0 - rate;
     let key = row.key();
-    let (low, high) = (key as u32, (key >> 32) as u32);
-    for (channel, x) in x.iter_mut().enumerate() {
-        let draw = mix32(mix32((channel as u32).wrapping_add(low)) ^ high);
-        *x = if draw < threshold { 0.0 } else { *x / kept };
+    drop_channels(alone(), key as u32, (key >> 32) as u32, threshold, kept, x);
+}
+
+per_isa! {
+    fn drop_channels(low: u32, high: u32, threshold: u32, kept: f32, x: &mut [f32]) {
+        for (channel, x) in x.iter_mut().enumerate() {
+            let draw = mix32(mix32((channel as u32).wrapping_add(low)) ^ high);
+            *x = if draw < threshold { 0.0 } else { *x / kept };
+        }
     }
 }
 

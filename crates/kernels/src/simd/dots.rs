@@ -104,11 +104,11 @@ unsafe fn dots_in_panels<L: Lanes, E: Stored, const M: usize, const N: usize>(x:
     let width = cols.min(BLOCK).next_multiple_of(LANES);
     let mut buffer = Scratch::new(N * width);
     let buffer = buffer.as_mut_ptr();
-    // SAFETY (of all blocks below): the buffer has room for N rows of `width`, all rows have `cols` numbers, and tiles
-    // are stored within `y`.
     let waiting = if cols > BLOCK { x.count().div_ceil(M) * M * N * LANES } else { 0 };
     let mut waiting = Scratch::new(waiting);
     let waiting = waiting.as_mut_ptr();
+    // SAFETY of all blocks below: the buffer has room for N rows of `width`, and `waiting` for every tile; all rows have
+    // `cols` numbers, and tiles are stored within `y`.
     for o in (0..w.count()).step_by(N) {
         let rows = N.min(w.count() - o);
         let mut panel = [buffer.cast_const().cast::<u8>(); N];

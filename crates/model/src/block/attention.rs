@@ -3,10 +3,10 @@
 use bouquet_kernels::ops::attention::{self, AttentionShape, Sequence};
 use bouquet_kernels::ops::{alibi, elementwise, rope};
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
+use bouquet_span::Site;
 use bouquet_span::adapter::LeafGrad;
-use bouquet_span::{LinearId, Site};
 
-use super::batch::Batch;
+use super::batch::{Batch, Call};
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
 use crate::spec::{AttentionSpec, Positions};
@@ -61,13 +61,12 @@ impl Attention {
     /// `[tokens, hidden_size]` to the same shape.
     pub fn forward(
         &self,
-        cpu: &Cpu,
-        block: usize,
-        batch: &Batch<'_>,
+        call: Call<'_>,
         x: MatrixView<'_>,
         caches: &mut [&mut KvCache],
     ) -> (Matrix, AttentionActivations) {
-        let (mut queries, mut keys, values) = self.qkv.forward(cpu, &self.shape, block, batch, x);
+        let Call { cpu, batch, .. } = call;
+        let (mut queries, mut keys, values) = self.qkv.forward(call, &self.shape, x);
         if let Some(angles) = &batch.angles {
             rope::rotate(cpu, angles, self.shape.heads, queries.view_mut());
             rope::rotate(cpu, angles, self.shape.kv_heads, keys.view_mut());
@@ -78,16 +77,14 @@ impl Attention {
         let mut context = Matrix::zeros(queries.rows(), queries.cols());
         let sequences = sequences(batch, caches.iter().map(|cache| &**cache));
         attention::attention(cpu, &self.shape, queries.view(), &sequences, context.view_mut());
-        let output = self.output.forward(cpu, LinearId::new(block, Site::O), batch, &batch.tokens, context.view());
+        let output = self.output.forward(call, Site::O, call.tokens(), context.view());
         (output, AttentionActivations { queries, context })
     }
 
     /// The gradient for `x`.
     pub fn backward(
         &self,
-        cpu: &Cpu,
-        block: usize,
-        batch: &Batch<'_>,
+        call: Call<'_>,
         x: MatrixView<'_>,
         activations: &AttentionActivations,
         caches: &[KvCache],
@@ -95,8 +92,8 @@ impl Attention {
         leaves: &mut [LeafGrad],
     ) -> Matrix {
         let AttentionActivations { queries, context } = activations;
-        let id = LinearId::new(block, Site::O);
-        let d_context = self.output.backward(cpu, id, batch, &batch.tokens, context.view(), d_output, leaves);
+        let Call { cpu, batch, .. } = call;
+        let d_context = self.output.backward(call, Site::O, call.tokens(), context.view(), d_output, leaves);
         let kv_channels = self.shape.kv_heads * self.shape.head_dim;
         let mut d_queries = Matrix::zeros(queries.rows(), queries.cols());
         let mut d_keys = Matrix::zeros(queries.rows(), kv_channels);
@@ -116,7 +113,7 @@ impl Attention {
             rope::rotate_backward(cpu, angles, self.shape.heads, d_queries.view_mut());
             rope::rotate_backward(cpu, angles, self.shape.kv_heads, d_keys.view_mut());
         }
-        self.qkv.backward(cpu, &self.shape, block, batch, x, [&d_queries, &d_keys, &d_values], leaves)
+        self.qkv.backward(call, &self.shape, x, [&d_queries, &d_keys, &d_values], leaves)
     }
 }
 
@@ -137,42 +134,32 @@ fn sequences<'c>(batch: &Batch<'_>, caches: impl Iterator<Item = &'c KvCache>) -
 }
 
 impl Qkv {
-    fn forward(
-        &self,
-        cpu: &Cpu,
-        shape: &AttentionShape,
-        block: usize,
-        batch: &Batch<'_>,
-        x: MatrixView<'_>,
-    ) -> (Matrix, Matrix, Matrix) {
-        let run = |site, linear: &Linear| linear.forward(cpu, LinearId::new(block, site), batch, &batch.tokens, x);
+    fn forward(&self, call: Call<'_>, shape: &AttentionShape, x: MatrixView<'_>) -> (Matrix, Matrix, Matrix) {
+        let run = |site, linear: &Linear| linear.forward(call, site, call.tokens(), x);
         match self {
             Qkv::Separate { q, k, v } => (run(Site::Q, q), run(Site::K, k), run(Site::V, v)),
-            Qkv::Fused(qkv) => split(cpu, shape, &run(Site::Qkv, qkv)),
+            Qkv::Fused(qkv) => split(call.cpu, shape, &run(Site::Qkv, qkv)),
         }
     }
 
     fn backward(
         &self,
-        cpu: &Cpu,
+        call: Call<'_>,
         shape: &AttentionShape,
-        block: usize,
-        batch: &Batch<'_>,
         x: MatrixView<'_>,
         [d_queries, d_keys, d_values]: [&Matrix; 3],
         leaves: &mut [LeafGrad],
     ) -> Matrix {
-        let mut run = |site, linear: &Linear, dy: &Matrix| {
-            linear.backward(cpu, LinearId::new(block, site), batch, &batch.tokens, x, dy.view(), leaves)
-        };
+        let mut run =
+            |site, linear: &Linear, dy: &Matrix| linear.backward(call, site, call.tokens(), x, dy.view(), leaves);
         match self {
             Qkv::Separate { q, k, v } => {
                 let mut dx = run(Site::Q, q, d_queries);
-                elementwise::add(cpu, run(Site::K, k, d_keys).view(), dx.view_mut());
-                elementwise::add(cpu, run(Site::V, v, d_values).view(), dx.view_mut());
+                elementwise::add(call.cpu, run(Site::K, k, d_keys).view(), dx.view_mut());
+                elementwise::add(call.cpu, run(Site::V, v, d_values).view(), dx.view_mut());
                 dx
             }
-            Qkv::Fused(qkv) => run(Site::Qkv, qkv, &join(cpu, shape, [d_queries, d_keys, d_values])),
+            Qkv::Fused(qkv) => run(Site::Qkv, qkv, &join(call.cpu, shape, [d_queries, d_keys, d_values])),
         }
     }
 }

@@ -8,9 +8,20 @@ use bouquet_kernels::ops::rope::Angles;
 use bouquet_kernels::ops::rounding;
 use bouquet_kernels::{Cpu, Matrix, MatrixViewMut};
 use bouquet_span::adapter::LeafGrad;
-use bouquet_span::{LinearId, LowRank, Pass, Rounding};
+use bouquet_span::{LinearId, LowRank, Pass, Rounding, Site};
 
 use crate::spec::Positions;
+
+/// What every part of a block is called with: who computes, in which block, for whose rows.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// Instruction set and threads.
+    pub cpu: &'a Cpu,
+    /// The block's number, counted from the start of the model.
+    pub block: usize,
+    /// The rows.
+    pub batch: &'a Batch<'a>,
+}
 
 /// One call's rows, the same for all blocks.
 pub struct Batch<'a> {
@@ -51,6 +62,18 @@ pub struct Token {
     pub sequence: usize,
     /// Its position in the sequence.
     pub position: usize,
+}
+
+impl<'a> Call<'a> {
+    /// The linear at a site of this block.
+    pub fn linear(&self, site: Site) -> LinearId {
+        LinearId::new(self.block, site)
+    }
+
+    /// Each row.
+    pub fn tokens(&self) -> &'a [Token] {
+        &self.batch.tokens
+    }
 }
 
 impl<'a> Batch<'a> {

@@ -3,10 +3,10 @@
 use bouquet_kernels::ops::activation::{self, Activation};
 use bouquet_kernels::ops::{elementwise, softmax};
 use bouquet_kernels::{Cpu, Matrix, MatrixView, product};
+use bouquet_span::Site;
 use bouquet_span::adapter::LeafGrad;
-use bouquet_span::{LinearId, Site};
 
-use super::batch::{Batch, Token};
+use super::batch::{Call, Token};
 use crate::linear::Linear;
 
 /// The weights of the feed-forward.
@@ -71,41 +71,31 @@ pub struct ExpertPart {
 /// The names of an expert's linears.
 #[derive(Clone, Copy)]
 struct Sites {
-    gate: LinearId,
-    up: LinearId,
-    down: LinearId,
+    gate: Site,
+    up: Site,
+    down: Site,
 }
 
 impl Sites {
-    fn dense(block: usize) -> Self {
-        let id = |site| LinearId::new(block, site);
-        Sites { gate: id(Site::Gate), up: id(Site::Up), down: id(Site::Down) }
-    }
+    const DENSE: Sites = Sites { gate: Site::Gate, up: Site::Up, down: Site::Down };
 
-    fn expert(block: usize, expert: usize) -> Self {
-        let (id, expert) = (|site| LinearId::new(block, site), expert as u16);
-        Sites { gate: id(Site::ExpertGate(expert)), up: id(Site::ExpertUp(expert)), down: id(Site::ExpertDown(expert)) }
+    fn expert(expert: usize) -> Self {
+        let expert = expert as u16;
+        Sites { gate: Site::ExpertGate(expert), up: Site::ExpertUp(expert), down: Site::ExpertDown(expert) }
     }
 }
 
 impl FeedForward {
     /// `[tokens, hidden_size]` to the same shape.
-    pub fn forward(
-        &self,
-        cpu: &Cpu,
-        block: usize,
-        batch: &Batch<'_>,
-        x: MatrixView<'_>,
-    ) -> (Matrix, FeedForwardActivations) {
+    pub fn forward(&self, call: Call<'_>, x: MatrixView<'_>) -> (Matrix, FeedForwardActivations) {
         match self {
             FeedForward::Dense(expert) => {
-                let (y, activations) = expert.forward(cpu, Sites::dense(block), batch, &batch.tokens, x);
+                let (y, activations) = expert.forward(call, Sites::DENSE, call.tokens(), x);
                 (y, FeedForwardActivations::Dense(activations))
             }
             FeedForward::Experts { router, experts, per_token } => {
-                let id = LinearId::new(block, Site::Router);
-                let mut probabilities = router.forward(cpu, id, batch, &batch.tokens, x);
-                cpu.for_each_row(probabilities.view_mut(), |_, row| softmax::softmax(row));
+                let mut probabilities = router.forward(call, Site::Router, call.tokens(), x);
+                call.cpu.for_each_row(probabilities.view_mut(), |_, row| softmax::softmax(row));
                 let chosen: Vec<_> = (0..x.rows()).map(|row| choose(probabilities.row(row), *per_token)).collect();
 
                 let mut y = Matrix::zeros(x.rows(), x.cols());
@@ -116,9 +106,8 @@ impl FeedForward {
                         chosen.iter().find(|&&(expert, _)| expert == index).map(|&(_, weight)| (row, weight))
                     };
                     let (rows, weights): (Vec<_>, Vec<_>) = chosen.iter().enumerate().filter_map(share).unzip();
-                    let (input, tokens) = gather(x, &batch.tokens, &rows);
-                    let (output, activations) =
-                        expert.forward(cpu, Sites::expert(block, index), batch, &tokens, input.view());
+                    let (input, tokens) = gather(x, call.tokens(), &rows);
+                    let (output, activations) = expert.forward(call, Sites::expert(index), &tokens, input.view());
                     for (place, (&row, &weight)) in rows.iter().zip(&weights).enumerate() {
                         add_scaled(weight, output.row(place), y.row_mut(row));
                     }
@@ -132,9 +121,7 @@ impl FeedForward {
     /// The gradient for `x`.
     pub fn backward(
         &self,
-        cpu: &Cpu,
-        block: usize,
-        batch: &Batch<'_>,
+        call: Call<'_>,
         x: MatrixView<'_>,
         activations: &FeedForwardActivations,
         dy: MatrixView<'_>,
@@ -142,7 +129,7 @@ impl FeedForward {
     ) -> Matrix {
         match (self, activations) {
             (FeedForward::Dense(expert), FeedForwardActivations::Dense(activations)) => {
-                expert.backward(cpu, Sites::dense(block), batch, &batch.tokens, x, activations, dy, leaves)
+                expert.backward(call, Sites::DENSE, call.tokens(), x, activations, dy, leaves)
             }
             (
                 FeedForward::Experts { router, experts, .. },
@@ -151,16 +138,15 @@ impl FeedForward {
                 let mut dx = Matrix::zeros(x.rows(), x.cols());
                 let mut d_weights = Matrix::zeros(x.rows(), experts.len());
                 for (index, (expert, part)) in experts.iter().zip(parts).enumerate() {
-                    let (input, tokens) = gather(x, &batch.tokens, &part.rows);
-                    let (mut d_output, _) = gather(dy, &batch.tokens, &part.rows);
+                    let (input, tokens) = gather(x, call.tokens(), &part.rows);
+                    let (mut d_output, _) = gather(dy, call.tokens(), &part.rows);
                     for (place, (&row, &weight)) in part.rows.iter().zip(&part.weights).enumerate() {
-                        d_weights.row_mut(row)[index] = dot(cpu, d_output.row(place), part.output.row(place));
+                        d_weights.row_mut(row)[index] = dot(call.cpu, d_output.row(place), part.output.row(place));
                         d_output.row_mut(place).iter_mut().for_each(|value| *value *= weight);
                     }
                     let d_input = expert.backward(
-                        cpu,
-                        Sites::expert(block, index),
-                        batch,
+                        call,
+                        Sites::expert(index),
                         &tokens,
                         input.view(),
                         &part.activations,
@@ -172,9 +158,8 @@ impl FeedForward {
                     }
                 }
                 let d_logits = choice_backward(probabilities, parts, d_weights);
-                let id = LinearId::new(block, Site::Router);
-                let d_router = router.backward(cpu, id, batch, &batch.tokens, x, d_logits.view(), leaves);
-                elementwise::add(cpu, d_router.view(), dx.view_mut());
+                let d_router = router.backward(call, Site::Router, call.tokens(), x, d_logits.view(), leaves);
+                elementwise::add(call.cpu, d_router.view(), dx.view_mut());
                 dx
             }
             _ => unreachable!("a feed-forward is given the activations that it made"),
@@ -197,32 +182,30 @@ impl FeedForwardActivations {
 impl Expert {
     fn forward(
         &self,
-        cpu: &Cpu,
+        call: Call<'_>,
         sites: Sites,
-        batch: &Batch<'_>,
         tokens: &[Token],
         x: MatrixView<'_>,
     ) -> (Matrix, ExpertActivations) {
-        let gate = self.gate.as_ref().map(|gate| gate.forward(cpu, sites.gate, batch, tokens, x));
-        let up = self.up.forward(cpu, sites.up, batch, tokens, x);
+        let gate = self.gate.as_ref().map(|gate| gate.forward(call, sites.gate, tokens, x));
+        let up = self.up.forward(call, sites.up, tokens, x);
         let activations = ExpertActivations { gate, up };
-        let inner = self.inner(cpu, &activations);
-        (self.down.forward(cpu, sites.down, batch, tokens, inner.view()), activations)
+        let inner = self.inner(call.cpu, &activations);
+        (self.down.forward(call, sites.down, tokens, inner.view()), activations)
     }
 
     fn backward(
         &self,
-        cpu: &Cpu,
+        call: Call<'_>,
         sites: Sites,
-        batch: &Batch<'_>,
         tokens: &[Token],
         x: MatrixView<'_>,
         activations: &ExpertActivations,
         dy: MatrixView<'_>,
         leaves: &mut [LeafGrad],
     ) -> Matrix {
-        let inner = self.inner(cpu, activations);
-        let d_inner = self.down.backward(cpu, sites.down, batch, tokens, inner.view(), dy, leaves);
+        let inner = self.inner(call.cpu, activations);
+        let d_inner = self.down.backward(call, sites.down, tokens, inner.view(), dy, leaves);
         let up = activations.up.view();
         let mut d_up = Matrix::zeros(up.rows(), up.cols());
         match (&self.gate, &activations.gate) {
@@ -230,7 +213,7 @@ impl Expert {
                 let mut d_gate = Matrix::zeros(up.rows(), up.cols());
                 let (d_gate_view, d_up_view) = (d_gate.view_mut(), d_up.view_mut());
                 activation::gated_backward(
-                    cpu,
+                    call.cpu,
                     self.activation,
                     gate.view(),
                     up,
@@ -238,14 +221,14 @@ impl Expert {
                     d_gate_view,
                     d_up_view,
                 );
-                let mut dx = gate_linear.backward(cpu, sites.gate, batch, tokens, x, d_gate.view(), leaves);
-                let more = self.up.backward(cpu, sites.up, batch, tokens, x, d_up.view(), leaves);
-                elementwise::add(cpu, more.view(), dx.view_mut());
+                let mut dx = gate_linear.backward(call, sites.gate, tokens, x, d_gate.view(), leaves);
+                let more = self.up.backward(call, sites.up, tokens, x, d_up.view(), leaves);
+                elementwise::add(call.cpu, more.view(), dx.view_mut());
                 dx
             }
             _ => {
-                activation::activate_backward(cpu, self.activation, up, d_inner.view(), d_up.view_mut());
-                self.up.backward(cpu, sites.up, batch, tokens, x, d_up.view(), leaves)
+                activation::activate_backward(call.cpu, self.activation, up, d_inner.view(), d_up.view_mut());
+                self.up.backward(call, sites.up, tokens, x, d_up.view(), leaves)
             }
         }
     }

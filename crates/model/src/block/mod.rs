@@ -19,7 +19,7 @@ use bouquet_kernels::{Cpu, Matrix, MatrixView};
 use bouquet_span::adapter::LeafGrad;
 
 use self::attention::{Attention, AttentionActivations};
-use self::batch::Batch;
+use self::batch::{Batch, Call};
 use self::feed_forward::{FeedForward, FeedForwardActivations};
 use crate::kv_cache::KvCache;
 use crate::norm::Norm;
@@ -62,14 +62,15 @@ impl Block {
         mut input: Matrix,
         caches: &mut [&mut KvCache],
     ) -> (Matrix, Activations) {
+        let call = Call { cpu, block: self.index, batch };
         batch.add_prompts(self.index, &mut input);
 
         let normed = self.attention_norm.forward(cpu, input.view());
-        let (mut middle, attention) = self.attention.forward(cpu, self.index, batch, normed.view(), caches);
+        let (mut middle, attention) = self.attention.forward(call, normed.view(), caches);
         elementwise::add(cpu, self.residual_of(&input, &normed), middle.view_mut());
 
         let normed = self.feed_forward_norm.forward(cpu, middle.view());
-        let (mut output, feed_forward) = self.feed_forward.forward(cpu, self.index, batch, normed.view());
+        let (mut output, feed_forward) = self.feed_forward.forward(call, normed.view());
         elementwise::add(cpu, self.residual_of(&middle, &normed), output.view_mut());
 
         batch.round(cpu, &mut output);
@@ -87,16 +88,15 @@ impl Block {
         d_output: Matrix,
         leaves: &mut [LeafGrad],
     ) -> Matrix {
+        let call = Call { cpu, block: self.index, batch };
         let Activations { input, attention, middle, feed_forward } = activations;
 
         let normed = self.feed_forward_norm.forward(cpu, middle.view());
-        let d_normed =
-            self.feed_forward.backward(cpu, self.index, batch, normed.view(), feed_forward, d_output.view(), leaves);
+        let d_normed = self.feed_forward.backward(call, normed.view(), feed_forward, d_output.view(), leaves);
         let d_middle = self.sublayer_backward(cpu, &self.feed_forward_norm, middle, d_normed, d_output);
 
         let normed = self.attention_norm.forward(cpu, input.view());
-        let d_normed =
-            self.attention.backward(cpu, self.index, batch, normed.view(), attention, caches, d_middle.view(), leaves);
+        let d_normed = self.attention.backward(call, normed.view(), attention, caches, d_middle.view(), leaves);
         let d_input = self.sublayer_backward(cpu, &self.attention_norm, input, d_normed, d_middle);
 
         batch.add_prompt_gradients(self.index, &d_input, leaves);

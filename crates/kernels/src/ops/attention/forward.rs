@@ -100,6 +100,8 @@ fn attend(
 }
 
 per_isa! {
+    /// `values · before + piece · now`; the first piece is taken as it is, and one without weight (or not seen, which
+    /// `attend` writes the same way) brings nothing.
     fn merge_values(before: f32, now: f32, piece: &[f32], values: &mut [f32]) {
         if before == 0.0 && now == 1.0 {
             values.copy_from_slice(piece);
