@@ -29,7 +29,7 @@ pub enum SpanError {
         limit: usize,
     },
     /// Cached keys and values for this session do not fit into the memory that is left for them.
-    #[error("a cache of {needed} bytes does not fit: {available} bytes are left")]
+    #[error("a cache of {} does not fit: {} are left for it", gib(*needed), gib(*available))]
     CacheFull {
         /// Bytes that the session would reserve.
         needed: u64,
@@ -93,4 +93,9 @@ pub enum SpanError {
     /// The span could not do its work for a reason of its own (a disk, a device, a peer).
     #[error("{0}")]
     Failed(String),
+}
+
+/// Bytes, to be read.
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }

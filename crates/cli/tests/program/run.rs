@@ -158,7 +158,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[test]
 fn the_demo_shows_texts_and_what_to_type_next() {
     let shown = stdout(&["demo"]);
-    for words in ["English", "German", "tokens/s", "same bits", "bouquet run models/bloom-small-trained"] {
+    for words in ["English", "French", "tokens/s", "same bits", "bouquet run models/bloom-small-trained"] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let object = json(&["demo", "--json", "--model", "models/bloom-small-trained", "--threads", "1"]);
