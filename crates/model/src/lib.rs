@@ -20,7 +20,7 @@
 //! | [`linear`] | a weight, its bias, and what an adapter adds |
 //! | [`block`] | the decoder block, forward and backward |
 //! | [`kv_cache`] | keys and values of a sequence |
-//! | [`local`] | [`LocalSpan`](local::LocalSpan): blocks resident in this process |
+//! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`ends`] | embedding and head |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
