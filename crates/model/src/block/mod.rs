@@ -1,5 +1,5 @@
 //! The decoder block: the one block of all families, forward and backward. What differs between families is data
-//! ([`BlockSpec`]).
+//! ([`BlockSpec`](crate::spec::BlockSpec)).
 //!
 //! ```text
 //!          NormInput (usual)                           NormOutput (some BLOOM checkpoints)
