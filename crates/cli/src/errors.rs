@@ -147,6 +147,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         }
         ModelError::Tensor { .. } => "the weights do not belong to this config.json, or are damaged: fetch both again",
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
+        ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::TokenId { .. } => "use ids of this model's own tokenizer",
         ModelError::Span(error) => return span_hint(error),
     })

@@ -1,5 +1,6 @@
 //! The ends of a model: token ids become hidden states, hidden states become logits.
 
+use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight};
 use bouquet_span::HiddenStates;
 
@@ -28,7 +29,8 @@ impl Embedding {
     /// The hidden states of packed sequences.
     ///
     /// # Errors
-    /// [`ModelError::TokenId`] for an id outside of the vocabulary.
+    /// [`ModelError::TokenId`] for an id outside of the vocabulary, [`ModelError::EmbeddingNotFinite`] for one whose
+    /// row is damaged.
     pub fn embed(&self, cpu: &Cpu, sequences: &[&[u32]]) -> Result<HiddenStates> {
         let ids = sequences.concat();
         let vocab_size = self.weight.rows();
@@ -39,6 +41,9 @@ impl Embedding {
         self.weight.gather(cpu, &ids, values.view_mut());
         if let Some(norm) = &self.norm {
             values = norm.forward(cpu, values.view());
+        }
+        if let Some(token) = elementwise::first_row_not_finite(cpu, values.view()) {
+            return Err(ModelError::EmbeddingNotFinite { id: ids[token] });
         }
         Ok(HiddenStates::new(values, sequences.iter().map(|ids| ids.len()).collect())?)
     }

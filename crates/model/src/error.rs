@@ -91,6 +91,12 @@ pub enum ModelError {
         /// Number of tokens of the model.
         vocab_size: usize,
     },
+    /// An embedding that cannot be computed with.
+    #[error("the embedding of token id {id} is not finite")]
+    EmbeddingNotFinite {
+        /// The id.
+        id: u32,
+    },
     /// What the blocks refused.
     #[error(transparent)]
     Span(#[from] SpanError),

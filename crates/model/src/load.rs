@@ -24,6 +24,17 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Whether every tensor of the model is there, with the shape and the type that it should have. Reads biases and
+    /// norms, and no weights.
+    ///
+    /// # Errors
+    /// As [`blocks`](Self::blocks).
+    pub fn check(&self) -> Result<()> {
+        self.embedding()?;
+        self.head()?;
+        (0..self.spec.num_blocks).try_for_each(|index| self.block(index).map(drop))
+    }
+
     /// Blocks in a row.
     ///
     /// # Errors

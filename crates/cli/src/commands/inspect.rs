@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
 use bouquet_model::inspect::{Inspection, TensorSummary};
+use bouquet_model::load::Loader;
 use serde_json::json;
 
 use crate::open::check_folder;
@@ -26,7 +27,9 @@ pub(crate) struct InspectArgs {
 pub(crate) fn run(args: InspectArgs) -> Result<()> {
     check_folder(&args.model)?;
     let spec = load_spec(&args.model)?;
-    let inspection = Inspection::new(&spec, &Checkpoint::open(&args.model)?)?;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    Loader { source: &checkpoint, spec: &spec }.check()?;
+    let inspection = Inspection::new(&spec, &checkpoint)?;
     let available = system::available_memory_bytes();
     if args.json {
         let mut value = serde_json::to_value(&inspection).context("cannot write JSON")?;

@@ -114,24 +114,31 @@ fn tensors_that_are_not_what_the_configuration_says_are_named() {
     });
 }
 
+/// Overwrites a whole f32 tensor of `model.safetensors` with one number.
+fn fill(folder: &Path, tensor: &str, number: f32) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (header, data) = header(&bytes);
+    let [start, end] = [0, 1].map(|side| data + header[tensor]["data_offsets"][side].as_u64().unwrap() as usize);
+    bytes[start..end].copy_from_slice(&number.to_le_bytes().repeat((end - start) / 4));
+    std::fs::write(&path, bytes).unwrap();
+}
+
 #[test]
-fn nan_weights_are_found_with_their_block() {
-    broken("bloom-tiny", "block 1", |folder| {
-        let path = folder.join("model.safetensors");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let (header, data) = header(&bytes);
-        let start = data + header[UP]["data_offsets"][0].as_u64().unwrap() as usize;
-        bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
-        std::fs::write(&path, bytes).unwrap();
+fn nan_weights_are_found_with_their_place() {
+    broken("bloom-tiny", "block 1", |folder| fill(folder, UP, f32::NAN));
+    broken("bloom-tiny", "transformer.ln_f.weight", |folder| fill(folder, "transformer.ln_f.weight", f32::INFINITY));
+    broken("bloom-tiny", "embedding of token id", |folder| {
+        fill(folder, "transformer.word_embeddings.weight", f32::NAN);
     });
-    broken("bloom-tiny", "transformer.ln_f.weight", |folder| {
-        let path = folder.join("model.safetensors");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let (header, data) = header(&bytes);
-        let start = data + header["transformer.ln_f.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
-        bytes[start..start + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
-        std::fs::write(&path, bytes).unwrap();
-    });
+    broken("llama-tiny", "the logits are not finite", |folder| fill(folder, "lm_head.weight", f32::NAN));
+}
+
+#[test]
+fn inspect_refuses_weights_of_another_model() {
+    let folder = copy("bloom-tiny");
+    edit_json(&folder.path().join("config.json"), |config| config["n_layer"] = json!(9999));
+    refused(&["inspect", arg(folder.path())], 1, "h.2.");
 }
 
 #[test]
