@@ -24,6 +24,22 @@
 //! | [`ends`] | embedding and head |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
+//!
+//! ```
+//! use std::sync::Arc;
+//! use bouquet_kernels::Cpu;
+//! use bouquet_model::Model;
+//! use bouquet_span::Pass;
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
+//! let cache_bytes = 1 << 30;
+//! let model = Model::open(folder.as_ref(), Arc::new(Cpu::new(2)), cache_bytes)?;
+//! let token_ids = model.tokenizer.encode("Once upon a time", true)?.ids;
+//! let hidden = model.embedding.embed(&model.cpu, &[&token_ids])?;
+//! let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
+//! let logits = model.head.logits(&model.cpu, hidden.values().view());
+//! assert_eq!((logits.rows(), logits.cols()), (token_ids.len(), 8192));
+//! # Ok::<(), bouquet_model::ModelError>(())
+//! ```
 
 #![deny(unsafe_code)]
 

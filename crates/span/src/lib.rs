@@ -20,6 +20,23 @@
 //! | [`contract`] | the suite that every implementation passes |
 //!
 //! Calls block. Async begins and ends elsewhere. Nothing here knows a model or a network.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use bouquet_kernels::Matrix;
+//! use bouquet_span::fake::FakeSpan;
+//! use bouquet_span::{Chain, HiddenStates, Limits, Pass, Returned, SessionShape, Span, Step};
+//! let chain = Chain::new(vec![Arc::new(FakeSpan::new(0..2, 4)), Arc::new(FakeSpan::new(2..3, 4))])?;
+//! // One sequence of 3 tokens in one pass ...
+//! let hidden = HiddenStates::single(Matrix::from_vec(3, 4, (0..12).map(|value| value as f32 / 8.0).collect()));
+//! let (whole, _) = chain.forward(hidden.clone(), &Pass::default())?;
+//! // ... and in a session: the same bits.
+//! let mut session = chain.open(SessionShape { sequences: 1, max_tokens: 3, max_rewind: 0 }, &Pass::default())?;
+//! let step = Step { session: &mut session, hidden, returned: Returned::Last, limits: Limits::default() };
+//! let stepped = chain.step(&mut [step]).remove(0)?;
+//! assert_eq!(stepped, whole.last_positions());
+//! # Ok::<(), bouquet_span::SpanError>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
