@@ -5,6 +5,7 @@
 //! 0 to w − 2 predict its tokens 1 to w − 1. Several windows go through the blocks at a time, and the head sees a few
 //! positions at a time, since the logits of a whole window would be larger than many a model.
 
+use bouquet_kernels::math::exp_f64;
 use bouquet_kernels::ops::cross_entropy::cross_entropy;
 use bouquet_model::Model;
 use bouquet_span::{CancelToken, Limits, Pass};
@@ -81,7 +82,7 @@ pub fn perplexity(
         progress(done, windows.len(), sum / tokens as f64);
     }
     let mean_nll = sum / tokens as f64;
-    Ok(Perplexity { perplexity: mean_nll.exp(), mean_nll, tokens, windows: windows.len(), window })
+    Ok(Perplexity { perplexity: exp_f64(mean_nll), mean_nll, tokens, windows: windows.len(), window })
 }
 
 /// The negative log-likelihood of each token of each sequence but its first, sequences from position 0.

