@@ -12,9 +12,16 @@ pub struct Angles {
     sin: Matrix,
 }
 
-/// Inverse frequencies `theta^(−2i/rotary)` for `i < rotary/2`, each rounded to f32.
+/// Inverse frequencies `theta^(−2i/rotary)` for `i < rotary/2`, rounded where transformers rounds them to f32: the
+/// exponent, the power, its reciprocal. A position multiplies what they are off, so a better rounding would be further
+/// from the model that was trained.
 pub fn frequencies(rotary: usize, theta: f64) -> Vec<f32> {
-    (0..rotary / 2).map(|i| pow(theta, -2.0 * i as f64 / rotary as f64) as f32).collect()
+    let theta = f64::from(theta as f32);
+    let frequency = |i: usize| {
+        let exponent = (2 * i) as f32 / rotary as f32;
+        1.0 / pow(theta, f64::from(exponent)) as f32
+    };
+    (0..rotary / 2).map(frequency).collect()
 }
 
 impl Angles {
