@@ -182,10 +182,17 @@ fn sentence(error: &anyhow::Error) -> String {
     })
 }
 
-/// Errors carry names out of files: nothing of them may break the line or colour the terminal.
+/// Characters of a sentence; what is longer repeats a file.
+const SENTENCE_CHARS: usize = 600;
+
+/// Errors carry names out of files: nothing of them may break the line, colour the terminal or fill it.
 fn one_line(text: &str) -> String {
     let words: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+    let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SENTENCE_CHARS) {
+        None => line,
+        Some((end, _)) => format!("{} ...", &line[..end]),
+    }
 }
 
 impl fmt::Display for Problem {
@@ -214,6 +221,7 @@ mod tests {
         let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
         let error = anyhow::Error::from(ModelError::Io { path: "a\n\x1b[31mb".into(), source }).context("cannot begin");
         assert_eq!(one_line(&sentence(&error)), "cannot begin: cannot read a [31mb: no such file");
+        assert_eq!(one_line(&"x".repeat(5000)).len(), SENTENCE_CHARS + " ...".len());
     }
 
     #[test]

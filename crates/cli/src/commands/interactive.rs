@@ -49,7 +49,7 @@ pub(super) fn converse(model: &Model, plan: &Plan) -> Result<()> {
                 if let Err(error) = answer(&mut generator, model, plan, seed, &line, &mut token_ids) {
                     token_ids.truncate(before);
                     match error.downcast_ref() {
-                        Some(GenerateError::PromptTooLong { .. }) => {
+                        Some(GenerateError::PromptTooLong { .. }) if before > 0 => {
                             output::note("this text is full; type /new to begin again");
                         }
                         Some(_) => drop(report(&error)),

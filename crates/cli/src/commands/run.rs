@@ -98,7 +98,11 @@ impl Source {
             return Ok(Source::Text(text(bytes, &file.display().to_string())?));
         }
         let mut stdin = std::io::stdin();
-        if !stdin.is_terminal() {
+        // A conversation needs a terminal on both sides; results that go elsewhere are results of one prompt.
+        if !stdin.is_terminal() || !std::io::stdout().is_terminal() {
+            if stdin.is_terminal() {
+                output::note("type the prompt, and end it with Ctrl-D");
+            }
             let mut bytes = Vec::new();
             stdin.read_to_end(&mut bytes).context("cannot read standard input")?;
             return Ok(Source::Text(text(bytes, "standard input")?));
