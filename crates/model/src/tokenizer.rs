@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use tokenizers::ModelWrapper;
 
 use crate::files::{self, missing};
@@ -57,6 +58,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn parse(bytes: &[u8], vocab_size: usize) -> Result<Self> {
+        check_growth(bytes)?;
         // Some parts of the crate panic where they meet text that is none, or breaks off.
         let text = std::str::from_utf8(bytes).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
@@ -126,6 +128,48 @@ impl Tokenizer {
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+/// How many times longer a text may become while it is normalized, cut or joined. (A space that becomes `▁` grows
+/// threefold.)
+const MAX_GROWTH: f64 = 64.0;
+
+/// Refuses replacements that, one after another, would make a short text fill the memory.
+fn check_growth(bytes: &[u8]) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Steps {
+        #[serde(default)]
+        normalizer: Value,
+        #[serde(default)]
+        pre_tokenizer: Value,
+        #[serde(default)]
+        decoder: Value,
+    }
+    // What is not JSON, or no object, is for the crate to refuse.
+    let Ok(steps) = serde_json::from_slice::<Steps>(bytes) else { return Ok(()) };
+    let parts = [("normalizer", steps.normalizer), ("pre_tokenizer", steps.pre_tokenizer), ("decoder", steps.decoder)];
+    match parts.iter().find(|(_, part)| growth(part) > MAX_GROWTH) {
+        Some((name, _)) => Err(wrong(format!("its {name} would make texts more than {MAX_GROWTH} times as long"))),
+        None => Ok(()),
+    }
+}
+
+/// How many times longer the replacements of a part can make a text, all together.
+fn growth(part: &Value) -> f64 {
+    match part {
+        Value::Array(steps) => steps.iter().map(growth).product(),
+        Value::Object(fields) => {
+            let length = |value: &Value| value.as_str().map_or(0, str::len);
+            let of_fields: f64 = fields.values().map(growth).product();
+            let own = match fields.get("content") {
+                // A regular expression can match between any two bytes.
+                Some(content) => length(content) as f64 / length(&part["pattern"]["String"]).max(1) as f64,
+                None => 1.0,
+            };
+            of_fields * own.max(1.0)
+        }
+        _ => 1.0,
     }
 }
 

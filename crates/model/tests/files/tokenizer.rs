@@ -82,6 +82,13 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
     json["model"]["dropout"] = serde_json::json!(0.1);
     refused(load(&json.to_string()), "drops merges at random", "dropout");
 
+    for (part, list) in [("normalizer", "normalizers"), ("decoder", "decoders")] {
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let fourfold = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"});
+        json[part] = serde_json::json!({"type": "Sequence", list: vec![fourfold; 20]});
+        refused(load(&json.to_string()), part, "replacements that fill the memory");
+    }
+
     refused(Tokenizer::load(folder(&[]).path(), 512), "tokenizer.json is missing: it cuts texts", "no tokenizer");
     let old = folder(&[("tokenizer.model", b"")]);
     refused(Tokenizer::load(old.path(), 512), "has to be converted to tokenizer.json", "tokenizer.model alone");
