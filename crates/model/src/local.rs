@@ -127,6 +127,9 @@ impl LocalSpan {
             let Some(linear) = self.spec.linears().into_iter().find(|linear| linear.site == id.site) else {
                 return refuse("the model has no such linear".into());
             };
+            if !pass.adapter.as_ref().is_some_and(|adapter| (0.0..1.0).contains(&adapter.dropout)) {
+                return refuse("dropout should be from 0 to below 1".into());
+            }
             let rank = pair.rank();
             if pair.a.cols() != linear.inputs || pair.b.rows() != linear.outputs || pair.b.cols() != rank || rank == 0 {
                 return refuse(format!(

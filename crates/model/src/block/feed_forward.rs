@@ -256,8 +256,9 @@ fn choose(probabilities: &[f32], per_token: usize) -> Vec<(usize, f32)> {
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
     order.truncate(per_token);
-    let sum = order.iter().map(|&expert| probabilities[expert]).fold(0.0, |sum, value| sum + value);
     order.sort_unstable();
+    // Ascending by index, as the backward sums them.
+    let sum = order.iter().map(|&expert| probabilities[expert]).fold(0.0, |sum, value| sum + value);
     order.into_iter().map(|expert| (expert, probabilities[expert] / sum)).collect()
 }
 

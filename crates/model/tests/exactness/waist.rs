@@ -9,7 +9,7 @@ use bouquet_model::families;
 use bouquet_model::load::Loader;
 use bouquet_model::{LocalSpan, ModelSpec};
 use bouquet_span::contract::{self, Random, Subject, gradients, rewinding, sessions};
-use bouquet_span::{Adapter, LinearId, Prompts, Span};
+use bouquet_span::{Adapter, LinearId, Pass, Prompts, Span, SpanError};
 
 use crate::fixtures::{ARCHITECTURES, repository};
 
@@ -90,4 +90,15 @@ fn a_window_that_leaves_pages_behind_keeps_the_contract() {
     rewinding::rewind_and_step_repeats_itself(&subject);
     rewinding::the_last_step_can_be_taken_back(&subject);
     gradients::whatever_was_kept_gives_the_same_gradients(&subject);
+}
+
+#[test]
+fn a_dropout_that_keeps_nothing_is_refused_and_does_not_panic() {
+    let (spec, local) = span("bloom-tiny", |_| ());
+    for dropout in [1.0, -0.1, f32::NAN] {
+        let adapter = Adapter { dropout, ..learned(&spec).0 };
+        let pass = Pass { adapter: Some(Arc::new(adapter)), ..Pass::default() };
+        let hidden = Random::new(1).hidden(&[3], spec.block.hidden_size);
+        assert!(matches!(local.forward(hidden, &pass), Err(SpanError::Adapter { .. })), "{dropout}");
+    }
 }
