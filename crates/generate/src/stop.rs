@@ -25,7 +25,8 @@ pub enum FinishReason {
 }
 
 /// Looks for stop strings in a text that comes in pieces; they may straddle pieces. Text is held back while it could be
-/// the beginning of a stop string.
+/// the beginning of a stop string. Of several that are there, the one that ends first counts, so that the text is cut
+/// at the same place however it comes in pieces.
 #[derive(Clone, Debug)]
 pub struct StopScanner {
     strings: Vec<String>,
@@ -68,7 +69,10 @@ impl StopScanner {
     /// Takes the next piece.
     pub fn push(&mut self, piece: &str) -> Scanned {
         self.held.push_str(piece);
-        if let Some(start) = self.strings.iter().filter_map(|string| self.held.find(string)).min() {
+        // Of several, the one that ends first, and of those the one that begins first: that is known when it ends,
+        // whatever comes in the same piece behind it.
+        let found = self.strings.iter().filter_map(|string| Some((self.held.find(string)?, string.len())));
+        if let Some((start, _)) = found.min_by_key(|&(start, length)| (start + length, start)) {
             self.held.truncate(start);
             return Scanned { text: std::mem::take(&mut self.held), stopped: true };
         }
@@ -129,11 +133,39 @@ mod tests {
 
     #[test]
     fn the_first_of_several_counts() {
-        assert_eq!(scan(&["cd", "bcde", ""], &["abcdef"]), (vec!["a".into()], true));
+        assert_eq!(scan(&["cde", "bcd", ""], &["abcdef"]), (vec!["a".into()], true));
         assert_eq!(scan(&[], &["abc", ""]), (vec!["abc".into(), "".into(), "".into()], false));
     }
 
+    #[test]
+    fn of_several_the_one_that_ends_first_counts_however_the_text_is_cut() {
+        for pieces in [&["abcdef"][..], &["abcd", "ef"], &["a", "b", "c", "d", "e", "f"]] {
+            let (shown, stopped) = scan(&["bcde", "cd"], pieces);
+            assert_eq!((shown.concat().as_str(), stopped), ("ab", true), "{pieces:?}");
+        }
+        // Where both end at once, the one that begins first.
+        assert_eq!(scan(&["cd", "bcd"], &["abcd"]), (vec!["a".into()], true));
+    }
+
     proptest! {
+        #[test]
+        fn pieces_do_not_matter_to_several(
+            pieces in proptest::collection::vec("[abé]{0,3}", 0..10),
+            strings in proptest::collection::vec("[abé]{1,4}", 1..4),
+        ) {
+            let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
+            let whole = pieces.concat();
+            let (shown, stopped) = scan(&strings, &pieces.iter().map(String::as_str).collect::<Vec<_>>());
+            let at_once = scan(&strings, &[&whole]);
+            prop_assert_eq!((shown.concat(), stopped), (at_once.0.concat(), at_once.1));
+            // By definition: the shortest beginning of the text that ends with one of them.
+            let ends = (0..=whole.len()).filter(|&end| whole.is_char_boundary(end));
+            let cut = ends.map(|end| &whole[..end]).find_map(|text| {
+                strings.iter().filter_map(|string| text.strip_suffix(string)).map(str::len).min()
+            });
+            prop_assert_eq!(shown.concat(), &whole[..cut.unwrap_or(whole.len())]);
+        }
+
         #[test]
         fn pieces_do_not_matter(pieces in proptest::collection::vec("[abé]{0,4}", 0..8), stop in "[abé]{1,4}") {
             let whole = pieces.concat();
