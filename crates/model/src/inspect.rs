@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::checkpoint::TensorSource;
 use crate::families::{self, Parameters};
 use crate::kv_cache::KvCache;
+use crate::load::Loader;
 use crate::{ModelSpec, Result};
 
 /// Lengths of context that memory is told for, as far as the model's positions go.
@@ -25,7 +26,9 @@ pub struct Inspection {
     pub vocab_size: usize,
     /// The longest sequence that the positions are made for, where they set a limit.
     pub max_positions: Option<usize>,
-    /// Numbers that the model has learned, by its configuration.
+    /// Whether the head is the embedding, rather than a tensor of its own.
+    pub tied_head: bool,
+    /// Numbers that the model has learned, by its configuration and its head.
     pub parameters: Parameters,
     /// Bytes of all tensors as they are stored.
     pub weight_bytes: u64,
@@ -69,6 +72,7 @@ impl Inspection {
     /// # Errors
     /// Those of the source.
     pub fn new(spec: &ModelSpec, source: &dyn TensorSource) -> Result<Inspection> {
+        let spec = &ModelSpec { tied_head: Loader { source, spec }.tied_head()?, ..spec.clone() };
         let mut tensors = Vec::new();
         let mut weight_bytes_by_dtype: BTreeMap<String, u64> = BTreeMap::new();
         for name in source.names() {
@@ -90,6 +94,7 @@ impl Inspection {
             hidden_size: spec.block.hidden_size,
             vocab_size: spec.vocab_size,
             max_positions: spec.max_positions,
+            tied_head: spec.tied_head,
             // A specification that comes from a family has been counted before.
             parameters: families::parameters(spec).unwrap_or(Parameters { total: 0, embedding: 0, per_block: 0 }),
             weight_bytes,

@@ -53,14 +53,23 @@ impl Loader<'_> {
         Ok(Embedding { weight: self.vocabulary(names.embedding)?, norm })
     }
 
-    /// The output end; a tied head shares the bytes of the embedding.
+    /// The output end; a tied head shares the bytes of the embedding, unless the files have a head of their own.
     ///
     /// # Errors
     /// As [`blocks`](Self::blocks).
     pub fn head(&self) -> Result<LmHead> {
         let names = &self.spec.names;
-        let weight = self.vocabulary(if self.spec.tied_head { names.embedding } else { names.head })?;
+        let weight = self.vocabulary(if self.tied_head()? { names.embedding } else { names.head })?;
         Ok(LmHead { norm: self.norm(names.final_norm)?, weight })
+    }
+
+    /// Whether the head is the embedding: the configuration says so and the files have no head. One that they have is
+    /// the better witness, as in transformers 5; where it equals the embedding, so do the results.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn tied_head(&self) -> Result<bool> {
+        Ok(self.spec.tied_head && self.source.tensor(&format!("{}.weight", self.spec.names.head))?.is_none())
     }
 
     fn block(&self, index: usize) -> Result<Block> {

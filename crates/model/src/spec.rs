@@ -153,7 +153,7 @@ pub struct TensorNames {
     pub embedding_norm: &'static str,
     /// The norm before the head.
     pub final_norm: &'static str,
-    /// The head, which never has the prefix.
+    /// The head, which transformers writes without the prefix.
     pub head: &'static str,
     /// What stands before the number of a block: `h.`, `layers.`.
     pub block: &'static str,

@@ -68,6 +68,7 @@ fn report(inspection: &Inspection, available: Option<u64>) -> String {
                 output::count(parameters.per_block)
             ),
         ]),
+        row(&["head", if inspection.tied_head { "shares the embedding" } else { "own tensor" }]),
         row(&["blocks", &inspection.num_blocks.to_string()]),
         row(&["hidden_size", &inspection.hidden_size.to_string()]),
         row(&["vocab_size", &inspection.vocab_size.to_string()]),
@@ -93,7 +94,7 @@ fn report(inspection: &Inspection, available: Option<u64>) -> String {
             format!("The weights do not fit into the {} that are free here.\n", output::bytes(available))
         }
         Some((available, Some(context))) => format!(
-            "With the {} that are free here, a text can have {} tokens.\n",
+            "In the {} that are free here, keys and values of {} tokens fit beside all weights; what a step works in comes on top.\n",
             output::bytes(available),
             output::grouped(context)
         ),

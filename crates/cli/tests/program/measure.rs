@@ -39,9 +39,10 @@ fn a_model_is_described() {
     assert!(object["parameters"]["total"].as_u64().unwrap() > 13_000_000);
     assert!(!object["memory"].as_array().unwrap().is_empty());
     let shown = stdout(&["inspect", arg(&small())]);
-    for words in ["bloom", "13.8 million", "[8192, 384]", "keys and values", "fits here"] {
+    for words in ["bloom", "13.8 million", "[8192, 384]", "shares the embedding", "keys and values", "fits here"] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     assert!(stdout(&["inspect", arg(&tiny("mixtral-tiny"))]).contains("mixtral"));
     assert!(stdout(&["inspect", arg(&tiny("bloom-tiny-sharded"))]).contains("bloom"));
 }
+    assert!(stdout(&["inspect", arg(&tiny("llama-tiny"))]).contains("own tensor"));

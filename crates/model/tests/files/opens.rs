@@ -2,16 +2,17 @@
 
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_model::ModelSpec;
-use bouquet_model::checkpoint::{Checkpoint, TensorSource, find, load_vector};
+use bouquet_model::checkpoint::{Checkpoint, Memory, TensorSource, find, load_vector};
 use bouquet_model::config::Config;
 use bouquet_model::families::{self, load_spec, parameters};
 use bouquet_model::generation_config::GenerationConfig;
 use bouquet_model::inspect::Inspection;
+use bouquet_model::load::Loader;
 use bouquet_model::spec::{ExpertSpec, NormKind, Positions, QkvLayout, Residual};
 use bouquet_span::{LinearId, Site};
 use serde_json::json;
 
-use crate::model;
+use crate::{model, refused};
 
 const MODELS: [&str; 10] = [
     "bloom-tiny",
@@ -170,6 +171,31 @@ fn sampling_defaults_are_read() {
 }
 
 #[test]
+/// Some makers untie a head and leave `tie_word_embeddings` as it was.
+#[test]
+fn a_head_in_the_files_is_the_head_whatever_the_configuration_says() {
+    let (spec, checkpoint) = open("bloom-tiny");
+    let tied = Inspection::new(&spec, &checkpoint).unwrap();
+    assert!(spec.tied_head && tied.tied_head);
+    let mut own = Memory::copy_of(&checkpoint).unwrap();
+    let numbers: Vec<f32> = (0..512 * 64).map(|index| index as f32).collect();
+    own.insert_f32("lm_head.weight", &[512, 64], &numbers);
+    let head = Loader { source: &own, spec: &spec }.head().unwrap();
+    let mut row = bouquet_kernels::Matrix::zeros(1, 64);
+    head.weight.gather(&bouquet_kernels::Cpu::new(1), &[0], row.view_mut());
+    assert_eq!(row.data(), &numbers[..64]);
+    let inspection = Inspection::new(&spec, &own).unwrap();
+    assert!(!inspection.tied_head);
+    assert_eq!(inspection.parameters.total, tied.parameters.total + 512 * 64);
+
+    own.insert_f32("lm_head.weight", &[511, 64], &numbers[64..]);
+    refused(
+        Loader { source: &own, spec: &spec }.head(),
+        "should have shape [512, 64], but has [511, 64]",
+        "another head",
+    );
+}
+
 fn an_inspection_counts_what_is_there() {
     let (spec, checkpoint) = open("bloom-small-trained");
     let inspection = Inspection::new(&spec, &checkpoint).unwrap();
