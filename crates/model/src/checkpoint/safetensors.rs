@@ -7,7 +7,7 @@
 //! Everything is checked before anything is mapped or reserved: the length of the header against the file, and for each
 //! tensor its place, its size against its shape and type, and that tensors follow each other from the first byte of the
 //! data to the last. The safetensors crate checks the same; here each lie is told by name, a name that stands twice is
-//! refused, and no header can make the reader hold much more than its own length.
+//! refused, and what the reader holds of a header is in proportion to its length: a name, a shape and a place per tensor.
 
 use std::collections::BTreeMap;
 use std::fs::File;
