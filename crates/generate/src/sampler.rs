@@ -35,6 +35,9 @@ pub struct SamplingOptions {
     pub seed: u64,
 }
 
+/// What transformers keeps for top-k where a checkpoint that samples does not say.
+pub const DEFAULT_TOP_K: usize = 50;
+
 /// Picks tokens, one after another.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -67,11 +70,12 @@ impl SamplingOptions {
         if config.do_sample == Some(true) { greedy.sampling(config) } else { greedy }
     }
 
-    /// The same, drawing: with what the checkpoint says about temperature, top-k, top-p and min-p.
+    /// The same, drawing: with what the checkpoint says about temperature, top-k, top-p and min-p, and what transformers
+    /// assumes where it says nothing, which for top-k is [`DEFAULT_TOP_K`].
     pub fn sampling(self, config: &GenerationConfig) -> Self {
         SamplingOptions {
             temperature: config.temperature.unwrap_or(1.0),
-            top_k: config.top_k.unwrap_or(0),
+            top_k: config.top_k.unwrap_or(DEFAULT_TOP_K),
             top_p: config.top_p.unwrap_or(1.0),
             min_p: config.min_p.unwrap_or(0.0),
             ..self

@@ -1,4 +1,6 @@
 //! `generation_config.json`: how the makers of a checkpoint want it sampled. Every field may be absent.
+//!
+//! `max_length` is not read: it counts the prompt as well, and says in most files how long a context the model has.
 
 use std::path::Path;
 
@@ -13,7 +15,7 @@ pub struct GenerationConfig {
     pub do_sample: Option<bool>,
     /// Divides the logits.
     pub temperature: Option<f32>,
-    /// Keeps the best so many; all of them where it is 0.
+    /// Keeps the best so many; all of them where it is 0. Where it is absent, transformers keeps 50.
     pub top_k: Option<usize>,
     /// Keeps the best with this share of the probability.
     pub top_p: Option<f32>,
@@ -21,6 +23,8 @@ pub struct GenerationConfig {
     pub min_p: Option<f32>,
     /// Divides (or multiplies, when negative) the logits of what was said.
     pub repetition_penalty: Option<f32>,
+    /// The most tokens to generate.
+    pub max_new_tokens: Option<usize>,
     /// Ids that end a text; one number or a list in the file. They may be outside of the model's vocabulary.
     pub eos_token_ids: Vec<u32>,
 }
@@ -54,6 +58,7 @@ impl GenerationConfig {
             top_p: float("top_p", 0.0, 1.0)?,
             min_p: float("min_p", 0.0, 1.0)?,
             repetition_penalty: float("repetition_penalty", 1e-4, 1e4)?,
+            max_new_tokens: file.optional_number("max_new_tokens", Bounds::up_to(1 << 31))?,
             eos_token_ids: file.eos_token_ids()?,
         })
     }

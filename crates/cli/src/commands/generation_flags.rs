@@ -10,13 +10,13 @@ use crate::errors::asked_wrongly;
 /// Flags about picking tokens.
 #[derive(clap::Args)]
 pub(crate) struct GenerationArgs {
-    /// Stop after N new tokens
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    max_tokens: usize,
+    /// Stop after N new tokens [default: the model's, or 256]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
     /// Divide the logits by this; 0 is greedy
     #[arg(long, value_name = "T", value_parser = number::<0, 1000>, allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Choose among the K best tokens; 0 is all
+    /// Choose among the K best tokens; 0 is all [default: the model's, or 50]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Choose among the best tokens that have this probability together
@@ -41,6 +41,9 @@ pub(crate) struct GenerationArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     ctx: Option<u32>,
 }
+
+/// New tokens where neither the user nor the model says.
+const DEFAULT_MAX_TOKENS: usize = 256;
 
 /// Tokens of context where neither the user nor the model says.
 const DEFAULT_CONTEXT: usize = 2048;
@@ -86,8 +89,13 @@ impl GenerationArgs {
             (Some(asked), _) => asked as usize,
             (None, limit) => limit.unwrap_or(DEFAULT_CONTEXT),
         };
-        let stop = StopRules { eos_token_ids, strings: self.stop.clone(), max_tokens: self.max_tokens };
+        let max_tokens = self.max_tokens(&model.generation_config);
+        let stop = StopRules { eos_token_ids, strings: self.stop.clone(), max_tokens };
         Ok(Plan { sampling: self.sampling(&model.generation_config), stop, context })
+    }
+
+    fn max_tokens(&self, config: &GenerationConfig) -> usize {
+        self.max_tokens.or(config.max_new_tokens).unwrap_or(DEFAULT_MAX_TOKENS)
     }
 
     /// The model's own defaults, and the flags over them.
@@ -173,13 +181,24 @@ mod tests {
             ..greedy.clone()
         };
         assert_eq!(sampling(&[], &silent), greedy);
-        assert_eq!(sampling(&["--temperature", "0.5"], &silent), with(0.5, 0, 1.0));
+        assert_eq!(sampling(&["--temperature", "0.5"], &silent), with(0.5, 50, 1.0));
+        assert_eq!(sampling(&["--temperature", "0.5", "--top-k", "0"], &silent), with(0.5, 0, 1.0));
         assert_eq!(sampling(&["--top-k", "5"], &silent), with(1.0, 5, 1.0));
         assert_eq!(sampling(&[], &sampled), with(0.6, 20, 1.2));
         assert_eq!(sampling(&["--top-k", "5"], &sampled), with(0.6, 5, 1.2));
         assert_eq!(sampling(&["--temperature", "0"], &sampled), with(0.0, 0, 1.2));
         assert_eq!(sampling(&[], &unsampled), with(0.0, 0, 1.2));
         assert_eq!(sampling(&["--temperature", "0.9"], &unsampled), with(0.9, 20, 1.2));
+    }
+
+    #[test]
+    fn tokens_are_as_many_as_were_asked_for_or_as_the_model_says() {
+        let tokens = |flags: &[&str], max_new_tokens| {
+            let config = GenerationConfig { max_new_tokens, ..GenerationConfig::default() };
+            Typed::parse_from([&["run"], flags].concat()).args.max_tokens(&config)
+        };
+        assert_eq!([tokens(&[], None), tokens(&[], Some(20))], [256, 20]);
+        assert_eq!(tokens(&["--max-tokens", "7"], Some(20)), 7);
     }
 
     #[test]

@@ -42,7 +42,8 @@ Examples:
   echo \"Translate to French: Good morning.\" | bouquet run MODEL --json
   bouquet run MODEL                              a conversation; Ctrl-C stops an answer
 
-What is not given comes from the model's generation_config.json; what that does not say is greedy.";
+What is not given comes from the model's generation_config.json; what that does not say is greedy.
+Where tokens are drawn, --top-k is 50 unless the model or you say otherwise, as in transformers.";
 
 /// Where the prompt comes from.
 enum Source {

@@ -128,6 +128,17 @@ fn sampling_defaults_come_from_the_model() {
 
 #[test]
 fn the_end_of_text_token_ends_the_text_unless_ignored() {
+#[test]
+fn a_model_says_how_long_its_texts_are() {
+    let folder = copy("bloom-tiny");
+    edit_json(&folder.path().join("generation_config.json"), |config| config["max_new_tokens"] = 5.into());
+    let tokens = |more: &[&str]| {
+        let args = ["run", arg(folder.path()), "Hello", "--ignore-eos", "--json"];
+        json(&[args.as_slice(), more].concat())["timings"]["generated_tokens"].clone()
+    };
+    assert_eq!((tokens(&[]), tokens(&["--max-tokens", "7"])), (5.into(), 7.into()));
+}
+
     let folder = copy("bloom-tiny");
     let prompt = prompt("bloom-tiny");
     let ids = integers(&golden("bloom-tiny"), "greedy.single");

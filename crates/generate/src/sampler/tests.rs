@@ -141,6 +141,11 @@ fn a_checkpoint_that_does_not_sample_is_greedy() {
     let config = GenerationConfig { do_sample: Some(true), ..config };
     let expected = SamplingOptions { temperature: 0.6, top_k: 5, ..SamplingOptions::default() };
     assert_eq!(SamplingOptions::from_config(&config), expected);
+    // As transformers has it where the file does not say; 0 is all.
+    for (said, top_k) in [(None, 50), (Some(0), 0)] {
+        let config = GenerationConfig { top_k: said, ..config.clone() };
+        assert_eq!(SamplingOptions::from_config(&config), SamplingOptions { top_k, ..expected.clone() });
+    }
 }
 
 fn some_logits() -> impl Strategy<Value = Vec<f32>> {

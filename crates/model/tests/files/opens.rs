@@ -155,7 +155,7 @@ fn sampling_defaults_are_read() {
     let defaults = GenerationConfig::load(&model("bloom-tiny")).unwrap();
     assert_eq!(defaults, GenerationConfig { eos_token_ids: vec![2], ..GenerationConfig::default() });
     let all = br#"{"do_sample": true, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": null, "_from_model_config": true,
-        "repetition_penalty": 1.2, "eos_token_id": [128001, 128009], "max_length": 4096}"#;
+        "repetition_penalty": 1.2, "eos_token_id": [128001, 128009], "max_length": 4096, "max_new_tokens": 300}"#;
     let all = GenerationConfig::parse(all).unwrap();
     let expected = GenerationConfig {
         do_sample: Some(true),
@@ -164,13 +164,13 @@ fn sampling_defaults_are_read() {
         top_p: Some(0.9),
         min_p: None,
         repetition_penalty: Some(1.2),
+        max_new_tokens: Some(300),
         eos_token_ids: vec![128_001, 128_009],
     };
     assert_eq!(all, expected);
     assert_eq!(GenerationConfig::load(&crate::repository()).unwrap(), GenerationConfig::default());
 }
 
-#[test]
 /// Some makers untie a head and leave `tie_word_embeddings` as it was.
 #[test]
 fn a_head_in_the_files_is_the_head_whatever_the_configuration_says() {
@@ -196,6 +196,7 @@ fn a_head_in_the_files_is_the_head_whatever_the_configuration_says() {
     );
 }
 
+#[test]
 fn an_inspection_counts_what_is_there() {
     let (spec, checkpoint) = open("bloom-small-trained");
     let inspection = Inspection::new(&spec, &checkpoint).unwrap();

@@ -162,6 +162,7 @@ fn absurd_sampling_defaults_are_refused_by_name() {
         (r#"{"top_p": 1.5}"#, "top_p is 1.5, but should be from 0 to 1"),
         (r#"{"min_p": []}"#, "min_p is a list of 0"),
         (r#"{"repetition_penalty": 0}"#, "repetition_penalty is 0"),
+        (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0, but should be a whole number from 1"),
         (r#"{"do_sample": "yes"}"#, "do_sample is \"yes\", but should be true or false"),
         (r#"{"eos_token_id": "</s>"}"#, "eos_token_id is \"</s>\", but should be a whole number"),
         (r#"{"eos_token_id": [2, null]}"#, "eos_token_id is null"),
