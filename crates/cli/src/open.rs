@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_kernels::Cpu;
-use bouquet_model::Model;
+use bouquet_model::{Model, Network};
 
 use crate::errors::wrong;
 use crate::system;
@@ -30,6 +30,13 @@ impl ThreadArgs {
     pub(crate) fn threads(&self) -> usize {
         self.threads.map_or_else(system::threads, usize::from)
     }
+}
+
+/// Opens what of a folder's model needs no tokenizer.
+pub(crate) fn open_network(folder: &Path, threads: usize) -> Result<Network> {
+    check_folder(folder)?;
+    let cache_bytes = system::available_memory_bytes().unwrap_or(u64::MAX);
+    Ok(Network::open(folder, Arc::new(Cpu::new(threads)), cache_bytes)?)
 }
 
 /// Opens the model of a folder.

@@ -63,6 +63,6 @@ pub mod tokenizer;
 
 pub use error::{ModelError, Result};
 pub use local::LocalSpan;
-pub use model::Model;
+pub use model::{Model, Network};
 pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;

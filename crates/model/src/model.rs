@@ -1,4 +1,4 @@
-//! A model opened from a folder: the parts along the data path, put together.
+//! A model opened from a folder: the parts along the data path, put together; [`Network`] without those for texts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +37,22 @@ pub struct Model {
     pub head: LmHead,
 }
 
+/// From ids to logits: what of a model needs no tokenizer.
+pub struct Network {
+    /// Its architecture.
+    pub spec: ModelSpec,
+    /// Instruction set and threads that it computes with.
+    pub cpu: Arc<Cpu>,
+    /// Ids to hidden states.
+    pub embedding: Embedding,
+    /// All blocks.
+    pub blocks: Arc<dyn Span>,
+    /// Each block alone.
+    pub each_block: Vec<Arc<dyn Span>>,
+    /// Hidden states to logits.
+    pub head: LmHead,
+}
+
 impl Model {
     /// Opens a Hugging Face folder. Weights stay in their files, mapped into memory; sessions may reserve
     /// `cache_bytes` for keys and values.
@@ -44,24 +60,27 @@ impl Model {
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
     pub fn open(folder: &Path, cpu: Arc<Cpu>, cache_bytes: u64) -> Result<Model> {
-        let spec = families::load_spec(folder)?;
+        let Network { spec, cpu, embedding, blocks, each_block, head } = Network::open(folder, cpu, cache_bytes)?;
         let tokenizer = Tokenizer::load(folder, spec.vocab_size)?;
         let generation_config = GenerationConfig::load(folder)?;
+        let folder = folder.to_owned();
+        Ok(Model { folder, spec, cpu, tokenizer, generation_config, embedding, blocks, each_block, head })
+    }
+}
+
+impl Network {
+    /// Opens a Hugging Face folder, as [`Model::open`] does.
+    ///
+    /// # Errors
+    /// Whatever is missing, damaged or unknown, by name.
+    pub fn open(folder: &Path, cpu: Arc<Cpu>, cache_bytes: u64) -> Result<Network> {
+        let spec = families::load_spec(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let loader = Loader { source: &checkpoint, spec: &spec };
         let (embedding, head) = (loader.embedding()?, loader.head()?);
         let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, cache_bytes);
         let each_block = (0..spec.num_blocks).map(|block| Arc::new(blocks.slice(block..block + 1)) as Arc<dyn Span>);
-        Ok(Model {
-            folder: folder.to_owned(),
-            tokenizer,
-            generation_config,
-            embedding,
-            each_block: each_block.collect(),
-            blocks: Arc::new(blocks),
-            head,
-            cpu,
-            spec,
-        })
+        let each_block = each_block.collect();
+        Ok(Network { spec, cpu, embedding, each_block, blocks: Arc::new(blocks), head })
     }
 }

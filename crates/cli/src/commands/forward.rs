@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bouquet_generate::GenerateError;
 use bouquet_kernels::MatrixView;
-use bouquet_model::Model;
+use bouquet_model::{Network, Tokenizer};
 use bouquet_span::{Limits, Pass};
 use serde_json::json;
 
-use crate::errors::wrong;
+use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, open};
+use crate::open::{ThreadArgs, open_network};
 use crate::output;
 use crate::tensor_file::{Dtype, Planned, TensorFile};
 
@@ -24,7 +24,7 @@ pub(crate) struct ForwardArgs {
     /// A sequence as text; can be given several times
     #[arg(long, required_unless_present = "token_ids", conflicts_with = "token_ids", allow_hyphen_values = true)]
     text: Vec<String>,
-    /// Sequences as token ids: a JSON file with an array of arrays
+    /// Sequences as token ids: a JSON file with an array of arrays; needs no tokenizer.json
     #[arg(long, value_name = "FILE.json")]
     token_ids: Option<PathBuf>,
     /// Encoding to compute from
@@ -66,10 +66,10 @@ pub(crate) fn run(args: ForwardArgs) -> Result<()> {
     let Encoding::F32 = args.encoding;
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
     let mut file = TensorFile::create(&args.output)?;
-    let model = open(&args.model, args.threads.threads())?.model;
+    let model = open_network(&args.model, args.threads.threads())?;
     let sequences = match given {
         Some(sequences) => sequences,
-        None => args.text.iter().map(|text| Ok(model.tokenizer.encode(text, true)?.ids)).collect::<Result<_>>()?,
+        None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,
     };
     check(&model, &sequences)?;
 
@@ -91,8 +91,27 @@ pub(crate) fn run(args: ForwardArgs) -> Result<()> {
     report(&args, &planned, &lengths)
 }
 
+/// The token ids of each text.
+fn cut(texts: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+    let mut sequences = Vec::new();
+    for text in texts {
+        let ids = tokenizer.encode(text, true)?.ids;
+        if ids.is_empty() {
+            return Err(asked_wrongly(format!("--text {text:?} has no tokens"), "leave it out"));
+        }
+        sequences.push(ids);
+    }
+    Ok(sequences)
+}
+
 /// Computes sequences and writes their rows, the first of which is `row`; returns how many there were.
-fn write_group(model: &Model, group: &[Vec<u32>], row: usize, limits: &Limits, file: &mut TensorFile) -> Result<usize> {
+fn write_group(
+    model: &Network,
+    group: &[Vec<u32>],
+    row: usize,
+    limits: &Limits,
+    file: &mut TensorFile,
+) -> Result<usize> {
     let cpu = &model.cpu;
     let pass = Pass { limits: limits.clone(), ..Pass::default() };
     let ids: Vec<&[u32]> = group.iter().map(Vec::as_slice).collect();
@@ -122,7 +141,7 @@ fn write_group(model: &Model, group: &[Vec<u32>], row: usize, limits: &Limits, f
 }
 
 /// The tensors of the file, those of larger numbers first.
-fn plan(model: &Model, sequences: usize, tokens: usize) -> Vec<Planned> {
+fn plan(model: &Network, sequences: usize, tokens: usize) -> Vec<Planned> {
     let tensor = |name: &str, dtype, shape: &[usize]| Planned { name: name.to_owned(), dtype, shape: shape.to_vec() };
     let hidden_size = model.spec.block.hidden_size;
     let mut tensors = vec![
@@ -157,7 +176,7 @@ fn read_token_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
 }
 
 /// Whether all sequences can be computed, before the first is.
-fn check(model: &Model, sequences: &[Vec<u32>]) -> Result<()> {
+fn check(model: &Network, sequences: &[Vec<u32>]) -> Result<()> {
     if sequences.is_empty() {
         return Err(wrong("there are no sequences", "give at least one, with at least one token"));
     }

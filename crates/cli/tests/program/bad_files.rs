@@ -163,7 +163,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
         std::fs::copy(small().join("tokenizer.json"), folder.join("tokenizer.json")).unwrap();
     });
     broken("bloom-tiny", "tokenizer.json", |folder| std::fs::write(folder.join("tokenizer.json"), "[]").unwrap());
-    broken("bloom-tiny", "generation_config.json", |folder| {
-        edit_json(&folder.join("generation_config.json"), |config| config["temperature"] = json!("hot"));
-    });
+    let folder = copy("bloom-tiny");
+    edit_json(&folder.path().join("generation_config.json"), |config| config["temperature"] = json!("hot"));
+    refused(&["run", arg(folder.path()), "Hello"], 1, "generation_config.json");
 }

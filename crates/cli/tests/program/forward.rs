@@ -71,6 +71,18 @@ fn sequences_are_packed_one_after_another() {
 }
 
 #[test]
+fn token_ids_need_no_tokenizer() {
+    let (model, folder) = (copy("bloom-tiny"), tempfile::tempdir().unwrap());
+    let ids = folder.path().join("ids.json");
+    std::fs::write(&ids, "[[5, 6, 7]]").unwrap();
+    let expected = forward(&[arg(&tiny("bloom-tiny")), "--token-ids", arg(&ids)]);
+    for name in ["tokenizer.json", "generation_config.json"] {
+        std::fs::remove_file(model.path().join(name)).unwrap();
+    }
+    assert!(forward(&[arg(model.path()), "--token-ids", arg(&ids)]) == expected);
+}
+
+#[test]
 fn what_was_written_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.safetensors");
