@@ -42,23 +42,37 @@ pub(super) fn converse(model: &Model, plan: &Plan) -> Result<()> {
                 output::note(&format!("{command} is not known\n{HELP}"));
             }
             _ => {
-                // A failed answer leaves the text as it was before.
-                let before = token_ids.len();
                 let seed = plan.sampling.seed.wrapping_add(answers);
                 answers += 1;
-                if let Err(error) = answer(&mut generator, model, plan, seed, &line, &mut token_ids) {
-                    token_ids.truncate(before);
-                    match error.downcast_ref() {
-                        Some(GenerateError::PromptTooLong { .. }) if before > 0 => {
-                            output::note("this text is full; type /new to begin again");
-                        }
-                        Some(_) => drop(report(&error)),
-                        None => return Err(error),
-                    }
-                }
+                answer_or_say_why(&mut generator, model, plan, seed, &line, &mut token_ids)?;
             }
         }
     }
+}
+
+/// Answers a line, or says why there is no answer, which leaves the text as it was.
+///
+/// # Errors
+/// Those that end a conversation: nobody can be told.
+fn answer_or_say_why(
+    generator: &mut Generator<'_>,
+    model: &Model,
+    plan: &Plan,
+    seed: u64,
+    line: &str,
+    token_ids: &mut Vec<u32>,
+) -> Result<()> {
+    let before = token_ids.len();
+    let Err(error) = answer(generator, model, plan, seed, line, token_ids) else { return Ok(()) };
+    token_ids.truncate(before);
+    match error.downcast_ref() {
+        Some(GenerateError::PromptTooLong { .. }) if before > 0 => {
+            output::note("this text is full; type /new to begin again");
+        }
+        Some(_) => drop(report(&error)),
+        None => return Err(error),
+    }
+    Ok(())
 }
 
 /// Answers a line, which becomes part of the text with its answer.
@@ -72,7 +86,7 @@ fn answer(
 ) -> Result<()> {
     let first = token_ids.is_empty();
     let line = if first { line.to_owned() } else { format!("\n{line}") };
-    token_ids.extend(model.tokenizer.encode(&line, first)?.ids);
+    token_ids.extend(model.tokenizer.encode(&line, first).map_err(GenerateError::from)?.ids);
     let work = Work::begin();
     let mut options =
         GenerateOptions { sampling: plan.sampling.clone(), stop: plan.stop.clone(), cancel: work.cancel.clone() };
@@ -95,4 +109,48 @@ fn answer(
     note_timings(&generation.timings, None);
     output::note("");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use bouquet_generate::{SamplingOptions, StopRules};
+    use bouquet_kernels::Cpu;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_cannot_be_cut_does_not_end_a_conversation() {
+        // A vocabulary of whole texts, without a token for unknown ones: it knows the text that every tokenizer is
+        // tried with, and no other.
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/bloom-tiny");
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(tiny.join(name), folder.path().join(name)).unwrap();
+        }
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"A trial, 試み": 5}, "unk_token": "no such token"},
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let model = Model::open(folder.path(), Arc::new(Cpu::new(1)), 1 << 24).unwrap();
+        let plan = Plan {
+            sampling: SamplingOptions::default(),
+            stop: StopRules { eos_token_ids: vec![], strings: vec![], max_tokens: 0 },
+            context: 16,
+        };
+        let mut generator = Generator::open(&model, plan.context).unwrap();
+        let mut token_ids = vec![5];
+        let error = answer(&mut generator, &model, &plan, 0, "unheard of", &mut token_ids).unwrap_err();
+        assert!(error.downcast_ref::<GenerateError>().is_some(), "{error}");
+        answer_or_say_why(&mut generator, &model, &plan, 0, "unheard of", &mut token_ids).unwrap();
+        assert_eq!(token_ids, [5]);
+        // And it goes on.
+        token_ids.clear();
+        answer_or_say_why(&mut generator, &model, &plan, 0, "A trial, 試み", &mut token_ids).unwrap();
+        assert_eq!(token_ids, [5]);
+    }
 }
