@@ -14,12 +14,16 @@ use tokenizers::ModelWrapper;
 use crate::files::{self, missing};
 use crate::{ModelError, Result};
 
+mod coverage;
+
 /// Bytes that a `tokenizer.json` may have.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// A tokenizer. Cheap to share by reference.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The most bytes of a text that a token can cover, where that is certain.
+    longest_token_bytes: Option<usize>,
 }
 
 /// A text cut into tokens.
@@ -58,12 +62,14 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn parse(bytes: &[u8], vocab_size: usize) -> Result<Self> {
-        check_growth(bytes)?;
+        let steps = Steps::parse(bytes);
+        check_growth(&steps)?;
         // Some parts of the crate panic where they meet text that is none, or breaks off.
         let text = std::str::from_utf8(bytes).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
         let inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))?;
-        let mut tokenizer = Tokenizer { inner };
+        let longest_token_bytes = coverage::longest_token_bytes(&inner, &steps);
+        let mut tokenizer = Tokenizer { inner, longest_token_bytes };
         // A file may ask for texts to be cut off or filled up; that is for a caller to decide, as in transformers.
         guarded("be read", || tokenizer.inner.with_truncation(None).map(|_| ()))?;
         tokenizer.inner.with_padding(None);
@@ -82,6 +88,11 @@ impl Tokenizer {
             tokens: encoding.get_tokens().to_vec(),
             offsets: encoding.get_offsets().to_vec(),
         })
+    }
+
+    /// A number of tokens that a text has at least, without cutting it; 0 where nothing is certain.
+    pub fn at_least_tokens(&self, text: &str) -> usize {
+        self.longest_token_bytes.map_or(0, |longest| text.len().div_ceil(longest.max(1)))
     }
 
     /// The text of ids; with `skip_special_tokens`, without begin- and end-of-text and their like. Ids that the tokenizer
@@ -135,20 +146,28 @@ impl fmt::Debug for Tokenizer {
 /// threefold.)
 const MAX_GROWTH: f64 = 64.0;
 
-/// Refuses replacements that, one after another, would make a short text fill the memory.
-fn check_growth(bytes: &[u8]) -> Result<()> {
-    #[derive(serde::Deserialize)]
-    struct Steps {
-        #[serde(default)]
-        normalizer: Value,
-        #[serde(default)]
-        pre_tokenizer: Value,
-        #[serde(default)]
-        decoder: Value,
+/// What a text goes through besides the vocabulary, as the file has it.
+#[derive(Default, serde::Deserialize)]
+struct Steps {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
+}
+
+impl Steps {
+    /// Nothing of what is not JSON, or no object: that is for the crate to refuse.
+    fn parse(bytes: &[u8]) -> Steps {
+        serde_json::from_slice(bytes).unwrap_or_default()
     }
-    // What is not JSON, or no object, is for the crate to refuse.
-    let Ok(steps) = serde_json::from_slice::<Steps>(bytes) else { return Ok(()) };
-    let parts = [("normalizer", steps.normalizer), ("pre_tokenizer", steps.pre_tokenizer), ("decoder", steps.decoder)];
+}
+
+/// Refuses replacements that, one after another, would make a short text fill the memory.
+fn check_growth(steps: &Steps) -> Result<()> {
+    let parts =
+        [("normalizer", &steps.normalizer), ("pre_tokenizer", &steps.pre_tokenizer), ("decoder", &steps.decoder)];
     match parts.iter().find(|(_, part)| growth(part) > MAX_GROWTH) {
         Some((name, _)) => Err(wrong(format!("its {name} would make texts more than {MAX_GROWTH} times as long"))),
         None => Ok(()),

@@ -97,6 +97,40 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
     refused(Tokenizer::load(large.path(), 512), "more than 268435456 are not read", "a large file");
 }
 
+#[test]
+fn a_text_has_the_tokens_that_it_has_at_least() {
+    let long = "a".repeat(100_000);
+    let texts = ["", "a", "né, 你好 世界! 👩‍👩‍👧 \u{0}\u{7f}", "a\n\n\tb      c", "</s></s>", &long];
+    for (_, name, vocab_size) in TOKENIZERS {
+        let tokenizer = Tokenizer::load(&model(name), vocab_size).unwrap();
+        for text in texts {
+            assert!(
+                tokenizer.at_least_tokens(text) <= tokenizer.encode(text, false).unwrap().ids.len(),
+                "{name} {text}"
+            );
+        }
+        assert!(tokenizer.at_least_tokens(&long) > 1000, "{name}");
+    }
+
+    // Where a text can become shorter, or a byte be passed over, nothing is certain.
+    let changed = |name: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json = crate::json(&model(name).join("tokenizer.json"));
+        change(&mut json);
+        Tokenizer::parse(json.to_string().as_bytes(), 512).unwrap().at_least_tokens(&long)
+    };
+    let shorter = serde_json::json!({"type": "Replace", "pattern": {"String": "  "}, "content": " "});
+    let unknown = serde_json::json!({"type": "NFKC"});
+    assert!(changed("llama-tiny", &|_| {}) > 0);
+    assert_eq!(changed("llama-tiny", &|json| json["normalizer"]["normalizers"][0] = shorter.clone()), 0);
+    assert_eq!(changed("llama-tiny", &|json| json["model"]["byte_fallback"] = false.into()), 0);
+    assert_eq!(changed("bloom-tiny", &|json| json["normalizer"] = unknown.clone()), 0);
+    assert_eq!(
+        changed("bloom-tiny", &|json| json["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed".into()),
+        0
+    );
+    assert_eq!(changed("bloom-tiny", &|json| json["added_tokens"][0]["lstrip"] = true.into()), 0);
+}
+
 /// Files may ask for texts to be cut off or filled up; that would change what a model is given unasked.
 #[test]
 fn nothing_is_cut_off_or_filled_up() {
