@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use bouquet_generate::GenerateError;
 use bouquet_model::ModelError;
 use bouquet_span::SpanError;
+use clap::error::ErrorKind;
 
 use crate::output;
 
@@ -40,6 +41,22 @@ pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> anyh
 /// A wrong flag or argument.
 pub(crate) fn asked_wrongly(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     Problem { message: message.into(), hint: hint.into(), code: ASKED_WRONGLY }.into()
+}
+
+/// Says what was typed wrongly, as clap does, and ends the program; help and version are no mistake.
+pub(crate) fn mistyped(error: &clap::Error) -> ! {
+    let _ = error.print();
+    let hyphens = |arg: String| arg.starts_with('-') && arg.contains(char::is_whitespace);
+    if error.kind() == ErrorKind::UnknownArgument
+        && std::env::args_os().filter_map(|arg| arg.into_string().ok()).any(hyphens)
+    {
+        let style = output::stderr_style();
+        output::note(&format!(
+            "\n{}hint{}: put -- before a text that begins with a hyphen: bouquet run MODEL -- \"- a list\"",
+            style.good, style.plain
+        ));
+    }
+    std::process::exit(error.exit_code())
 }
 
 /// Runs a command and says on standard error what went wrong, if anything did.
@@ -105,6 +122,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         io::ErrorKind::NotFound => "check the path".to_owned(),
         io::ErrorKind::PermissionDenied => "check who may read and write it".to_owned(),
         io::ErrorKind::StorageFull => "make room on the disk".to_owned(),
+        io::ErrorKind::FileTooLarge => "write less at a time, or allow larger files (ulimit -f)".to_owned(),
         _ => "check the disk and the path".to_owned(),
     })
 }
@@ -113,10 +131,7 @@ fn generate_hint(error: &GenerateError) -> Option<String> {
     Some(match error {
         GenerateError::Option { .. } => "see generation_config.json of the model, or give the flag yourself".into(),
         GenerateError::EmptyPrompt => "give a text to go on from".into(),
-        GenerateError::PromptTooLong { prompt_tokens, .. } => {
-            let room = prompt_tokens.saturating_add(1);
-            format!("shorten the prompt, or give it room with --ctx {room} or more, if the model goes that far")
-        }
+        GenerateError::PromptTooLong { prompt_tokens, limit, .. } => shorten(prompt_tokens.saturating_add(1), *limit),
         GenerateError::BeyondPositions { limit, .. } => {
             format!("stay within {limit} tokens: a smaller --window or --ctx, or shorter sequences")
         }
@@ -124,6 +139,14 @@ fn generate_hint(error: &GenerateError) -> Option<String> {
         GenerateError::TooShort { .. } => "give a longer text".into(),
         GenerateError::Model(error) => return model_hint(error).map(str::to_owned),
     })
+}
+
+/// What to do about a prompt that needs room for so many tokens with a model of so many positions.
+pub(crate) fn shorten(room: usize, limit: Option<usize>) -> String {
+    match limit {
+        Some(limit) if room > limit => format!("shorten the prompt; this model is made for {limit} positions"),
+        _ => format!("shorten the prompt, or give it room with --ctx {room} or more"),
+    }
 }
 
 const DAMAGED_WEIGHTS: &str = "the weights may be damaged: fetch the model again and compare its checksums";

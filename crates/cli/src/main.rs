@@ -49,7 +49,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    system::outlive_file_limit();
+    let cli = Cli::try_parse().unwrap_or_else(|error| errors::mistyped(&error));
     interrupt::install();
     errors::exit_code(|| match cli.command {
         Command::Demo(args) => commands::demo::run(args),

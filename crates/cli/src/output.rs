@@ -62,6 +62,11 @@ pub(crate) fn json(value: &Value) -> Result<()> {
     line(&value.to_string())
 }
 
+/// A number for JSON, which has no infinities: those, and what is no number, become texts (`"inf"`).
+pub(crate) fn number(number: f64) -> Value {
+    if number.is_finite() { number.into() } else { number.to_string().into() }
+}
+
 /// Writes a line to standard error. If that is gone there is nobody to tell.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
@@ -187,6 +192,12 @@ mod tests {
         assert_eq!(seconds(Duration::from_millis(12_345)), "12.3 s");
         assert_eq!((speed(Some(345.6)), speed(None)), ("346 tokens/s".to_owned(), String::new()));
         assert_eq!([1, 1234].map(tokens), ["1 token", "1,234 tokens"]);
+    }
+
+    #[test]
+    fn json_has_every_number() {
+        let all = [0.1 + 0.2, f64::INFINITY, f64::NEG_INFINITY, f64::NAN].map(number);
+        assert_eq!(Value::from(all.to_vec()).to_string(), r#"[0.30000000000000004,"inf","-inf","NaN"]"#);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What is particular to a system: how much memory there is, and how much was used. Linux says so in files; elsewhere
-//! nobody is asked, and what depends on it is left out.
+//! What is particular to a system: how much memory there is, how much was used, and signals. Linux says in files how
+//! much memory there is; elsewhere nobody is asked, and what depends on it is left out.
 
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,20 @@ pub(crate) fn available_memory_bytes() -> Option<u64> {
     let limits = root.join(group).ancestors().filter(|path| path.starts_with(root)).filter_map(left_in_group).min();
     Some(limits.map_or(machine, |limit| limit.min(machine)))
 }
+
+/// Makes a file that outgrows the user's limit (`ulimit -f`) an error of the write instead of the end of the program,
+/// which would leave its temporary file. To be called before there are other threads, which take this over.
+#[cfg(unix)]
+pub(crate) fn outlive_file_limit() {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    // Without it the signal ends the program, as it would have done.
+    let _ = signals.thread_block();
+}
+
+#[cfg(not(unix))]
+pub(crate) fn outlive_file_limit() {}
 
 /// The number of threads that this process is given.
 pub(crate) fn threads() -> usize {

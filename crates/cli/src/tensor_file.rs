@@ -61,7 +61,9 @@ impl TensorFile {
         if let Some(permissions) = usual_permissions() {
             builder.permissions(permissions);
         }
-        let file = builder.tempfile_in(folder).with_context(|| format!("cannot write into {}", folder.display()))?;
+        // By its kind alone: the error would name the temporary file, which the user never asked for.
+        let file = builder.tempfile_in(folder).map_err(|error| std::io::Error::from(error.kind()));
+        let file = file.with_context(|| format!("cannot write {}", target.display()))?;
         let half_written = HalfWritten::begin(file.path());
         Ok(TensorFile { target: target.to_owned(), file, places: BTreeMap::new(), _half_written: half_written })
     }

@@ -29,6 +29,8 @@ pub enum GenerateError {
         prompt_tokens: usize,
         /// Tokens that fit.
         context: usize,
+        /// The most that a context of this model may have, where its positions set a limit.
+        limit: Option<usize>,
     },
     /// A context beyond the positions that the model was made for.
     #[error("{asked} tokens were asked for, but the model is made for {limit} positions")]

@@ -73,7 +73,7 @@ pub fn generate(
     options: &GenerateOptions,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Generation> {
-    check_prompt(prompt_ids, context, options)?;
+    check_prompt(model, prompt_ids, context, options)?;
     let needed = prompt_ids.len().saturating_add(options.stop.max_tokens);
     Generator::with_rewind(model, context.min(needed), 0)?.generate(prompt_ids, options, on_text)
 }
@@ -109,7 +109,7 @@ impl<'a> Generator<'a> {
         options: &GenerateOptions,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generation> {
-        check_prompt(prompt_ids, self.context(), options)?;
+        check_prompt(self.model, prompt_ids, self.context(), options)?;
         let mut sampler = Sampler::open(options.sampling.clone())?;
         let mut output = Output {
             detokenizer: Detokenizer::open(&self.model.tokenizer, prompt_ids)?,
@@ -245,14 +245,15 @@ fn per_second(tokens: usize, time: Duration) -> Option<f64> {
 }
 
 /// What can be refused before anything is computed.
-fn check_prompt(prompt_ids: &[u32], context: usize, options: &GenerateOptions) -> Result<()> {
+fn check_prompt(model: &Model, prompt_ids: &[u32], context: usize, options: &GenerateOptions) -> Result<()> {
     options.sampling.validate()?;
     if prompt_ids.is_empty() {
         return Err(GenerateError::EmptyPrompt);
     }
     let needed = prompt_ids.len().saturating_add(options.stop.max_tokens.min(1));
     if needed > context {
-        return Err(GenerateError::PromptTooLong { prompt_tokens: prompt_ids.len(), context });
+        let (prompt_tokens, limit) = (prompt_ids.len(), model.spec.max_positions);
+        return Err(GenerateError::PromptTooLong { prompt_tokens, context, limit });
     }
     Ok(())
 }

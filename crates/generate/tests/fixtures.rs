@@ -225,8 +225,8 @@ fn a_context_is_for_prompt_and_answer() {
     assert_eq!(generation.finish_reason, FinishReason::Length);
     for context in [0, prompt.len() - 1, prompt.len()] {
         match generate(&model, &prompt, context, &greedy(32), &mut |_| {}) {
-            Err(GenerateError::PromptTooLong { prompt_tokens, context: limit }) => {
-                assert_eq!((prompt_tokens, limit), (prompt.len(), context));
+            Err(GenerateError::PromptTooLong { prompt_tokens, context: room, limit }) => {
+                assert_eq!((prompt_tokens, room, limit), (prompt.len(), context, None));
             }
             other => panic!("{other:?}"),
         }

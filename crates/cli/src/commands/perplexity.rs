@@ -8,6 +8,7 @@ use bouquet_generate::{PerplexityOptions, perplexity};
 use serde_json::json;
 
 use super::run::read_text;
+use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
 use crate::open::{ThreadArgs, open};
 use crate::{output, system};
@@ -18,11 +19,12 @@ use crate::{output, system};
 pub(crate) struct PerplexityArgs {
     /// Folder of the model
     model: PathBuf,
-    /// The text, in UTF-8
+    /// The text, in UTF-8; a byte order mark at its beginning is dropped
     file: PathBuf,
-    /// Tokens of a window; each is scored alone, and what is left at the end is dropped
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
-    window: u32,
+    /// Tokens of a window; each is scored alone, and what is left at the end is dropped [default: 512, or the model's
+    /// positions where they are fewer]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    window: Option<u32>,
     /// Score so many windows only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_windows: Option<u32>,
@@ -38,14 +40,20 @@ Examples:
   bouquet perplexity MODEL wiki.test.txt
   bouquet perplexity MODEL wiki.test.txt --window 256 --max-windows 128 --json
 
-Weights are used as they are stored, and computed with in f32. Compare numbers of the same window only.";
+Weights are used as they are stored, and computed with in f32. Compare numbers of the same window only.
+
+The text is cut without special tokens: no begin-of-text token stands before it or before a window,
+even where the model is used to one (Llama). Programs that put one there get other numbers.";
+
+/// Tokens of a window where the user does not say.
+const DEFAULT_WINDOW: usize = 512;
 
 pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
     let opened = open(&args.model, args.threads.threads())?;
     let work = Work::begin();
     let options = PerplexityOptions {
-        window: args.window as usize,
+        window: window(&args, opened.model.spec.max_positions)?,
         max_windows: args.max_windows.map(|windows| windows as usize),
         cancel: work.cancel.clone(),
     };
@@ -59,13 +67,13 @@ pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
     let speed = result.tokens as f64 / time.as_secs_f64();
     if args.json {
         return output::json(&json!({
-            "perplexity": result.perplexity,
+            "perplexity": output::number(result.perplexity),
             "mean_nll": result.mean_nll,
             "tokens": result.tokens,
             "windows": result.windows,
             "window": result.window,
             "seconds": time.as_secs_f64(),
-            "tokens_per_sec": speed,
+            "tokens_per_sec": output::number(speed),
             "peak_memory_bytes": system::peak_memory_bytes(),
         }));
     }
@@ -84,4 +92,16 @@ pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
         system::peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)));
     output::note(&format!("{}, {}{peak}", output::seconds(time), output::speed(Some(speed))));
     Ok(())
+}
+
+/// Tokens of a window, for a model of so many positions.
+fn window(args: &PerplexityArgs, limit: Option<usize>) -> Result<usize> {
+    let Some(asked) = args.window else { return Ok(limit.map_or(DEFAULT_WINDOW, |limit| limit.min(DEFAULT_WINDOW))) };
+    match limit {
+        Some(limit) if asked as usize > limit => Err(asked_wrongly(
+            format!("--window {asked} is beyond the {limit} positions that this model is made for"),
+            format!("give --window {limit} or less"),
+        )),
+        _ => Ok(asked as usize),
+    }
 }

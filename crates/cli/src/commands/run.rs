@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, Timings, generate};
+use bouquet_model::Model;
 use serde_json::json;
 
 use super::generation_flags::GenerationArgs;
 use super::interactive;
-use crate::errors::{CANCELLED, Done, asked_wrongly, wrong};
+use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
 use crate::open::{ThreadArgs, open};
 use crate::{output, system};
@@ -21,9 +22,10 @@ use crate::{output, system};
 pub(crate) struct RunArgs {
     /// Folder of the model
     model: PathBuf,
-    /// Text to go on from; else standard input, or a conversation in a terminal
+    /// Text to go on from; else standard input, or a conversation in a terminal. One that begins with a hyphen goes
+    /// behind --
     prompt: Option<String>,
-    /// Read the text from a file; its last line break is dropped
+    /// Read the text from a file; a byte order mark at its beginning and its last line break are dropped
     #[arg(long, conflicts_with = "prompt")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -54,16 +56,24 @@ enum Source {
 pub(crate) fn run(args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
-    let opened = open(&args.model, args.threads.threads())?;
-    let plan = args.generation.plan(&opened.model)?;
+    let threads = args.threads.threads();
     let prompt = match source {
         Source::Text(prompt) => prompt,
-        Source::Conversation => return interactive::converse(&opened.model, &plan),
+        Source::Conversation => {
+            let opened = open(&args.model, threads)?;
+            return interactive::converse(&opened.model, &args.generation.plan(&opened.model)?);
+        }
     };
-    let prompt_ids = opened.model.tokenizer.encode(&prompt, true)?.ids;
+    // From here on an interrupted request ends with what there is, be it an object without text.
+    let work = Work::begin();
+    let opened = open(&args.model, threads)?;
+    let plan = args.generation.plan(&opened.model)?;
+    let prompt_ids = cut(&opened.model, &prompt, plan.context)?;
+    if prompt_ids.is_empty() && args.prompt.is_some() {
+        return Err(asked_wrongly("the prompt is empty", "give a text to go on from"));
+    }
     let seed = plan.sampling.seed;
     let drawn = args.generation.seed.is_none() && !plan.sampling.is_greedy();
-    let work = Work::begin();
     let options = GenerateOptions { sampling: plan.sampling, stop: plan.stop, cancel: work.cancel.clone() };
     let mut written = Ok(());
     let mut show = |piece: &str| {
@@ -87,6 +97,19 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
         FinishReason::Cancelled => Err(Done(CANCELLED).into()),
         FinishReason::Stop | FinishReason::Length => Ok(()),
     }
+}
+
+/// The token ids of a prompt; one that is certainly too long is refused before all of it is cut.
+fn cut(model: &Model, prompt: &str, context: usize) -> Result<Vec<u32>> {
+    let least = model.tokenizer.at_least_tokens(prompt);
+    if least > context {
+        let message = format!(
+            "the prompt has {} or more, but the context has room for {context}, the answer included",
+            output::tokens(least)
+        );
+        return Err(wrong(message, shorten(least.saturating_add(1), model.spec.max_positions)));
+    }
+    Ok(model.tokenizer.encode(prompt, true)?.ids)
 }
 
 impl Source {
@@ -120,16 +143,22 @@ impl Source {
 
 /// A prompt from bytes, without the line break at its end, which most editors and `echo` add.
 fn text(bytes: Vec<u8>, origin: &str) -> Result<String> {
-    let text = String::from_utf8(bytes);
-    let text = text.map_err(|_| wrong(format!("{origin} is not UTF-8 text"), "convert it to UTF-8"))?;
+    let text = utf8(bytes, origin)?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
-/// A file as text, for commands that measure it: nothing is dropped.
+/// A file as text, for commands that measure it: nothing is dropped but a byte order mark.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    String::from_utf8(bytes).map_err(|_| wrong(format!("{} is not UTF-8 text", path.display()), "convert it to UTF-8"))
+    utf8(bytes, &path.display().to_string())
+}
+
+/// Text without the byte order mark that some editors put before it, which is no part of it.
+fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String> {
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| wrong(format!("{origin} is not UTF-8 text"), "convert it to UTF-8"))?;
+    Ok(text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text))
 }
 
 /// What `--json` prints.
@@ -176,8 +205,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_break_at_the_end_is_dropped() {
-        for (bytes, expected) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("", "")] {
+    fn one_line_break_at_the_end_is_dropped_and_a_byte_order_mark() {
+        for (bytes, expected) in
+            [("\u{FEFF}a\u{FEFF}\n", "a\u{FEFF}"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("", "")]
+        {
             assert_eq!(text(bytes.as_bytes().to_vec(), "x").unwrap(), expected);
         }
         assert!(text(vec![0xFF], "x").is_err());

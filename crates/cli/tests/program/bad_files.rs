@@ -115,7 +115,7 @@ fn tensors_that_are_not_what_the_configuration_says_are_named() {
 }
 
 /// Overwrites a whole f32 tensor of `model.safetensors` with one number.
-fn fill(folder: &Path, tensor: &str, number: f32) {
+pub(crate) fn fill(folder: &Path, tensor: &str, number: f32) {
     let path = folder.join("model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let (header, data) = header(&bytes);

@@ -32,6 +32,12 @@ fn flags_that_mean_nothing_are_code_2() {
     }
     let llama = tiny("llama-tiny");
     refused(&["run", arg(&llama), "x", "--ctx", "1000000"], 2, "--ctx 1000000");
+    let text = root().join("README.md");
+    refused(&["perplexity", arg(&llama), arg(&text), "--window", "513"], 2, "--window 513");
+    refused(&["run", model, ""], 2, "the prompt is empty");
+    let folder = tempfile::tempdir().unwrap();
+    refused(&["forward", model, "--text", "", "-o", arg(&folder.path().join("out"))], 2, "no tokens");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -49,9 +55,37 @@ fn prompts_that_do_not_fit_are_code_1() {
     let long = "word ".repeat(3000);
     refused(&["run", arg(&model), "a b c d e f", "--ctx", "3"], 1, "room for 3");
     refused(&["run", arg(&model), &long], 1, "room for 2048");
-    refused(&["run", arg(&model), ""], 1, "empty");
-    refused(&["run", arg(&tiny("llama-tiny")), &long], 1, "room for");
+    refused(&["run", arg(&model), "--file", "/dev/null"], 1, "empty");
+    let llama = tiny("llama-tiny");
+    refused(&["run", arg(&llama), &long], 1, "room for");
+    // More room is a hint only where the model has it.
+    let hint = |args: &[&str]| text(&output(args).stderr).lines().nth(1).unwrap().to_owned();
+    assert!(hint(&["run", arg(&model), &long]).contains("--ctx"));
+    assert!(hint(&["run", arg(&llama), "a b c", "--ctx", "3"]).contains("--ctx"));
+    let hint = hint(&["run", arg(&llama), &long]);
+    assert!(hint.contains("512 positions") && !hint.contains("--ctx"), "{hint}");
     refused(&["run", arg(&model), "--file", "no/such/file"], 1, "no/such/file");
+}
+
+#[test]
+fn a_prompt_that_is_certainly_too_long_is_not_cut_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt");
+    std::fs::write(&file, "word ".repeat(2_000_000)).unwrap();
+    for model in ["bloom-tiny", "llama-tiny"] {
+        refused(&["run", arg(&tiny(model)), "--file", arg(&file)], 1, "tokens or more");
+    }
+}
+
+#[test]
+fn a_text_that_begins_with_a_hyphen_goes_behind_two() {
+    let model = tiny("bloom-tiny");
+    let refused = output(&["run", arg(&model), "- a list"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("run MODEL -- \"- a list\""), "{}", text(&refused.stderr));
+    let typo = output(&["run", arg(&model), "a list", "--max-tokns", "3"]);
+    assert!(!text(&typo.stderr).contains("a list"), "{}", text(&typo.stderr));
+    stdout(&["run", arg(&model), "--max-tokens", "2", "--", "- a list"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -102,7 +136,32 @@ fn token_ids_that_make_no_sense_leave_no_file() {
 fn places_that_cannot_be_written_are_refused_before_the_model_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing/out.safetensors");
-    refused(&["forward", "no-model", "--text", "x", "-o", arg(&missing)], 1, "cannot write");
+    refused(
+        &["forward", "no-model", "--text", "x", "-o", arg(&missing)],
+        1,
+        &format!("cannot write {}", arg(&missing)),
+    );
+    let stderr = text(&output(&["forward", "no-model", "--text", "x", "-o", arg(&missing)]).stderr);
+    assert!(!stderr.contains(".part"), "a temporary file is not the user's: {stderr}");
     refused(&["forward", "no-model", "--text", "x", "-o", arg(folder.path())], 2, "is a folder");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// `ulimit -f` sends a signal that ends a program which does not expect it.
+#[cfg(unix)]
+#[test]
+fn a_file_beyond_the_limit_of_files_is_an_error_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (tiny("bloom-tiny"), folder.path().join("out.safetensors"));
+    let script = "ulimit -f 8; exec \"$0\" \"$@\"";
+    let limited = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_bouquet"), "forward", arg(&model), "-o", arg(&out)])
+        .args(["--text", &"many words ".repeat(50)])
+        .output()
+        .unwrap();
+    let stderr = text(&limited.stderr);
+    assert_eq!(limited.status.code(), Some(1), "{:?} {stderr}", limited.status);
+    assert!(stderr.starts_with(&format!("error: cannot write {}", arg(&out))), "{stderr}");
+    assert!(stderr.contains("ulimit -f"), "{stderr}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

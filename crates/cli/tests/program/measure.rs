@@ -1,5 +1,6 @@
 //! `bouquet perplexity` and `bouquet inspect`.
 
+use crate::bad_files::fill;
 use crate::harness::*;
 
 #[test]
@@ -31,6 +32,37 @@ fn perplexity_of_a_text_is_told_in_words_and_as_json() {
 }
 
 #[test]
+fn a_perplexity_beyond_all_numbers_is_still_json() {
+    let (folder, texts) = (copy("bloom-tiny"), tempfile::tempdir().unwrap());
+    fill(folder.path(), "transformer.ln_f.bias", 1e6);
+    let file = texts.path().join("text.txt");
+    std::fs::write(&file, prompt("bloom-tiny")).unwrap();
+    let object = json(&["perplexity", arg(folder.path()), arg(&file), "--json"]);
+    assert_eq!(object["perplexity"], "inf");
+    assert!(object["mean_nll"].as_f64().unwrap() > 710.0, "{object}");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_text() {
+    let (model, folder) = (small(), tempfile::tempdir().unwrap());
+    let [plain, marked] = ["", "\u{FEFF}"].map(|mark| {
+        let file = folder.path().join("text.txt");
+        std::fs::write(&file, format!("{mark}The committee approved the plan.")).unwrap();
+        json(&["perplexity", arg(&model), arg(&file), "--json"])["mean_nll"].clone()
+    });
+    assert_eq!(plain, marked);
+}
+
+#[test]
+fn windows_are_as_long_as_the_model_allows_unless_told_otherwise() {
+    let folder = copy("llama-tiny");
+    edit_json(&folder.path().join("config.json"), |config| config["max_position_embeddings"] = 100.into());
+    let file = root().join("README.md");
+    let object = json(&["perplexity", arg(folder.path()), arg(&file), "--max-windows", "1", "--json"]);
+    assert_eq!(object["window"], 100);
+}
+
+#[test]
 fn a_model_is_described() {
     let object = json(&["inspect", arg(&small()), "--json"]);
     assert_eq!(object["family"], "bloom");
@@ -43,6 +75,6 @@ fn a_model_is_described() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     assert!(stdout(&["inspect", arg(&tiny("mixtral-tiny"))]).contains("mixtral"));
+    assert!(stdout(&["inspect", arg(&tiny("llama-tiny"))]).contains("own tensor"));
     assert!(stdout(&["inspect", arg(&tiny("bloom-tiny-sharded"))]).contains("bloom"));
 }
-    assert!(stdout(&["inspect", arg(&tiny("llama-tiny"))]).contains("own tensor"));

@@ -74,6 +74,8 @@ fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
     let file = folder.path().join("prompt.txt");
     std::fs::write(&file, "The city of\n").unwrap();
     assert_eq!(stdout(&[["run", arg(&model), "--file", arg(&file)].as_slice(), &rest].concat()), expected);
+    std::fs::write(&file, "\u{FEFF}The city of\n").unwrap();
+    assert_eq!(stdout(&[["run", arg(&model), "--file", arg(&file)].as_slice(), &rest].concat()), expected);
     let piped = output_with_stdin(&[["run", arg(&model)].as_slice(), &rest].concat(), b"The city of\r\n");
     assert_eq!(text(&piped.stdout), expected);
 }
@@ -127,8 +129,6 @@ fn sampling_defaults_come_from_the_model() {
 }
 
 #[test]
-fn the_end_of_text_token_ends_the_text_unless_ignored() {
-#[test]
 fn a_model_says_how_long_its_texts_are() {
     let folder = copy("bloom-tiny");
     edit_json(&folder.path().join("generation_config.json"), |config| config["max_new_tokens"] = 5.into());
@@ -139,6 +139,8 @@ fn a_model_says_how_long_its_texts_are() {
     assert_eq!((tokens(&[]), tokens(&["--max-tokens", "7"])), (5.into(), 7.into()));
 }
 
+#[test]
+fn the_end_of_text_token_ends_the_text_unless_ignored() {
     let folder = copy("bloom-tiny");
     let prompt = prompt("bloom-tiny");
     let ids = integers(&golden("bloom-tiny"), "greedy.single");
