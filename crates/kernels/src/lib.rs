@@ -67,7 +67,7 @@ pub mod weight;
 
 pub use cpu::{Cpu, Isa};
 pub use matrix::{Matrix, MatrixView, MatrixViewMut};
-pub use weight::{FloatEncoding, Weight};
+pub use weight::{FloatEncoding, FloatWeight, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.
 pub const ARITHMETIC_VERSION: u32 = 1;
