@@ -147,7 +147,7 @@ impl<'a> SharedOut<'a> {
         SharedOut { data: matrix.data_mut().as_mut_ptr(), rows, cols, matrix: std::marker::PhantomData }
     }
 
-    /// Where `(row, col)` is.
+    /// Where `(row, col)` is. A view's numbers are all there, so the address cannot wrap.
     pub(crate) fn at(&self, row: usize, col: usize) -> *mut f32 {
         assert!(row < self.rows && col <= self.cols, "({row}, {col}) in [{}, {}]", self.rows, self.cols);
         // SAFETY: inside the matrix, or one past its end.
@@ -180,7 +180,7 @@ impl<'a> SharedOut<'a> {
     /// No two parts handed out at the same time may overlap.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, row: usize, col: usize, len: usize) -> &mut [f32] {
-        assert!(col + len <= self.cols, "columns {col}..{} of {}", col + len, self.cols);
+        assert!(col <= self.cols && len <= self.cols - col, "{len} columns from {col} on of {}", self.cols);
         // SAFETY: checked here and in `at`; the caller keeps it to one task.
         unsafe { std::slice::from_raw_parts_mut(self.at(row, col), len) }
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::matrix::numbers;
 use crate::product::{chains_on_threads, dots_on_threads};
 use crate::simd::{Factors, Out, Rows, decode};
 use crate::{Cpu, MatrixView, MatrixViewMut};
@@ -39,7 +40,8 @@ pub struct FloatWeight {
 impl FloatWeight {
     /// Panics when `data` is not exactly `rows * cols` numbers.
     pub fn new(encoding: FloatEncoding, rows: usize, cols: usize, data: Bytes) -> Self {
-        assert_eq!(data.len(), rows * cols * encoding.bytes(), "bytes of a [{rows}, {cols}] {encoding:?} weight");
+        let bytes = numbers(numbers(rows, cols), encoding.bytes());
+        assert_eq!(data.len(), bytes, "bytes of a [{rows}, {cols}] {encoding:?} weight");
         FloatWeight { encoding, rows, cols, data }
     }
 
