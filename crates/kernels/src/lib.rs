@@ -54,6 +54,9 @@
 #[cfg(target_endian = "big")]
 compile_error!("weights are read in place from little-endian files");
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a model is larger than what narrower pointers reach");
+
 pub mod cpu;
 mod lanes;
 pub mod math;
