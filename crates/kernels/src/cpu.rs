@@ -59,13 +59,14 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1).
+    /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1). Where
+    /// the system gives fewer, these do the work; [`threads`](Self::threads) tells how many there are.
     pub fn new(threads: usize) -> Self {
         let best = Isa::ALL.into_iter().rev().find(|isa| isa.is_available());
         Cpu { isa: best.unwrap_or(Isa::Scalar), pool: Pool::new(threads.max(1) - 1) }
     }
 
-    /// A given instruction set; `None` where this machine does not have it.
+    /// A given instruction set; `None` where this machine does not have it. Threads as in [`new`](Self::new).
     pub fn with_isa(isa: Isa, threads: usize) -> Option<Self> {
         isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1) })
     }
@@ -75,7 +76,7 @@ impl Cpu {
         self.isa
     }
 
-    /// The number of threads, the caller's included.
+    /// The number of threads that work, the caller's included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
