@@ -2,7 +2,6 @@
 //! every kernel; it never changes a bit of a result.
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use crate::MatrixViewMut;
 use crate::simd::Out;
@@ -117,12 +116,6 @@ impl Cpu {
             }
         });
     }
-}
-
-/// The best instruction set on the caller's thread alone, for ops of one row.
-pub(crate) fn alone() -> &'static Cpu {
-    static ALONE: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(1));
-    &ALONE
 }
 
 /// Numbers below which a second thread is not worth waking.
