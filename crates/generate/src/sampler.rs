@@ -11,6 +11,7 @@
 use std::cmp::Ordering;
 
 use bouquet_kernels::ops::softmax::softmax;
+use bouquet_kernels::{Cpu, MatrixViewMut};
 use bouquet_model::generation_config::GenerationConfig;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -186,7 +187,7 @@ impl Sampler {
             candidates.sort_unstable_by(order);
         }
         let mut probabilities: Vec<f32> = candidates.iter().map(|candidate| candidate.probability).collect();
-        softmax(&mut probabilities);
+        softmax(&Cpu::new(1), MatrixViewMut::new(1, candidates.len(), &mut probabilities));
         for (candidate, probability) in candidates.iter_mut().zip(probabilities) {
             candidate.probability = probability;
         }

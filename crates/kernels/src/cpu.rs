@@ -2,7 +2,6 @@
 //! every kernel; it never changes a bit of a result.
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use crate::MatrixViewMut;
 use crate::simd::Out;
@@ -59,13 +58,14 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1).
+    /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1). Where
+    /// the system gives fewer, these do the work; [`threads`](Self::threads) tells how many there are.
     pub fn new(threads: usize) -> Self {
         let best = Isa::ALL.into_iter().rev().find(|isa| isa.is_available());
         Cpu { isa: best.unwrap_or(Isa::Scalar), pool: Pool::new(threads.max(1) - 1) }
     }
 
-    /// A given instruction set; `None` where this machine does not have it.
+    /// A given instruction set; `None` where this machine does not have it. Threads as in [`new`](Self::new).
     pub fn with_isa(isa: Isa, threads: usize) -> Option<Self> {
         isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1) })
     }
@@ -75,7 +75,7 @@ impl Cpu {
         self.isa
     }
 
-    /// The number of threads, the caller's included.
+    /// The number of threads that work, the caller's included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -118,12 +118,6 @@ impl Cpu {
     }
 }
 
-/// The best instruction set on the caller's thread alone, for ops of one row.
-pub(crate) fn alone() -> &'static Cpu {
-    static ALONE: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(1));
-    &ALONE
-}
-
 /// Numbers below which a second thread is not worth waking.
 const SMALL: usize = 8192;
 
@@ -147,7 +141,7 @@ impl<'a> SharedOut<'a> {
         SharedOut { data: matrix.data_mut().as_mut_ptr(), rows, cols, matrix: std::marker::PhantomData }
     }
 
-    /// Where `(row, col)` is.
+    /// Where `(row, col)` is. A view's numbers are all there, so the address cannot wrap.
     pub(crate) fn at(&self, row: usize, col: usize) -> *mut f32 {
         assert!(row < self.rows && col <= self.cols, "({row}, {col}) in [{}, {}]", self.rows, self.cols);
         // SAFETY: inside the matrix, or one past its end.
@@ -180,7 +174,7 @@ impl<'a> SharedOut<'a> {
     /// No two parts handed out at the same time may overlap.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, row: usize, col: usize, len: usize) -> &mut [f32] {
-        assert!(col + len <= self.cols, "columns {col}..{} of {}", col + len, self.cols);
+        assert!(col <= self.cols && len <= self.cols - col, "{len} columns from {col} on of {}", self.cols);
         // SAFETY: checked here and in `at`; the caller keeps it to one task.
         unsafe { std::slice::from_raw_parts_mut(self.at(row, col), len) }
     }

@@ -28,18 +28,27 @@
 //! 3. **Products over rows** (`dy W`, gradients `dyᵀ x`, probabilities · values): one chain per output element, in
 //!    ascending order of the summed index, a fused multiply-add each, from the value already there (or +0).
 //! 4. A weight stored in f16 or bf16 is widened to f32, exactly, before rule 1 or 3 applies.
-//! 5. A fused multiply-add stands in sums of products only. Everywhere else `*` and `+` are rounded as written; Rust
-//!    never contracts them. No reciprocal approximations. Rounding is half to even. Denormals are kept.
+//! 5. A fused multiply-add stands in sums of products only, and rounds once on every platform: where a machine has no
+//!    instruction for it, `f32::mul_add` is the C library's `fmaf`, which a test holds to hard cases. Everywhere else
+//!    `*` and `+` are rounded as written; Rust never contracts them. No reciprocal approximations. Rounding is half to
+//!    even. Denormals are kept.
 //! 6. exp, ln, tanh, sin, cos and pow are those of [`math`], never the platform's.
 //! 7. **Attention** walks keys in pieces of [`KEY_PIECE`](ops::attention::KEY_PIECE) positions, whose borders are
 //!    multiples of it counted from absolute position 0, and skips masked keys. Inside a piece: scores by rule 1, their
 //!    maximum, exponentials, their sum by rule 2 (lane = position modulo 16), values by rule 3. Pieces are merged in
-//!    ascending order. An exponential below e⁻⁶⁴ counts as 0. Thus neither pages, nor cuts of a prompt, nor threads that
-//!    share a long context set an order.
+//!    ascending order. An exponential below e⁻⁶⁴ counts as 0. Thus neither cuts of a prompt, nor caches, nor threads
+//!    that share a long context set an order.
 //! 8. Work is split over threads by outputs, or by pieces of rule 7; never by the number of threads.
 //! 9. Whatever is chosen from activations (scales, outliers, experts) is chosen per token, never per batch. Ties go to
 //!    the lower index.
 //! 10. Dropout is a hash of counters (seed, step, view, sequence, position, linear, channel), not a stream.
+//! 11. **Short sums elsewhere** are one ascending chain of `+`; where a term has a factor, their product is rounded
+//!     first. Such are the sums over the experts of a token, from +0 (chosen probabilities, weighted outputs, and the
+//!     gradients for their input, to which that of the router is added last); over the tokens that share a deep
+//!     prompt's gradient; and over the losses of a text, in f64, by window and position. A linear's output is its
+//!     product, then its bias added, then the adapter's part, a product of its own, added; backwards, `dy W`, then the
+//!     adapter's part added. The gradients of linears that share an input are added in the order q + k + v, or
+//!     gate + up.
 //!
 //! ```
 //! use bouquet_kernels::{Cpu, Matrix, Weight};
@@ -54,6 +63,9 @@
 #[cfg(target_endian = "big")]
 compile_error!("weights are read in place from little-endian files");
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a model is larger than what narrower pointers reach");
+
 pub mod cpu;
 mod lanes;
 pub mod math;
@@ -67,7 +79,7 @@ pub mod weight;
 
 pub use cpu::{Cpu, Isa};
 pub use matrix::{Matrix, MatrixView, MatrixViewMut};
-pub use weight::{FloatEncoding, Weight};
+pub use weight::{FloatEncoding, FloatWeight, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.
 pub const ARITHMETIC_VERSION: u32 = 1;

@@ -1,5 +1,8 @@
 //! Elementary functions with the same bits on every machine: built from `+`, `*`, `/` and bit patterns alone, without
 //! branches on the hot ones, so that they vectorize and still round the same. Accuracy is stated and tested per function.
+//! Nothing here is fused. The one function of the platform that results lean on is `f32::mul_add`, in the sums of rules 1
+//! and 3: scalar code without an instruction for it calls `fmaf` of the C library, which must round correctly. The test
+//! `a_fused_multiply_add_rounds_once` checks that, wherever tests run.
 //!
 //! All of them reduce their argument with a constant split in a high part, whose product with the (small) quotient is
 //! exact, and the rest (Cody & Waite, "Software Manual for the Elementary Functions", 1980), and then sum a Taylor

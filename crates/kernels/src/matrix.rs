@@ -27,15 +27,37 @@ pub struct MatrixViewMut<'a> {
     data: &'a mut [f32],
 }
 
+/// `rows * cols`. Panics where that is more than can be counted: a product that wraps would let a few numbers pass for
+/// a huge matrix.
+pub(crate) fn numbers(rows: usize, cols: usize) -> usize {
+    rows.checked_mul(cols).unwrap_or_else(|| panic!("[{rows}, {cols}] are more numbers than can be counted"))
+}
+
+/// From the first of `rows` rows of `cols` numbers, `stride` apart, to the end of the last. Panics as [`numbers`] does.
+pub(crate) fn extent(rows: usize, stride: usize, cols: usize) -> usize {
+    match rows.checked_sub(1) {
+        None => 0,
+        Some(before) => numbers(before, stride).checked_add(cols).unwrap_or_else(|| {
+            panic!("{rows} rows of {cols} numbers, {stride} apart, are more than can be counted");
+        }),
+    }
+}
+
+/// Where some of a matrix' rows lie in its data. Panics unless it has them.
+fn within(rows: &Range<usize>, count: usize, cols: usize) -> Range<usize> {
+    assert!(rows.start <= rows.end && rows.end <= count, "rows {rows:?} of {count}");
+    rows.start * cols..rows.end * cols
+}
+
 impl Matrix {
-    /// All zeros.
+    /// All zeros. Panics when the numbers cannot be counted.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        Matrix { rows, cols, data: vec![0.0; rows * cols] }
+        Matrix { rows, cols, data: vec![0.0; numbers(rows, cols)] }
     }
 
     /// Takes `data` as `[rows, cols]`. Panics when the length is another.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Self {
-        assert_eq!(data.len(), rows * cols, "{} values cannot be a [{rows}, {cols}] matrix", data.len());
+        assert_eq!(data.len(), numbers(rows, cols), "{} values cannot be a [{rows}, {cols}] matrix", data.len());
         Matrix { rows, cols, data }
     }
 
@@ -59,14 +81,14 @@ impl Matrix {
         &mut self.data
     }
 
-    /// One row.
+    /// One row. Panics when there is no such row.
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.cols..][..self.cols]
+        &self.data[within(&(row..row + 1), self.rows, self.cols)]
     }
 
-    /// One row for writing.
+    /// One row for writing. Panics when there is no such row.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.cols..][..self.cols]
+        &mut self.data[within(&(row..row + 1), self.rows, self.cols)]
     }
 
     /// The whole matrix, borrowed.
@@ -79,15 +101,15 @@ impl Matrix {
         MatrixViewMut { rows: self.rows, cols: self.cols, data: &mut self.data }
     }
 
-    /// A range of rows, borrowed.
+    /// A range of rows, borrowed. Panics when the matrix does not have them.
     pub fn slice(&self, rows: Range<usize>) -> MatrixView<'_> {
         self.view().slice(rows)
     }
 
-    /// A range of rows, borrowed for writing.
+    /// A range of rows, borrowed for writing. Panics when the matrix does not have them.
     pub fn slice_mut(&mut self, rows: Range<usize>) -> MatrixViewMut<'_> {
-        let cols = self.cols;
-        MatrixViewMut { rows: rows.len(), cols, data: &mut self.data[rows.start * cols..rows.end * cols] }
+        let place = within(&rows, self.rows, self.cols);
+        MatrixViewMut { rows: rows.len(), cols: self.cols, data: &mut self.data[place] }
     }
 
     /// Appends rows. Panics when their width is another.
@@ -106,7 +128,7 @@ impl Matrix {
 impl<'a> MatrixView<'a> {
     /// Borrows `data` as `[rows, cols]`. Panics when the length is another.
     pub fn new(rows: usize, cols: usize, data: &'a [f32]) -> Self {
-        assert_eq!(data.len(), rows * cols, "{} values cannot be a [{rows}, {cols}] matrix", data.len());
+        assert_eq!(data.len(), numbers(rows, cols), "{} values cannot be a [{rows}, {cols}] matrix", data.len());
         MatrixView { rows, cols, data }
     }
 
@@ -125,15 +147,15 @@ impl<'a> MatrixView<'a> {
         self.data
     }
 
-    /// One row.
+    /// One row. Panics when there is no such row.
     pub fn row(&self, row: usize) -> &'a [f32] {
-        &self.data[row * self.cols..][..self.cols]
+        &self.data[within(&(row..row + 1), self.rows, self.cols)]
     }
 
-    /// A range of rows.
+    /// A range of rows. Panics when the matrix does not have them.
     pub fn slice(&self, rows: Range<usize>) -> MatrixView<'a> {
-        let data = &self.data[rows.start * self.cols..rows.end * self.cols];
-        MatrixView { rows: rows.len(), cols: self.cols, data }
+        let place = within(&rows, self.rows, self.cols);
+        MatrixView { rows: rows.len(), cols: self.cols, data: &self.data[place] }
     }
 
     /// An owned copy.
@@ -145,7 +167,7 @@ impl<'a> MatrixView<'a> {
 impl<'a> MatrixViewMut<'a> {
     /// Borrows `data` as `[rows, cols]`. Panics when the length is another.
     pub fn new(rows: usize, cols: usize, data: &'a mut [f32]) -> Self {
-        assert_eq!(data.len(), rows * cols, "{} values cannot be a [{rows}, {cols}] matrix", data.len());
+        assert_eq!(data.len(), numbers(rows, cols), "{} values cannot be a [{rows}, {cols}] matrix", data.len());
         MatrixViewMut { rows, cols, data }
     }
 
@@ -164,9 +186,9 @@ impl<'a> MatrixViewMut<'a> {
         self.data
     }
 
-    /// One row for writing.
+    /// One row for writing. Panics when there is no such row.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.cols..][..self.cols]
+        &mut self.data[within(&(row..row + 1), self.rows, self.cols)]
     }
 
     /// The same rows, borrowed for a shorter time.

@@ -28,8 +28,8 @@ thread_local! {
 /// Most buffers that a thread keeps.
 const MOST_BUFFERS: usize = 8;
 
-/// Longer ones (16 MiB) go back at once.
-const LONGEST: usize = 1 << 18;
+/// Most lines that it keeps, all buffers together: 1 MiB. What does not fit goes back at once.
+const MOST_LINES: usize = (1 << 20) / size_of::<Aligned>();
 
 /// Numbers for a while, at the start of a cache line.
 pub(crate) struct Scratch {
@@ -42,8 +42,9 @@ impl Scratch {
     pub(crate) fn new(len: usize) -> Self {
         let needed = len.div_ceil(LANES);
         let mut lines = KEPT.with_borrow_mut(|kept| {
-            let fits = |lines: &Vec<Aligned>| lines.len() >= needed;
-            match kept.iter().position(fits) {
+            // The shortest that is long enough, so that the long ones are there for who needs them.
+            let long_enough = (0..kept.len()).filter(|&index| kept[index].len() >= needed);
+            match long_enough.min_by_key(|&index| kept[index].len()) {
                 Some(index) => kept.swap_remove(index),
                 None => kept.pop().unwrap_or_default(),
             }
@@ -68,7 +69,8 @@ impl Drop for Scratch {
         // A thread that ends has nothing to keep them in any more.
         let _ = KEPT.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            if kept.len() < MOST_BUFFERS && lines.len() <= LONGEST {
+            let others: usize = kept.iter().map(Vec::len).sum();
+            if kept.len() < MOST_BUFFERS && others + lines.len() <= MOST_LINES {
                 kept.push(lines);
             }
         });
@@ -104,5 +106,17 @@ mod tests {
         assert_eq!(Scratch::new(97).as_ptr(), address);
         assert!(Scratch::new(0).is_empty());
         assert_eq!(Scratch::zeros(5000).iter().sum::<f32>(), 0.0);
+    }
+
+    #[test]
+    fn a_thread_keeps_a_mebibyte_at_most() {
+        let kept = || KEPT.with_borrow(|kept| (kept.len(), kept.iter().map(Vec::len).sum::<usize>()));
+        drop(Scratch::new(MOST_LINES * LANES + 1));
+        assert_eq!(kept(), (0, 0), "too long for itself");
+        let quarter = MOST_LINES / 4 * LANES;
+        drop([quarter, quarter, 10, quarter, quarter, 20].map(Scratch::new));
+        assert_eq!(kept(), (5, 3 * MOST_LINES / 4 + 1 + 2), "the last quarter does not fit, the short ones do");
+        drop([1; 20].map(Scratch::new));
+        assert_eq!(kept().0, MOST_BUFFERS);
     }
 }

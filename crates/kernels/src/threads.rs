@@ -15,11 +15,14 @@ use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a thread spins before it sleeps.
 const SPIN: Duration = Duration::from_micros(80);
+
+/// Most workers: `state` counts those inside.
+const MOST_WORKERS: usize = INSIDE as usize;
 
 const INSIDE: u64 = 0xffff;
 const OPEN: u64 = 1 << 16;
@@ -30,6 +33,9 @@ thread_local! {
     /// Whether this thread is inside a task; a job started there runs on this thread alone.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What a worker does for as long as it lives.
+type Work = Box<dyn FnOnce() + Send>;
 
 /// The threads of a [`Cpu`](crate::Cpu) besides the caller's.
 pub(crate) struct Pool {
@@ -66,9 +72,13 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// `workers` threads besides the caller's.
+    /// Up to `workers` threads besides the caller's: as many as the system gives. Fewer are slower and nothing else.
     pub(crate) fn new(workers: usize) -> Self {
-        assert!(workers < INSIDE as usize, "{workers} threads");
+        Pool::spawned_by(workers, |index, work| Builder::new().name(format!("kernels-{index}")).spawn(work))
+    }
+
+    /// The same with threads that `spawn` starts; it is asked for no more once it has refused one.
+    fn spawned_by(workers: usize, spawn: impl Fn(usize, Work) -> std::io::Result<JoinHandle<()>>) -> Self {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(Job { task: &|_| {}, tasks: 0 }),
@@ -79,12 +89,11 @@ impl Pool {
             opened: Condvar::new(),
             left: Condvar::new(),
         });
-        let spawn = |index| {
+        let start = |index| {
             let shared = Arc::clone(&shared);
-            let name = format!("kernels-{index}");
-            std::thread::Builder::new().name(name).spawn(move || shared.work()).expect("the system refused a thread")
+            spawn(index, Box::new(move || shared.work())).ok()
         };
-        let workers = (1..=workers).map(spawn).collect();
+        let workers = (1..=workers.min(MOST_WORKERS)).map_while(start).collect();
         Pool { shared, workers, turn: Mutex::new(()) }
     }
 
@@ -225,4 +234,62 @@ fn spin_until(condition: impl Fn() -> bool) -> bool {
 /// Locks; a panic elsewhere leaves nothing half-done behind these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits until `condition` holds, for 20 s at most: a test that would hang fails instead.
+    fn wait_until(condition: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
+        while !condition() {
+            if start.elapsed() > Duration::from_secs(20) {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    /// A job that ends only once as many threads as `pool` has are inside at the same time.
+    fn assert_all_threads_work(pool: &Pool) {
+        let inside = AtomicUsize::new(0);
+        let missed = AtomicUsize::new(0);
+        pool.run(pool.threads(), &|_| {
+            inside.fetch_add(1, Ordering::SeqCst);
+            if !wait_until(|| inside.load(Ordering::SeqCst) == pool.threads()) {
+                missed.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        assert_eq!((inside.into_inner(), missed.into_inner()), (pool.threads(), 0));
+    }
+
+    #[test]
+    fn workers_that_fell_asleep_are_woken() {
+        let pool = Pool::new(2);
+        for _ in 0..20 {
+            assert!(
+                wait_until(|| pool.shared.sleepers.load(Ordering::SeqCst) == 2),
+                "workers sleep when nothing comes"
+            );
+            assert_all_threads_work(&pool);
+        }
+    }
+
+    #[test]
+    fn threads_that_the_system_refuses_are_done_without() {
+        for given in [0, 1, 3] {
+            let asked = AtomicUsize::new(0);
+            let pool = Pool::spawned_by(30_000, |index, work| {
+                asked.fetch_add(1, Ordering::SeqCst);
+                if index > given {
+                    return Err(std::io::ErrorKind::WouldBlock.into());
+                }
+                Builder::new().spawn(work)
+            });
+            assert_eq!((pool.threads(), asked.into_inner()), (given + 1, given + 1));
+            assert_all_threads_work(&pool);
+        }
+    }
 }

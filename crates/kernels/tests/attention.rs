@@ -256,6 +256,21 @@ fn company_changes_nothing() {
 }
 
 #[test]
+fn a_window_beyond_all_keys_is_none() {
+    let cpu = Cpu::new(2);
+    let free = Batch::new(shape(2, 1, 8), &[3, 270], 800);
+    let d_out = Numbers(801).matrix(free.queries.rows(), free.queries.cols());
+    for window in [270, 1 << 33, usize::MAX - 1, usize::MAX] {
+        let shape = AttentionShape { window: Some(window), ..free.shape.clone() };
+        let batch = Batch::new(shape, &free.lengths, 800);
+        assert_same_bits(batch.forward(&cpu).data(), free.forward(&cpu).data(), "forward");
+        for (a, b) in batch.backward(&cpu, &d_out).iter().zip(&free.backward(&cpu, &d_out)) {
+            assert_same_bits(a.data(), b.data(), "backward");
+        }
+    }
+}
+
+#[test]
 fn cuts_change_nothing() {
     const LENGTH: usize = 530;
     for (seed, shape) in shapes().into_iter().enumerate() {

@@ -202,29 +202,39 @@ fn rope_turns_and_turns_back() {
 
 #[test]
 fn softmax_and_its_gradient() {
-    for len in [1, 2, 15, 16, 17, 100] {
+    // The last is large enough for several threads.
+    for (rows, cols) in [(8, 1), (8, 2), (8, 15), (8, 16), (8, 17), (8, 100), (110, 100)] {
         let mut numbers = Numbers(4);
-        let x: Vec<f32> = numbers.vec(len).into_iter().map(|x| 20.0 * x).collect();
-        let dy = numbers.vec(len);
+        let (mut x, dy) = (numbers.matrix(rows, cols), numbers.matrix(rows, cols));
+        x.data_mut().iter_mut().for_each(|x| *x *= 20.0);
         let of = |x: &[f64]| {
             let max = x.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
             let sum: f64 = x.iter().map(|x| (x - max).exp()).sum();
             x.iter().map(|x| (x - max).exp() / sum).collect::<Vec<_>>()
         };
-        let mut p = x.clone();
-        softmax(&mut p);
-        assert_close(&p, &of(&wide(&x)), FORWARD, "softmax");
-        let mut dx = dy.clone();
-        softmax_backward(&p, &mut dx);
-        assert_close(&dx, &finite_differences(&x, &dy, of), BACKWARD, "softmax_backward");
+        let p = everywhere(rows, cols, |cpu, rows, p| {
+            *p = x.slice(rows).to_matrix();
+            softmax(cpu, p.view_mut());
+        });
+        let dx = everywhere(rows, cols, |cpu, rows, dx| {
+            *dx = dy.slice(rows.clone()).to_matrix();
+            softmax_backward(cpu, p.slice(rows), dx.view_mut());
+        });
+        for row in 0..8 {
+            assert_close(p.row(row), &of(&wide(x.row(row))), FORWARD, "softmax");
+            let expected = finite_differences(x.row(row), dy.row(row), of);
+            assert_close(dx.row(row), &expected, BACKWARD, "softmax_backward");
+        }
     }
-    softmax(&mut []);
-    let mut masked = [0.0, f32::NEG_INFINITY, 0.0];
-    softmax(&mut masked);
-    assert_eq!(masked, [0.5, 0.0, 0.5]);
-    let mut none = [f32::NEG_INFINITY; 3];
-    softmax(&mut none);
-    assert!(none.iter().all(|x| x.is_nan()));
+    for cpu in cpus() {
+        softmax(&cpu, Matrix::zeros(0, 5).view_mut());
+        softmax(&cpu, Matrix::zeros(2, 0).view_mut());
+        let none = f32::NEG_INFINITY;
+        let mut masked = Matrix::from_vec(2, 3, vec![0.0, none, 0.0, none, none, none]);
+        softmax(&cpu, masked.view_mut());
+        assert_eq!(masked.row(0), [0.5, 0.0, 0.5]);
+        assert!(masked.row(1).iter().all(|x| x.is_nan()));
+    }
 }
 
 #[test]
@@ -299,22 +309,24 @@ fn sums_biases_and_the_search_for_nan() {
 
 #[test]
 fn dropout_drops_at_its_rate_and_by_its_coordinates_alone() {
-    const CHANNELS: usize = 1024;
+    // Not a multiple of any lanes.
+    const CHANNELS: usize = 1027;
+    let (cpu, cpus) = (Cpu::new(1), cpus());
     let row = |position| DropoutRow { seed: 7, step: 3, view: 0, sequence: 5, position, linear: 11 };
     for rate in [0.0f32, 0.1, 0.5, 0.9] {
         let (mut dropped, mut both) = (0, 0);
         for position in 0..400 {
             let mut x = vec![2.0; CHANNELS];
-            dropout(row(position), rate, &mut x);
+            dropout(&cpu, row(position), rate, &mut x);
             let mut again = vec![2.0; CHANNELS];
-            dropout(row(position), rate, &mut again);
-            assert_eq!(bits(&x), bits(&again));
+            dropout(&cpus[position as usize % cpus.len()], row(position), rate, &mut again);
+            assert_eq!(bits(&x), bits(&again), "every cpu draws the same");
             assert!(x.iter().all(|x| *x == 0.0 || *x == 2.0 / (1.0 - rate)));
             dropped += x.iter().filter(|x| **x == 0.0).count();
             both += x.windows(2).filter(|pair| pair == &[0.0, 0.0]).count();
             // A shorter row is the beginning of a longer one.
             let mut short = vec![2.0; 10];
-            dropout(row(position), rate, &mut short);
+            dropout(&cpu, row(position), rate, &mut short);
             assert_eq!(short, x[..10]);
         }
         // Four standard deviations of a fair draw; neighbours are independent.
@@ -338,7 +350,7 @@ fn dropout_drops_at_its_rate_and_by_its_coordinates_alone() {
     ];
     let draw = |row| {
         let mut x = vec![1.0; CHANNELS];
-        dropout(row, 0.5, &mut x);
+        dropout(&cpu, row, 0.5, &mut x);
         x
     };
     let first = draw(base);
@@ -351,7 +363,8 @@ fn dropout_drops_at_its_rate_and_by_its_coordinates_alone() {
 #[test]
 #[should_panic(expected = "a dropout rate of 1")]
 fn dropping_everything_is_refused() {
-    dropout(DropoutRow { seed: 0, step: 0, view: 0, sequence: 0, position: 0, linear: 0 }, 1.0, &mut [1.0]);
+    let row = DropoutRow { seed: 0, step: 0, view: 0, sequence: 0, position: 0, linear: 0 };
+    dropout(&Cpu::new(1), row, 1.0, &mut [1.0]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use bouquet_kernels::product::{product, product_backward, weight_gradient};
-use bouquet_kernels::{Cpu, FloatEncoding, Matrix, Weight};
+use bouquet_kernels::{Cpu, FloatEncoding, Matrix, MatrixView, Weight};
 use bytes::Bytes;
 use common::*;
 use half::{bf16, f16};
@@ -175,6 +175,51 @@ fn a_gradient_may_be_accumulated_over_calls() {
         weight_gradient(&cpu, dy.slice(range.clone()), x.slice(range), parts.view_mut());
     }
     assert_same_bits(parts.data(), whole.data(), "a gradient in parts");
+}
+
+/// `[a, b, c]` and `a · b + c` rounded once, as bits, where two roundings or a detour through f64 end elsewhere.
+const FUSED: [[u32; 4]; 8] = [
+    // (1 + 2⁻¹²)² − (1 + 2⁻¹¹) = 2⁻²⁴: the product alone rounds to what is taken away.
+    [0x3f80_0800, 0x3f80_0800, 0xbf80_1000, 0x3380_0000],
+    // 24929 · 673 = 2²⁴ + 1 lies half way between two numbers. 2⁻³⁰ more or less decides, and is lost in f64.
+    [0x46c2_c200, 0x4428_4000, 0x3080_0000, 0x4b80_0001],
+    [0x46c2_c200, 0x4428_4000, 0xb080_0000, 0x4b80_0000],
+    // 1549 · 10831 = 2²⁴ + 3, where the even neighbour is the upper one.
+    [0x44c1_a000, 0x4629_3c00, 0x3080_0000, 0x4b80_0002],
+    [0x44c1_a000, 0x4629_3c00, 0xb080_0000, 0x4b80_0001],
+    // 2⁻¹⁵⁰ + 2⁻¹⁴⁹ is a tie among denormals, though the product alone is 0.
+    [0x1a00_0000, 0x1a00_0000, 0x0000_0001, 0x0000_0002],
+    // 2⁻¹²⁶ taken from a little more leaves a denormal.
+    [0x2000_0001, 0x2000_0001, 0x8080_0000, 0x0000_0002],
+    // Twice the largest number, less the largest: the product alone is infinite.
+    [0x7f7f_ffff, 0x4000_0000, 0xff7f_ffff, 0x7f7f_ffff],
+];
+
+/// Scalar code leans on `f32::mul_add`, which without an instruction for it is the platform's `fmaf`.
+#[test]
+fn a_fused_multiply_add_rounds_once() {
+    for bits in FUSED {
+        let [a, b, c, expected] = std::hint::black_box(bits).map(f32::from_bits);
+        let what = format!("{a:e} · {b:e} + {c:e}");
+        assert_same_bits(&[a.mul_add(b, c)], &[expected], &what);
+        for cpu in cpus() {
+            // One lane of rule 1: c · 1 first, and 16 terms later a · b.
+            let (mut x, mut w) = (Matrix::zeros(1, 17), Matrix::zeros(1, 17));
+            (x.data_mut()[0], w.data_mut()[0]) = (c, 1.0);
+            (x.data_mut()[16], w.data_mut()[16]) = (a, b);
+            let mut y = Matrix::zeros(1, 1);
+            product(&cpu, x.view(), w.view(), y.view_mut());
+            assert_same_bits(y.data(), &[expected], &format!("{what} in a lane, {cpu:?}"));
+            // A chain of rule 3, in whole vectors and in a tail.
+            let w: Vec<f32> = [c; 20].into_iter().chain([b; 20]).collect();
+            let mut dx = Matrix::zeros(1, 20);
+            product_backward(&cpu, MatrixView::new(1, 2, &[1.0, a]), MatrixView::new(2, 20, &w), dx.view_mut());
+            assert_same_bits(dx.data(), &[expected; 20], &format!("{what} in a chain, {cpu:?}"));
+        }
+    }
+    // A product that underflows keeps its sign: −2⁻²⁹⁸ + 0 is −0.
+    let [a, b] = std::hint::black_box([0x8000_0001, 0x0000_0001]).map(f32::from_bits);
+    assert_eq!(a.mul_add(b, 0.0).to_bits(), 0x8000_0000);
 }
 
 #[test]

@@ -33,18 +33,6 @@ fn many_short_jobs_in_a_row() {
 }
 
 #[test]
-fn jobs_after_sleep() {
-    let cpu = Cpu::new(3);
-    for _ in 0..50 {
-        // Longer than a worker spins: spend the time on another pool.
-        let other = Cpu::new(2);
-        (0..100).for_each(|_| assert_all_run_once(&other, 3));
-        drop(other);
-        assert_all_run_once(&cpu, 5);
-    }
-}
-
-#[test]
 fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
     for threads in [1, 4] {
         let cpu = Cpu::new(threads);
@@ -104,10 +92,15 @@ fn rows_are_handed_out_once_each() {
 
 #[test]
 fn isas_are_those_of_the_machine() {
-    assert!(Isa::Scalar.is_available());
-    for isa in Isa::ALL {
-        assert_eq!(Cpu::with_isa(isa, 1).map(|cpu| cpu.isa()), isa.is_available().then_some(isa));
-    }
-    assert!(Cpu::new(1).isa().is_available());
+    let available: Vec<Isa> = Isa::ALL.into_iter().filter(|&isa| Cpu::with_isa(isa, 1).is_some()).collect();
+    let of_any_such_machine: &[&[Isa]] = if cfg!(target_arch = "x86_64") {
+        &[&[Isa::Scalar], &[Isa::Scalar, Isa::Avx2], &[Isa::Scalar, Isa::Avx2, Isa::Avx512]]
+    } else if cfg!(target_arch = "aarch64") {
+        &[&[Isa::Scalar, Isa::Neon]]
+    } else {
+        &[&[Isa::Scalar]]
+    };
+    assert!(of_any_such_machine.contains(&available.as_slice()), "{available:?}");
+    assert_eq!(available.last(), Some(&Cpu::new(1).isa()), "the widest is the one in use");
     assert!(format!("{:?}", Cpu::new(2)).contains("2 threads"));
 }

@@ -1,5 +1,5 @@
-//! The keys and values of one sequence in one block, in pages of [`KEY_PIECE`] positions: the pieces that attention
-//! walks. Pages are allocated as the sequence grows, shared between beams until one writes, and dropped once a sliding
+//! The keys and values of one sequence in one block, in the pieces of [`KEY_PIECE`] positions that attention
+//! walks. Pieces are allocated as the sequence grows, shared between beams until one writes, and dropped once a sliding
 //! window has passed them for good.
 
 use std::sync::Arc;
@@ -14,12 +14,12 @@ pub struct KvCache {
     head_dim: usize,
     max_tokens: usize,
     tokens: usize,
-    pages: Vec<Arc<Page>>,
+    pieces: Vec<Arc<StoredPiece>>,
 }
 
 /// `[kv_heads, capacity, head_dim]` each; empty once forgotten.
 #[derive(Clone, Debug, Default)]
-struct Page {
+struct StoredPiece {
     capacity: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -28,7 +28,7 @@ struct Page {
 impl KvCache {
     /// An empty cache for up to `max_tokens` positions. Allocates nothing yet.
     pub fn new(kv_heads: usize, head_dim: usize, max_tokens: usize) -> Self {
-        KvCache { kv_heads, head_dim, max_tokens, tokens: 0, pages: Vec::new() }
+        KvCache { kv_heads, head_dim, max_tokens, tokens: 0, pieces: Vec::new() }
     }
 
     /// Bytes that a position takes, keys and values.
@@ -36,10 +36,10 @@ impl KvCache {
         2 * 4 * (kv_heads * head_dim) as u64
     }
 
-    /// Bytes of the pages that are there.
+    /// Bytes of the pieces that are there.
     pub fn bytes(&self) -> u64 {
-        let channels = |page: &Arc<Page>| (page.keys.len() + page.values.len()) as u64;
-        4 * self.pages.iter().map(channels).sum::<u64>()
+        let channels = |piece: &Arc<StoredPiece>| (piece.keys.len() + piece.values.len()) as u64;
+        4 * self.pieces.iter().map(channels).sum::<u64>()
     }
 
     /// Positions filled.
@@ -51,17 +51,17 @@ impl KvCache {
     pub fn append(&mut self, keys: MatrixView<'_>, values: MatrixView<'_>) {
         assert!(self.tokens + keys.rows() <= self.max_tokens, "the cache was reserved for {} tokens", self.max_tokens);
         for row in 0..keys.rows() {
-            let (page, offset) = (self.tokens / KEY_PIECE, self.tokens % KEY_PIECE);
-            if page == self.pages.len() {
-                let capacity = KEY_PIECE.min(self.max_tokens - page * KEY_PIECE);
-                self.pages.push(Arc::new(Page::new(self.kv_heads * self.head_dim, capacity)));
+            let (piece, offset) = (self.tokens / KEY_PIECE, self.tokens % KEY_PIECE);
+            if piece == self.pieces.len() {
+                let capacity = KEY_PIECE.min(self.max_tokens - piece * KEY_PIECE);
+                self.pieces.push(Arc::new(StoredPiece::new(self.kv_heads * self.head_dim, capacity)));
             }
-            let page = Arc::make_mut(&mut self.pages[page]);
+            let piece = Arc::make_mut(&mut self.pieces[piece]);
             let (key, value) = (keys.row(row).chunks(self.head_dim), values.row(row).chunks(self.head_dim));
             for (head, (key, value)) in key.zip(value).enumerate() {
-                let place = (head * page.capacity + offset) * self.head_dim;
-                page.keys[place..place + self.head_dim].copy_from_slice(key);
-                page.values[place..place + self.head_dim].copy_from_slice(value);
+                let place = (head * piece.capacity + offset) * self.head_dim;
+                piece.keys[place..place + self.head_dim].copy_from_slice(key);
+                piece.values[place..place + self.head_dim].copy_from_slice(value);
             }
             self.tokens += 1;
         }
@@ -70,28 +70,29 @@ impl KvCache {
     /// Forgets all positions from `position` on.
     pub fn truncate(&mut self, position: usize) {
         self.tokens = self.tokens.min(position);
-        self.pages.truncate(self.tokens.div_ceil(KEY_PIECE));
+        self.pieces.truncate(self.tokens.div_ceil(KEY_PIECE));
     }
 
-    /// Drops pages that lie wholly before `position`.
+    /// Drops pieces that lie wholly before `position`.
     pub fn forget_before(&mut self, position: usize) {
-        for page in &mut self.pages[..(position / KEY_PIECE).min(self.tokens / KEY_PIECE)] {
-            if page.capacity > 0 {
-                *page = Arc::default();
+        for piece in &mut self.pieces[..(position / KEY_PIECE).min(self.tokens / KEY_PIECE)] {
+            if piece.capacity > 0 {
+                *piece = Arc::default();
             }
         }
     }
 
-    /// The pages as attention reads them.
+    /// The pieces as attention reads them.
     pub fn pieces<'a>(&'a self) -> Vec<Piece<'a>> {
-        let piece = |page: &'a Arc<Page>| Piece { keys: &page.keys, values: &page.values, capacity: page.capacity };
-        self.pages.iter().map(piece).collect()
+        let view =
+            |piece: &'a Arc<StoredPiece>| Piece { keys: &piece.keys, values: &piece.values, capacity: piece.capacity };
+        self.pieces.iter().map(view).collect()
     }
 }
 
-impl Page {
+impl StoredPiece {
     fn new(channels: usize, capacity: usize) -> Self {
-        Page { capacity, keys: vec![0.0; channels * capacity], values: vec![0.0; channels * capacity] }
+        StoredPiece { capacity, keys: vec![0.0; channels * capacity], values: vec![0.0; channels * capacity] }
     }
 }
 
@@ -116,13 +117,13 @@ mod tests {
         for (a, b) in once.pieces().iter().zip(cut.pieces()) {
             assert_eq!((a.keys, a.values, a.capacity), (b.keys, b.values, b.capacity));
         }
-        // Head 1 of position 257: the second page, after the first head's 256 positions.
+        // Head 1 of position 257: the second piece, after the first head's 256 positions.
         assert_eq!(once.pieces()[1].keys[(256 + 1) * 2..][..2], [257.0 * 4.0 + 2.0, 257.0 * 4.0 + 3.0]);
         assert_eq!(once.pieces()[2].capacity, 600 - 512);
     }
 
     #[test]
-    fn beams_share_pages_until_one_writes() {
+    fn beams_share_pieces_until_one_writes() {
         let mut first = KvCache::new(2, 2, 10);
         first.append(rows(0, 3).view(), rows(0, 3).view());
         let mut second = first.clone();
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_pages_keep_their_place() {
+    fn forgotten_pieces_keep_their_place() {
         let mut cache = KvCache::new(2, 2, 600);
         cache.append(rows(0, 600).view(), rows(0, 600).view());
         cache.forget_before(511);

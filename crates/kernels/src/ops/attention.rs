@@ -3,7 +3,6 @@
 //!
 //! Keys and values are read from pieces of [`KEY_PIECE`] positions (rule 7), which is how a cache holds them; one pass
 //! over a whole prompt fills the same pieces first and then reads them, so stepping and one pass are one code path.
-
 //!
 //! A *row* here is one query head of one token; the rows of the query heads that share a key head are worked on
 //! together, ordered by (token, head), so that each key is read once for all of them.
@@ -14,6 +13,7 @@ mod forward;
 use std::ops::Range;
 
 use crate::math::exp;
+use crate::matrix::numbers;
 use crate::scratch::Scratch;
 use crate::simd::{Rows, per_isa};
 use crate::{MatrixView, lanes};
@@ -90,7 +90,7 @@ impl AttentionShape {
     fn check(&self, queries: MatrixView<'_>, sequences: &[Sequence<'_>]) {
         let AttentionShape { heads, kv_heads, head_dim, .. } = *self;
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads over {kv_heads} key heads");
-        assert_eq!(queries.cols(), heads * head_dim, "columns of the queries");
+        assert_eq!(queries.cols(), numbers(heads, head_dim), "columns of the queries");
         assert!(self.alibi.as_ref().is_none_or(|slopes| slopes.len() == heads), "one slope per head");
         assert!(self.window != Some(0), "a window of no keys");
         let mut end = 0;
@@ -100,14 +100,15 @@ impl AttentionShape {
             if sequence.rows.is_empty() {
                 continue;
             }
+            assert!(sequence.start.checked_add(sequence.rows.len()).is_some(), "positions from {} on", sequence.start);
             let positions = sequence.positions();
             for index in self.pieces(&positions) {
                 assert!(index < sequence.pieces.len(), "piece {index} of {}", sequence.pieces.len());
                 let piece = &sequence.pieces[index];
                 let filled = (positions.end - index * KEY_PIECE).min(KEY_PIECE);
                 assert!(filled <= piece.capacity, "{filled} keys in a piece for {}", piece.capacity);
-                let numbers = kv_heads * piece.capacity * head_dim;
-                assert!(piece.keys.len() >= numbers && piece.values.len() >= numbers, "numbers in piece {index}");
+                let size = numbers(numbers(kv_heads, piece.capacity), head_dim);
+                assert!(piece.keys.len() >= size && piece.values.len() >= size, "numbers in piece {index}");
             }
         }
         assert!(end <= queries.rows(), "{end} rows of queries, {} given", queries.rows());
@@ -134,6 +135,11 @@ impl Sequence<'_> {
 fn within_piece(range: Range<usize>, piece: usize) -> Range<usize> {
     let within = |position: usize| position.saturating_sub(piece * KEY_PIECE).min(KEY_PIECE);
     within(range.start)..within(range.end)
+}
+
+/// `key − query` for a key that the query sees. One further away than an i32 can tell stands as far as it can.
+fn distance(key: usize, query: usize) -> i32 {
+    -i32::try_from(query - key).unwrap_or(i32::MAX)
 }
 
 /// The query heads of `group` from `head` on, of some tokens: rows `[tokens · group, head_dim]`, one after the other.
@@ -203,5 +209,17 @@ per_isa! {
         // The sum starts from +0 and has no term below it, so adding +0 leaves a lane as it is.
         scores[..masked].fill(0.0);
         Softmax { max, sum: lanes::sum(scores.len(), |i| scores[i]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_of_far_keys() {
+        assert_eq!(distance(7, 7), 0);
+        assert_eq!(distance(3_000_000_000, 3_000_000_300), -300);
+        assert_eq!(distance(0, 1 << 40), -i32::MAX);
     }
 }

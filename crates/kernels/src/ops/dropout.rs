@@ -1,7 +1,7 @@
 //! Counter-based dropout (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): whether a channel of a
 //! token is kept is a hash of where it stands, so that any machine, in any batch and any order, draws the same.
 
-use crate::cpu::alone;
+use crate::Cpu;
 use crate::simd::per_isa;
 
 /// Where a row of activations stands. Two rows with the same coordinates are dropped alike.
@@ -21,14 +21,14 @@ pub struct DropoutRow {
     pub linear: u64,
 }
 
-/// In place, `x = x / (1 − rate)` where kept and 0 where dropped; each channel is dropped with probability `rate`
+/// One row in place, `x = x / (1 − rate)` where kept and 0 where dropped; each channel is dropped with probability `rate`
 /// (0 ≤ rate < 1, else it panics). It is its own backward: apply it to the gradient with the same coordinates.
-pub fn dropout(row: DropoutRow, rate: f32, x: &mut [f32]) {
+pub fn dropout(cpu: &Cpu, row: DropoutRow, rate: f32, x: &mut [f32]) {
     assert!((0.0..1.0).contains(&rate), "a dropout rate of {rate}");
     let threshold = (f64::from(rate) * 4_294_967_296.0) as u32;
     let kept = 1.0 - rate;
     let key = row.key();
-    drop_channels(alone(), key as u32, (key >> 32) as u32, threshold, kept, x);
+    drop_channels(cpu, key as u32, (key >> 32) as u32, threshold, kept, x);
 }
 
 per_isa! {

@@ -1,23 +1,23 @@
-//! Softmax of one row, for routers and samplers.
+//! Softmax of rows, for routers and samplers.
 
-use crate::cpu::alone;
-use crate::lanes;
 use crate::math::exp;
 use crate::simd::per_isa;
+use crate::{Cpu, MatrixView, MatrixViewMut, lanes};
 
-/// In place: `xᵢ = e^(xᵢ − max) / Σ`. A row of −∞ alone becomes NaN.
-pub fn softmax(x: &mut [f32]) {
-    forward(alone(), x);
+/// In place, for each row: `xᵢ = e^(xᵢ − max) / Σ`. A row of −∞ alone becomes NaN.
+pub fn softmax(cpu: &Cpu, x: MatrixViewMut<'_>) {
+    cpu.for_each_row(x, |_, x| softmax_row(cpu, x));
 }
 
-/// `dx = p · (dp − Σ p dp)`, where `p` is the softmax; overwrites `dp` with `dx`. Panics when the lengths differ.
-pub fn softmax_backward(p: &[f32], dp: &mut [f32]) {
-    assert_eq!(p.len(), dp.len(), "probabilities and their gradient");
-    backward(alone(), p, dp);
+/// `dx = p · (dp − Σ p dp)` for each row, where `p` is the softmax; overwrites `dp` with `dx`. Panics when the shapes
+/// differ.
+pub fn softmax_backward(cpu: &Cpu, p: MatrixView<'_>, dp: MatrixViewMut<'_>) {
+    assert_eq!((p.rows(), p.cols()), (dp.rows(), dp.cols()), "probabilities and their gradient");
+    cpu.for_each_row(dp, |row, dp| softmax_backward_row(cpu, p.row(row), dp));
 }
 
 per_isa! {
-    fn forward(x: &mut [f32]) {
+    fn softmax_row(x: &mut [f32]) {
         let max = lanes::max(x);
         for x in x.iter_mut() {
             *x = exp(*x - max);
@@ -30,7 +30,7 @@ per_isa! {
 }
 
 per_isa! {
-    fn backward(p: &[f32], dp: &mut [f32]) {
+    fn softmax_backward_row(p: &[f32], dp: &mut [f32]) {
         let inner = lanes::dot(p, dp);
         for (dp, p) in dp.iter_mut().zip(p) {
             *dp = p * (*dp - inner);

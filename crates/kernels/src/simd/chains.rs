@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{Lanes, Out, Rows, in_isa, unroll};
 use crate::lanes::LANES;
+use crate::matrix::extent;
 use crate::{Cpu, FloatEncoding};
 
 /// The factors of chains: that of row `r` at step `i` is `data[r · row_stride + i · step_stride]`.
@@ -26,8 +27,8 @@ impl<'a> Factors<'a> {
     /// Panics when `data` ends before the last.
     pub(crate) fn new(data: &'a [f32], rows: usize, row_stride: usize, steps: usize, step_stride: usize) -> Self {
         if rows > 0 && steps > 0 {
-            let last = (rows - 1) * row_stride + (steps - 1) * step_stride;
-            assert!(last < data.len(), "{rows} rows of {steps} factors in {}", data.len());
+            let end = extent(rows, row_stride, extent(steps, step_stride, 1));
+            assert!(end <= data.len(), "{rows} rows of {steps} factors in {}", data.len());
         }
         Factors { data, rows, row_stride, steps, step_stride, ranges: None }
     }
@@ -42,7 +43,9 @@ impl<'a> Factors<'a> {
 
     /// Some rows, and some steps of each.
     pub(crate) fn part(&self, rows: Range<usize>, steps: Range<usize>) -> Self {
-        assert!(rows.end <= self.rows && steps.end <= self.steps && self.ranges.is_none());
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert!(steps.start <= steps.end && steps.end <= self.steps, "steps {steps:?} of {}", self.steps);
+        assert!(self.ranges.is_none(), "a part of factors with ranges");
         let first = rows.start * self.row_stride + steps.start * self.step_stride;
         let data = self.data.get(first..).unwrap_or(&[]);
         Factors { data, rows: rows.len(), steps: steps.len(), ..*self }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{Bf16, F16, F32, Lanes, Stored, in_isa};
 use crate::lanes::LANES;
+use crate::matrix::{extent, numbers};
 use crate::{Cpu, FloatEncoding, MatrixView};
 
 /// Rows of stored numbers, each `stride` numbers after the one before.
@@ -26,8 +27,8 @@ unsafe impl Send for Rows<'_> {}
 impl<'a> Rows<'a> {
     /// `count` rows of `cols` numbers. Panics when `data` ends before the last.
     pub(crate) fn new(data: &'a [u8], encoding: FloatEncoding, stride: usize, count: usize, cols: usize) -> Self {
-        let numbers = if count == 0 { 0 } else { (count - 1) * stride + cols };
-        assert!(numbers * encoding.bytes() <= data.len(), "{count} rows of {cols}, {stride} apart, in {}", data.len());
+        let bytes = numbers(extent(count, stride, cols), encoding.bytes());
+        assert!(bytes <= data.len(), "{count} rows of {cols}, {stride} apart, in {}", data.len());
         Rows { data: data.as_ptr(), encoding, stride, count, cols, bytes: PhantomData }
     }
 
@@ -63,12 +64,11 @@ impl<'a> Rows<'a> {
         Rows { data, count: rows.len(), cols: cols.len(), ..*self }
     }
 
-    /// Where a row begins.
+    /// Where a row begins; an address to nowhere unless the row exists.
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> *const u8 {
         debug_assert!(row < self.count);
-        // SAFETY: the row exists.
-        unsafe { self.data.add(row * self.stride * self.encoding.bytes()) }
+        self.data.wrapping_add(row * self.stride * self.encoding.bytes())
     }
 
     /// Where a row of f32 begins.
@@ -97,7 +97,7 @@ pub(crate) struct Out<'a> {
 impl<'a> Out<'a> {
     /// `rows` rows of `cols` numbers, `stride` apart. Panics when `data` ends before the last.
     pub(crate) fn new(data: &'a mut [f32], stride: usize, rows: usize, cols: usize) -> Self {
-        assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of {cols} in {}", data.len());
+        assert!(extent(rows, stride, cols) <= data.len(), "{rows} rows of {cols} in {}", data.len());
         Out { data: data.as_mut_ptr(), stride, rows, cols, numbers: PhantomData }
     }
 
@@ -131,12 +131,11 @@ impl<'a> Out<'a> {
         unsafe { std::ptr::copy_nonoverlapping(numbers.as_ptr(), self.data, self.cols) }
     }
 
-    /// Where `(row, col)` is.
+    /// Where `(row, col)` is; an address to nowhere unless it is in the block, or at the end of a row.
     #[inline(always)]
     pub(crate) fn at(&self, row: usize, col: usize) -> *mut f32 {
         debug_assert!(row < self.rows && col <= self.cols);
-        // SAFETY: it lies in the block, or at the end of a row.
-        unsafe { self.data.add(row * self.stride + col) }
+        self.data.wrapping_add(row * self.stride + col)
     }
 }
 

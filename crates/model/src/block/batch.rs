@@ -127,7 +127,7 @@ impl<'a> Batch<'a> {
                     position: token.position as u64,
                     linear: linear.counter(),
                 };
-                dropout(place, rate, channels);
+                dropout(cpu, place, rate, channels);
             }
         });
     }

@@ -95,7 +95,7 @@ impl FeedForward {
             }
             FeedForward::Experts { router, experts, per_token } => {
                 let mut probabilities = router.forward(call, Site::Router, call.tokens(), x);
-                call.cpu.for_each_row(probabilities.view_mut(), |_, row| softmax::softmax(row));
+                softmax::softmax(call.cpu, probabilities.view_mut());
                 let chosen: Vec<_> = (0..x.rows()).map(|row| choose(probabilities.row(row), *per_token)).collect();
 
                 let mut y = Matrix::zeros(x.rows(), x.cols());
@@ -109,7 +109,8 @@ impl FeedForward {
                     let (input, tokens) = gather(x, call.tokens(), &rows);
                     let (output, activations) = expert.forward(call, Sites::expert(index), &tokens, input.view());
                     for (place, (&row, &weight)) in rows.iter().zip(&weights).enumerate() {
-                        add_scaled(weight, output.row(place), y.row_mut(row));
+                        let to = y.slice_mut(row..row + 1);
+                        elementwise::add_scaled(call.cpu, weight, output.slice(place..place + 1), to);
                     }
                     parts.push(ExpertPart { rows, weights, activations, output });
                 }
@@ -154,10 +155,10 @@ impl FeedForward {
                         leaves,
                     );
                     for (place, &row) in part.rows.iter().enumerate() {
-                        add_scaled(1.0, d_input.row(place), dx.row_mut(row));
+                        elementwise::add(call.cpu, d_input.slice(place..place + 1), dx.slice_mut(row..row + 1));
                     }
                 }
-                let d_logits = choice_backward(probabilities, parts, d_weights);
+                let d_logits = choice_backward(call.cpu, probabilities, parts, d_weights);
                 let d_router = router.backward(call, Site::Router, call.tokens(), x, d_logits.view(), leaves);
                 elementwise::add(call.cpu, d_router.view(), dx.view_mut());
                 dx
@@ -263,7 +264,7 @@ fn choose(probabilities: &[f32], per_token: usize) -> Vec<(usize, f32)> {
 }
 
 /// The gradient for the router's logits from that for the weights of the chosen experts.
-fn choice_backward(probabilities: &Matrix, parts: &[ExpertPart], d_weights: Matrix) -> Matrix {
+fn choice_backward(cpu: &Cpu, probabilities: &Matrix, parts: &[ExpertPart], d_weights: Matrix) -> Matrix {
     let mut d_logits = d_weights;
     let mut chosen = vec![Vec::new(); probabilities.rows()];
     for (expert, part) in parts.iter().enumerate() {
@@ -280,8 +281,8 @@ fn choice_backward(probabilities: &Matrix, parts: &[ExpertPart], d_weights: Matr
         for &(expert, _) in chosen {
             gradient[expert] = (gradient[expert] - mean) / sum;
         }
-        softmax::softmax_backward(probabilities, gradient);
     }
+    softmax::softmax_backward(cpu, probabilities.view(), d_logits.view_mut());
     d_logits
 }
 
@@ -291,10 +292,6 @@ fn gather(x: MatrixView<'_>, tokens: &[Token], rows: &[usize]) -> (Matrix, Vec<T
         gathered.row_mut(place).copy_from_slice(x.row(row));
     }
     (gathered, rows.iter().map(|&row| tokens[row]).collect())
-}
-
-fn add_scaled(factor: f32, x: &[f32], y: &mut [f32]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
 }
 
 fn dot(cpu: &Cpu, a: &[f32], b: &[f32]) -> f32 {

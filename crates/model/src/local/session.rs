@@ -89,7 +89,7 @@ impl LocalSpan {
         Ok(step.returned.select(HiddenStates::new(output, member.lengths.clone())?))
     }
 
-    /// Drops pages that no later query can see, where attention has a window.
+    /// Drops pieces that no later query can see, where attention has a window.
     fn forget(&self, session: &mut Session) {
         let Some(window) = self.spec.attention.window else { return };
         let floors = session.floors().to_vec();

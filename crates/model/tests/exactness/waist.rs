@@ -80,12 +80,12 @@ fn a_window_keeps_the_contract() {
 }
 
 #[test]
-fn a_window_that_leaves_pages_behind_keeps_the_contract() {
+fn a_window_that_leaves_pieces_behind_keeps_the_contract() {
     let (spec, local) = span("llama-tiny", |spec| spec.block.attention.window = Some(20));
     let mut subject = subject("llama-tiny", &spec, local);
     subject.lengths = vec![2, 0, KEY_PIECE + 30];
     subject.max_tokens = KEY_PIECE + 40;
-    // The clauses that reach into pages; all of them take long at this length.
+    // The clauses that reach into pieces of the cache; all of them take long at this length.
     sessions::stepping_equals_one_pass(&subject);
     rewinding::rewind_and_step_repeats_itself(&subject);
     rewinding::the_last_step_can_be_taken_back(&subject);

@@ -8,7 +8,7 @@
 //! ```
 
 use bouquet_kernels::ops::dropout::{DropoutRow, dropout};
-use bouquet_kernels::{Matrix, MatrixViewMut};
+use bouquet_kernels::{Cpu, Matrix, MatrixViewMut};
 
 use crate::adapter::{LeafGrad, LowRankGrad};
 use crate::{LinearId, LowRank, Pass, Site};
@@ -104,7 +104,7 @@ impl Block<'_> {
                 position: position as u64,
                 linear: self.linear().counter(),
             };
-            dropout(row, adapter.dropout, &mut channels);
+            dropout(&Cpu::new(1), row, adapter.dropout, &mut channels);
         }
         channels
     }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, weight, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, distance, exponentials, pack, weight, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
 use crate::scratch::Scratch;
@@ -121,7 +121,7 @@ fn add_block(
             let first = seen.start / LANES * LANES;
             let scores = &mut probabilities[row * width + shift..][first..seen.end];
             let slope = shape.slope(kv_head * group + row % group);
-            let distance = (index * KEY_PIECE + first) as i32 - position as i32;
+            let distance = distance(index * KEY_PIECE + first, position);
             let piece = exponentials(cpu, scores, seen.start - first, shape.scale, slope, distance);
             total[row].merge(piece);
             maxima[row * pieces.len() + index - pieces.start] = piece.max;
@@ -152,7 +152,8 @@ fn add_block(
         let first = index * KEY_PIECE + union.start;
         let rows_of = |key: usize| {
             let start = positions.start.max(first + key);
-            let end = shape.window.map_or(positions.end, |window| positions.end.min(first + key + window)).max(start);
+            let last = shape.window.map_or(usize::MAX, |window| (first + key).saturating_add(window));
+            let end = positions.end.min(last).max(start);
             (start - positions.start) * group..(end - positions.start) * group
         };
         let tokens = first..index * KEY_PIECE + union.end;

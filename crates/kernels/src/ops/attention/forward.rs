@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, exponentials, pack, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, distance, exponentials, pack, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
 use crate::scratch::Scratch;
@@ -39,7 +39,22 @@ pub fn attention(
     });
 }
 
-/// One task: `block` counts tokens of the sequence.
+/// One task, for the queries of a block (`block` counts tokens of the sequence) that share a key head. This is where
+/// attention is computed. A row walks the pieces of its keys with three things in hand, the softmax of what it has
+/// seen so far (Milakov & Gimelshein 2018, arXiv 1805.02867):
+///
+/// ```text
+/// max, sum, values = −∞, 0, 0
+/// for each piece of keys k and values v:
+///     s      = q kᵀ · scale + slope · distance      scores of the keys that the row sees
+///     p      = e^(s − max(s))                       their weights
+///     now    = e^(max(s) − new max)                 new max = max(max, max(s))
+///     before = e^(max − new max)                    rescales what was gathered under the old maximum
+///     sum    = sum · before + Σ p · now
+///     values = values · before + p v · now
+///     max    = new max
+/// out = values / sum
+/// ```
 fn attend(
     cpu: &Cpu,
     shape: &AttentionShape,
@@ -61,7 +76,7 @@ fn attend(
     for index in shape.pieces(&positions) {
         let (keys, piece_values) = sequence.pieces[index].head(kv_head, head_dim);
         let seen = |row: usize| within_piece(shape.visible(positions.start + row / group), index);
-        // Dot products with all keys that any row sees; each row then takes its own.
+        // q kᵀ: dot products with all keys that any row sees; each row then takes its own.
         let union = seen(0).start / LANES * LANES..seen(rows - 1).end;
         let mut to = Out::new(&mut scores, KEY_PIECE, rows, KEY_PIECE);
         let keys = keys.part(union.clone(), 0..head_dim);
@@ -77,20 +92,25 @@ fn attend(
             let first = seen.start / LANES * LANES;
             let scores = &mut scores[row * KEY_PIECE..][first..seen.end];
             let slope = shape.slope(kv_head * group + row % group);
-            let distance = (index * KEY_PIECE + first) as i32 - position as i32;
+            let distance = distance(index * KEY_PIECE + first, position);
+            // s = q kᵀ · scale + slope · distance, and p = e^(s − max(s)) in its place.
             let piece = exponentials(cpu, scores, seen.start - first, shape.scale, slope, distance);
+            // max and sum; (before, now).
             factors.push(state[row].merge(piece));
         }
+        // p v.
         of_piece.fill(0.0);
         let ranges: Vec<_> = (0..rows).map(seen).collect();
         let weights = Factors::new(&scores, rows, KEY_PIECE, union.end, 1).with_ranges(&ranges);
         let piece_values = piece_values.part(0..union.end, 0..head_dim);
         chains(cpu, weights, piece_values, Out::new(&mut of_piece, head_dim, rows, head_dim));
+        // values = values · before + p v · now.
         for (row, (before, now)) in factors.into_iter().enumerate() {
             let part = row * head_dim..(row + 1) * head_dim;
             merge_values(cpu, before, now, &of_piece[part.clone()], &mut values[part]);
         }
     }
+    // out = values / sum.
     for row in 0..rows {
         let head = kv_head * group + row % group;
         // SAFETY: each task has its own tokens and heads.
