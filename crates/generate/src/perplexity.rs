@@ -48,7 +48,8 @@ pub struct Perplexity {
 /// Scores a text. `progress` is called with the windows done, all windows, and the mean negative log-likelihood so far.
 ///
 /// # Errors
-/// A window below 2 or beyond the model's positions, a text that is too short, and what the blocks refuse.
+/// A window below 2 or beyond the model's positions, a text that is too short, and what the blocks refuse: also a window
+/// whose tokens do not fit into memory. A window of more tokens than the text has is one of all its tokens.
 pub fn perplexity(
     model: &Model,
     text: &str,
@@ -88,6 +89,9 @@ pub fn perplexity(
 /// The negative log-likelihood of each token of each sequence but its first, sequences from position 0.
 fn losses(model: &Model, sequences: &[&[u32]], limits: &Limits) -> Result<Vec<f64>> {
     let pass = Pass { limits: limits.clone(), ..Pass::default() };
+    let lengths: Vec<usize> = sequences.iter().map(|token_ids| token_ids.len()).collect();
+    // Before hidden states are made: a window can be a whole text.
+    model.blocks.admit(&lengths, &pass)?;
     let hidden = model.embedding.embed(&model.cpu, sequences)?;
     let (hidden, _) = model.blocks.forward(hidden, &pass)?;
     let rows_at_a_time = (LOGIT_BYTES / 4 / model.spec.vocab_size.max(1)).max(1);

@@ -31,8 +31,8 @@
 //! use bouquet_model::Model;
 //! use bouquet_span::Pass;
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
-//! let cache_bytes = 1 << 30;
-//! let model = Model::open(folder.as_ref(), Arc::new(Cpu::new(2)), cache_bytes)?;
+//! let memory_bytes = 1 << 30;
+//! let model = Model::open(folder.as_ref(), Arc::new(Cpu::new(2)), memory_bytes)?;
 //! let token_ids = model.tokenizer.encode("Once upon a time", true)?.ids;
 //! let hidden = model.embedding.embed(&model.cpu, &[&token_ids])?;
 //! let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;

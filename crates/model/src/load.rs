@@ -13,7 +13,7 @@ use crate::checkpoint::{TensorSource, load_vector, load_weight};
 use crate::ends::{Embedding, LmHead};
 use crate::linear::Linear;
 use crate::norm::Norm;
-use crate::spec::{LinearShape, ModelSpec, NormKind, QkvLayout};
+use crate::spec::{ModelSpec, NormKind, QkvLayout};
 
 /// Reads the parts of one model.
 pub struct Loader<'a> {
@@ -105,8 +105,7 @@ impl Loader<'_> {
 
     fn linear(&self, block: usize, site: Site) -> Result<Linear> {
         let id = LinearId::new(block, site);
-        let shape: Option<LinearShape> = self.spec.block.linears().into_iter().find(|linear| linear.site == site);
-        let (Some(shape), Some(name)) = (shape, self.spec.names.linear(id)) else {
+        let (Some(shape), Some(name)) = (self.spec.block.linear(site), self.spec.names.linear(id)) else {
             unreachable!("the family names every linear of its specification, but not {id}")
         };
         let weight =

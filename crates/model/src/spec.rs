@@ -103,10 +103,26 @@ pub enum Positions {
 /// Rotary positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
-    /// Radians per position for each pair of channels, `head_dim / 2` of them.
-    pub frequencies: Vec<f32>,
+    frequencies: Vec<f32>,
+    scaling: f32,
+}
+
+impl RopeSpec {
+    /// The same frequencies for all lengths, and a factor of the cosines and sines (1 where a kind has none).
+    pub fn new(frequencies: Vec<f32>, scaling: f32) -> Self {
+        RopeSpec { frequencies, scaling }
+    }
+
+    /// Radians per position for each pair of channels, `head_dim / 2` of them, of a sequence that may grow to `reserved`
+    /// tokens. The kinds that are known so far are the same for all.
+    pub fn frequencies(&self, _reserved: usize) -> &[f32] {
+        &self.frequencies
+    }
+
     /// Factor of the cosines and sines.
-    pub scaling: f32,
+    pub fn scaling(&self) -> f32 {
+        self.scaling
+    }
 }
 
 /// Feed-forward of a block.
@@ -218,6 +234,11 @@ impl BlockSpec {
             }
         }
         linears
+    }
+
+    /// The linear at a site; `None` where blocks have no such one.
+    pub fn linear(&self, site: Site) -> Option<LinearShape> {
+        self.linears().into_iter().find(|linear| linear.site == site)
     }
 }
 

@@ -174,6 +174,11 @@ fn check(model: &Model, sequences: &[Vec<u32>]) -> Result<()> {
             return Err(GenerateError::BeyondPositions { asked: ids.len(), limit }.into());
         }
     }
+    // Before there are hidden states of any.
+    for group in groups(sequences) {
+        let lengths: Vec<usize> = group.iter().map(Vec::len).collect();
+        model.blocks.admit(&lengths, &Pass::default())?;
+    }
     Ok(())
 }
 

@@ -72,6 +72,7 @@ impl Attention {
             rope::rotate(cpu, angles, self.shape.kv_heads, keys.view_mut());
         }
         for (sequence, cache) in batch.sequences.iter().zip(caches.iter_mut()) {
+            assert_eq!(cache.tokens(), sequence.start, "where the cache ends, and where these tokens begin");
             cache.append(keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
         }
         let mut context = Matrix::zeros(queries.rows(), queries.cols());

@@ -5,10 +5,9 @@ use std::ops::Range;
 
 use bouquet_kernels::ops::dropout::{DropoutRow, dropout};
 use bouquet_kernels::ops::rope::Angles;
-use bouquet_kernels::ops::rounding;
 use bouquet_kernels::{Cpu, Matrix, MatrixViewMut};
 use bouquet_span::adapter::LeafGrad;
-use bouquet_span::{LinearId, LowRank, Pass, Rounding, Site};
+use bouquet_span::{LinearId, LowRank, Pass, Site};
 
 use crate::spec::Positions;
 
@@ -94,15 +93,23 @@ impl<'a> Batch<'a> {
                 }));
                 if length > 0 {
                     batch.sequences.push(SequenceRows { rows: row..row + length, start });
+                    let reserved = pass.reserved_tokens.unwrap_or(start + length);
+                    batch.push_angles(positions, start..start + length, reserved);
                 }
             }
             batch.requests.push(Request { rows: first_row..batch.tokens.len(), pass });
         }
-        if let Positions::Rope(rope) = positions {
-            let positions: Vec<usize> = batch.tokens.iter().map(|token| token.position).collect();
-            batch.angles = Some(Angles::new(&positions, &rope.frequencies, rope.scaling));
-        }
         batch
+    }
+
+    /// The angles of one sequence's rows, where positions rotate; `reserved` is the length that it may grow to.
+    fn push_angles(&mut self, positions: &Positions, rows: Range<usize>, reserved: usize) {
+        let Positions::Rope(rope) = positions else { return };
+        let more = Angles::new(&rows.collect::<Vec<_>>(), rope.frequencies(reserved), rope.scaling());
+        match &mut self.angles {
+            Some(angles) => angles.append(&more),
+            None => self.angles = Some(more),
+        }
     }
 
     /// The low-rank pair that a request brought for a linear.
@@ -162,12 +169,7 @@ impl<'a> Batch<'a> {
     /// Rounds each request's rows as it asked.
     pub fn round(&self, cpu: &Cpu, hidden: &mut Matrix) {
         for request in &self.requests {
-            let rows = hidden.slice_mut(request.rows.clone());
-            match request.pass.rounding {
-                Rounding::None => {}
-                Rounding::Bf16 => rounding::round_bf16(cpu, rows),
-                Rounding::Int8 => rounding::round_int8(cpu, rows),
-            }
+            request.pass.rounding.apply(cpu, hidden.slice_mut(request.rows.clone()));
         }
     }
 }

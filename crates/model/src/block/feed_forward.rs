@@ -172,8 +172,8 @@ impl FeedForwardActivations {
     pub fn bytes(&self) -> u64 {
         match self {
             FeedForwardActivations::Dense(activations) => activations.bytes(),
-            FeedForwardActivations::Experts { parts, .. } => {
-                parts.iter().map(|part| part.activations.bytes() + 4 * part.output.data().len() as u64).sum()
+            FeedForwardActivations::Experts { probabilities, parts } => {
+                4 * probabilities.data().len() as u64 + parts.iter().map(ExpertPart::bytes).sum::<u64>()
             }
         }
     }
@@ -242,6 +242,13 @@ impl Expert {
             None => activation::activate(cpu, self.activation, up, inner.view_mut()),
         }
         inner
+    }
+}
+
+impl ExpertPart {
+    fn bytes(&self) -> u64 {
+        let share = size_of_val(&*self.rows) + size_of_val(&*self.weights) + size_of_val(self.output.data());
+        share as u64 + self.activations.bytes()
     }
 }
 

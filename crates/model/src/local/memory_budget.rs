@@ -1,43 +1,72 @@
-//! How much memory the caches of a span's sessions may take, all together.
+//! How much memory the caches of a span's sessions and the passes through it may take, all together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bouquet_span::{Result, SpanError};
-
-/// How many bytes sessions may reserve, and have.
+/// How many bytes may be reserved, and are.
 #[derive(Debug)]
-pub(super) struct CacheBudget {
+pub(super) struct MemoryBudget {
     limit: u64,
     reserved: AtomicU64,
 }
 
 /// A part of the budget; given back when dropped.
 pub(super) struct Reservation {
-    budget: Arc<CacheBudget>,
+    budget: Arc<MemoryBudget>,
     bytes: u64,
 }
 
-impl CacheBudget {
+impl MemoryBudget {
     /// None of `limit` bytes reserved yet.
     pub(super) fn new(limit: u64) -> Self {
-        CacheBudget { limit, reserved: AtomicU64::new(0) }
+        MemoryBudget { limit, reserved: AtomicU64::new(0) }
+    }
+
+    /// Bytes that can still be reserved.
+    pub(super) fn left(&self) -> u64 {
+        self.limit - self.reserved.load(Ordering::Relaxed)
     }
 }
 
 impl Reservation {
-    /// Reserves `bytes`, or says how many are left.
-    pub(super) fn take(budget: &Arc<CacheBudget>, bytes: u64) -> Result<Self> {
+    /// Reserves `bytes`; the error is how many are left.
+    pub(super) fn take(budget: &Arc<MemoryBudget>, bytes: u64) -> Result<Self, u64> {
         let grow = |reserved: u64| reserved.checked_add(bytes).filter(|&sum| sum <= budget.limit);
         match budget.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow) {
             Ok(_) => Ok(Reservation { budget: budget.clone(), bytes }),
-            Err(reserved) => Err(SpanError::CacheFull { needed: bytes, available: budget.limit - reserved }),
+            Err(reserved) => Err(budget.limit - reserved),
         }
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub(super) fn shrink_to(&mut self, bytes: u64) {
+        let more = self.bytes.saturating_sub(bytes);
+        self.budget.reserved.fetch_sub(more, Ordering::Relaxed);
+        self.bytes -= more;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shrink_to(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_is_never_more_than_the_limit_and_comes_back() {
+        let budget = Arc::new(MemoryBudget::new(100));
+        let mut first = Reservation::take(&budget, 70).unwrap();
+        assert_eq!(Reservation::take(&budget, 31).err(), Some(30));
+        assert_eq!(Reservation::take(&budget, u64::MAX).err(), Some(30));
+        first.shrink_to(80);
+        assert_eq!(budget.left(), 30);
+        first.shrink_to(20);
+        assert_eq!(budget.left(), 80);
+        drop(first);
+        assert_eq!(budget.left(), 100);
     }
 }

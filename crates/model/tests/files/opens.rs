@@ -97,7 +97,7 @@ fn specifications_are_those_of_the_configurations() {
     assert_eq!((llama.tied_head, llama.embedding_norm, llama.max_positions), (false, false, Some(512)));
     assert_eq!(llama.block.norm.kind, NormKind::RmsNorm);
     let Positions::Rope(rope) = &attention.positions else { panic!("Llama turns") };
-    assert_eq!((rope.frequencies.len(), rope.frequencies[0], rope.scaling), (8, 1.0, 1.0));
+    assert_eq!((rope.frequencies(1).len(), rope.frequencies(1)[0], rope.scaling()), (8, 1.0, 1.0));
 
     let (tied, _) = open("llama-tiny-tied");
     assert!(tied.tied_head && tied.block.attention.qkv_bias && tied.block.attention.output_bias);
