@@ -16,9 +16,6 @@ use crate::{GenerateError, Result};
 /// Tokens that go through the blocks together, unless a window has more.
 const TOKENS_AT_A_TIME: usize = 2048;
 
-/// Bytes of logits that are held at a time.
-const LOGIT_BYTES: usize = 64 << 20;
-
 /// What to score.
 #[derive(Clone, Debug)]
 pub struct PerplexityOptions {
@@ -94,20 +91,20 @@ fn losses(model: &Model, sequences: &[&[u32]], limits: &Limits) -> Result<Vec<f6
     model.blocks.admit(&lengths, &pass)?;
     let hidden = model.embedding.embed(&model.cpu, sequences)?;
     let (hidden, _) = model.blocks.forward(hidden, &pass)?;
-    let rows_at_a_time = (LOGIT_BYTES / 4 / model.spec.vocab_size.max(1)).max(1);
     let mut losses = Vec::with_capacity(hidden.tokens());
     for (rows, token_ids) in hidden.rows().zip(sequences) {
-        let predicting: Vec<usize> = (rows.start..rows.end - 1).collect();
-        for (rows, targets) in predicting.chunks(rows_at_a_time).zip(token_ids[1..].chunks(rows_at_a_time)) {
+        let predicting = hidden.values().slice(rows.start..rows.end - 1);
+        let normalized = model.head.normalize(&model.cpu, predicting);
+        model.head.for_logits(&model.cpu, normalized.view(), |first, logits| {
             limits.check()?;
-            let rows = rows[0]..rows[rows.len() - 1] + 1;
-            let logits = model.head.logits(&model.cpu, hidden.values().slice(rows));
-            let chunk = cross_entropy(&model.cpu, logits.view(), targets);
+            let targets = &token_ids[first + 1..][..logits.rows()];
+            let chunk = cross_entropy(&model.cpu, logits, targets);
             if let Some(place) = chunk.iter().position(|loss| !loss.is_finite()) {
                 return Err(GenerateError::LogitsNotFinite { token_id: targets[place] as usize });
             }
             losses.extend(chunk);
-        }
+            Ok(())
+        })?;
     }
     Ok(losses)
 }
