@@ -38,7 +38,7 @@ impl Loader<'_> {
     /// Blocks in a row.
     ///
     /// # Errors
-    /// A tensor that is missing, or of another shape or type, by its name.
+    /// [`ModelError::NoSuchBlock`](crate::ModelError::NoSuchBlock); a tensor that is missing, or of another shape or type, by its name.
     pub fn blocks(&self, range: Range<usize>) -> Result<Vec<Block>> {
         range.map(|index| self.block(index)).collect()
     }
@@ -64,7 +64,7 @@ impl Loader<'_> {
     }
 
     fn block(&self, index: usize) -> Result<Block> {
-        let (spec, names) = (&self.spec.block, &self.spec.names);
+        let (spec, names) = (self.spec.block(index)?, &self.spec.names);
         let qkv = match spec.attention.qkv {
             QkvLayout::Fused => Qkv::Fused(self.linear(index, Site::Qkv)?),
             QkvLayout::Separate => Qkv::Separate {

@@ -4,6 +4,8 @@
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_span::Site;
 
+use crate::{ModelError, Result};
+
 /// A whole model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -40,6 +42,17 @@ pub struct BlockSpec {
     pub feed_forward: FeedForwardSpec,
     /// What is added to the output of attention and of the feed-forward.
     pub residual: Residual,
+}
+
+impl ModelSpec {
+    /// What the block of a number looks like.
+    ///
+    /// # Errors
+    /// [`ModelError::NoSuchBlock`].
+    pub fn block(&self, index: usize) -> Result<&BlockSpec> {
+        let num_blocks = self.num_blocks;
+        if index < num_blocks { Ok(&self.block) } else { Err(ModelError::NoSuchBlock { index, num_blocks }) }
+    }
 }
 
 /// A normalization over `hidden_size`.

@@ -1,13 +1,14 @@
 //! Every fixture opens, and is what its golden and its makers say.
 
 use bouquet_kernels::ops::activation::Activation;
-use bouquet_model::ModelSpec;
 use bouquet_model::checkpoint::{Checkpoint, TensorSource, find, load_vector};
 use bouquet_model::config::Config;
 use bouquet_model::families::{self, load_spec, parameters};
 use bouquet_model::generation_config::GenerationConfig;
 use bouquet_model::inspect::Inspection;
+use bouquet_model::load::Loader;
 use bouquet_model::spec::{ExpertSpec, NormKind, Positions, QkvLayout, Residual};
+use bouquet_model::{ModelError, ModelSpec};
 use bouquet_span::{LinearId, Site};
 use serde_json::json;
 
@@ -187,4 +188,14 @@ fn an_inspection_counts_what_is_there() {
     let inspection = Inspection::new(&spec, &checkpoint).unwrap();
     let contexts: Vec<usize> = inspection.memory.iter().map(|need| need.context).collect();
     assert_eq!((contexts, inspection.kv_cache_bytes_per_token), (vec![512], 2 * 2 * 16 * 4 * 2));
+}
+
+#[test]
+fn blocks_that_are_not_there_are_refused_by_number() {
+    let (spec, checkpoint) = open("bloom-tiny");
+    let loader = Loader { source: &checkpoint, spec: &spec };
+    assert_eq!(loader.blocks(0..spec.num_blocks).unwrap().len(), spec.num_blocks);
+    let refused = loader.blocks(spec.num_blocks - 1..spec.num_blocks + 1).unwrap_err();
+    assert!(matches!(refused, ModelError::NoSuchBlock { index, num_blocks } if index == num_blocks), "{refused}");
+    assert!(loader.blocks(usize::MAX - 1..usize::MAX).is_err());
 }
