@@ -100,7 +100,15 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     if let Some(hint) = error.chain().find_map(hint) {
         output::note(&format!("{}hint{}: {}", style.good, style.plain, one_line(&hint)));
     }
-    error.chain().find_map(|cause| cause.downcast_ref::<Problem>()).map_or(WRONG, |problem| problem.code)
+    error.chain().find_map(code).unwrap_or(WRONG)
+}
+
+/// The exit code of an error that has one of its own.
+fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(ModelError::NotAFile { .. }) = error.downcast_ref() {
+        return Some(ASKED_WRONGLY);
+    }
+    error.downcast_ref::<Problem>().map(|problem| problem.code)
 }
 
 /// What to try.
@@ -154,6 +162,8 @@ const DAMAGED_WEIGHTS: &str = "the weights may be damaged: fetch the model again
 fn model_hint(error: &ModelError) -> Option<&'static str> {
     Some(match error {
         ModelError::Io { .. } => "check that the path is right and can be read",
+        ModelError::Write { .. } => "check that the folder is there and can be written, and that the disk has room",
+        ModelError::NotAFile { .. } => "give the path of a new file: out.safetensors",
         ModelError::NotAModel { .. } => {
             "give the folder that has config.json, tokenizer.json and the safetensors files"
         }
@@ -165,6 +175,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::Config(_) => "compare config.json with that of the model's makers",
         ModelError::GenerationConfig(_) => "correct or remove generation_config.json; a model runs without it",
         ModelError::UnknownFamily { .. } => "give a model of a family that is known",
+        ModelError::NoSuchBlock { .. } => "ask for blocks that the model has",
         ModelError::MissingTensor { .. } => {
             "the files may be of another model than config.json: fetch all of them again"
         }
@@ -179,6 +190,8 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
 fn span_hint(error: &SpanError) -> Option<&'static str> {
     match error {
         SpanError::NotFinite { .. } | SpanError::InputNotFinite { .. } => Some(DAMAGED_WEIGHTS),
+        SpanError::PassTooLarge { .. } => Some("give a smaller --window, or shorter sequences, or free some memory"),
+        SpanError::Unavailable(_) => Some("try again in a while"),
         SpanError::CacheFull { .. } => Some("give a smaller --ctx or --max-tokens, or free some memory"),
         _ => None,
     }

@@ -9,7 +9,6 @@ mod interrupt;
 mod open;
 mod output;
 mod system;
-mod tensor_file;
 
 use std::process::ExitCode;
 

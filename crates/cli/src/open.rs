@@ -32,19 +32,22 @@ impl ThreadArgs {
     }
 }
 
+/// Memory that caches and passes may take where nobody can say how much there is: what a machine of 8 GiB can spare.
+const MEMORY_BYTES_IF_UNKNOWN: u64 = 4 << 30;
+
 /// Opens what of a folder's model needs no tokenizer.
 pub(crate) fn open_network(folder: &Path, threads: usize) -> Result<Network> {
     check_folder(folder)?;
-    let cache_bytes = system::available_memory_bytes().unwrap_or(u64::MAX);
-    Ok(Network::open(folder, Arc::new(Cpu::new(threads)), cache_bytes)?)
+    let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
+    Ok(Network::open(folder, Arc::new(Cpu::new(threads)), memory_bytes)?)
 }
 
-/// Opens the model of a folder.
+/// Opens the model of a folder; what it computes with may take the memory that is there.
 pub(crate) fn open(folder: &Path, threads: usize) -> Result<Opened> {
     check_folder(folder)?;
     let start = Instant::now();
-    let cache_bytes = system::available_memory_bytes().unwrap_or(u64::MAX);
-    let model = Model::open(folder, Arc::new(Cpu::new(threads)), cache_bytes)?;
+    let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
+    let model = Model::open(folder, Arc::new(Cpu::new(threads)), memory_bytes)?;
     Ok(Opened { model, time: start.elapsed() })
 }
 

@@ -10,9 +10,10 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
 }
 
 /// Memory that this process may still use, in bytes: what the machine has free or can free, or less where a control
-/// group sets a limit.
+/// group or `ulimit -v` sets a limit.
 pub(crate) fn available_memory_bytes() -> Option<u64> {
     let machine = kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let machine = address_space_left().map_or(machine, |left| left.min(machine));
     let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let root = Path::new("/sys/fs/cgroup");
@@ -37,6 +38,18 @@ pub(crate) fn outlive_file_limit() {}
 /// The number of threads that this process is given.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// What a limit on addresses has left; `None` where there is no such limit.
+fn address_space_left() -> Option<u64> {
+    let limit = soft_limit(&fs::read_to_string("/proc/self/limits").ok()?, "Max address space")?;
+    let used = kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(limit.saturating_sub(used))
+}
+
+/// The first number of a line like `Max address space   1024   unlimited   bytes`; `None` for `unlimited`.
+fn soft_limit(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// What a control group (version 2) has left; `None` where it sets no limit.
@@ -65,6 +78,13 @@ mod tests {
         assert_eq!(kilobytes(status, "VmHWM:"), Some(123 * 1024));
         assert_eq!(kilobytes(status, "VmRSS:"), None);
         assert_eq!(kilobytes("VmHWM: lots kB", "VmHWM:"), None);
+    }
+
+    #[test]
+    fn a_limit_is_read_where_there_is_one() {
+        let limits = "Limit    Soft Limit  Hard Limit  Units\nMax address space   1024  unlimited   bytes\n";
+        assert_eq!(soft_limit(limits, "Max address space"), Some(1024));
+        assert_eq!(soft_limit(&limits.replace("1024", "unlimited"), "Max address space"), None);
     }
 
     #[cfg(target_os = "linux")]

@@ -16,9 +16,6 @@ use crate::{GenerateError, Result};
 /// Tokens that go through the blocks together, unless a window has more.
 const TOKENS_AT_A_TIME: usize = 2048;
 
-/// Bytes of logits that are held at a time.
-const LOGIT_BYTES: usize = 64 << 20;
-
 /// What to score.
 #[derive(Clone, Debug)]
 pub struct PerplexityOptions {
@@ -48,7 +45,8 @@ pub struct Perplexity {
 /// Scores a text. `progress` is called with the windows done, all windows, and the mean negative log-likelihood so far.
 ///
 /// # Errors
-/// A window below 2 or beyond the model's positions, a text that is too short, and what the blocks refuse.
+/// A window below 2 or beyond the model's positions, a text that is too short, and what the blocks refuse: also a window
+/// whose tokens do not fit into memory. A window of more tokens than the text has is one of all its tokens.
 pub fn perplexity(
     model: &Model,
     text: &str,
@@ -88,22 +86,25 @@ pub fn perplexity(
 /// The negative log-likelihood of each token of each sequence but its first, sequences from position 0.
 fn losses(model: &Model, sequences: &[&[u32]], limits: &Limits) -> Result<Vec<f64>> {
     let pass = Pass { limits: limits.clone(), ..Pass::default() };
+    let lengths: Vec<usize> = sequences.iter().map(|token_ids| token_ids.len()).collect();
+    // Before hidden states are made: a window can be a whole text.
+    model.blocks.admit(&lengths, &pass)?;
     let hidden = model.embedding.embed(&model.cpu, sequences)?;
     let (hidden, _) = model.blocks.forward(hidden, &pass)?;
-    let rows_at_a_time = (LOGIT_BYTES / 4 / model.spec.vocab_size.max(1)).max(1);
     let mut losses = Vec::with_capacity(hidden.tokens());
     for (rows, token_ids) in hidden.rows().zip(sequences) {
-        let predicting: Vec<usize> = (rows.start..rows.end - 1).collect();
-        for (rows, targets) in predicting.chunks(rows_at_a_time).zip(token_ids[1..].chunks(rows_at_a_time)) {
+        let predicting = hidden.values().slice(rows.start..rows.end - 1);
+        let normalized = model.head.normalize(&model.cpu, predicting);
+        model.head.for_logits(&model.cpu, normalized.view(), |first, logits| {
             limits.check()?;
-            let rows = rows[0]..rows[rows.len() - 1] + 1;
-            let logits = model.head.logits(&model.cpu, hidden.values().slice(rows));
-            let chunk = cross_entropy(&model.cpu, logits.view(), targets);
+            let targets = &token_ids[first + 1..][..logits.rows()];
+            let chunk = cross_entropy(&model.cpu, logits, targets);
             if let Some(place) = chunk.iter().position(|loss| !loss.is_finite()) {
                 return Err(GenerateError::LogitsNotFinite { token_id: targets[place] as usize });
             }
             losses.extend(chunk);
-        }
+            Ok(())
+        })?;
     }
     Ok(losses)
 }

@@ -191,6 +191,12 @@ impl<'a> MatrixViewMut<'a> {
         &mut self.data[within(&(row..row + 1), self.rows, self.cols)]
     }
 
+    /// A range of rows for writing.
+    pub fn slice_mut(&mut self, rows: Range<usize>) -> MatrixViewMut<'_> {
+        let data = &mut self.data[rows.start * self.cols..rows.end * self.cols];
+        MatrixViewMut { rows: rows.len(), cols: self.cols, data }
+    }
+
     /// The same rows, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> MatrixViewMut<'_> {
         MatrixViewMut { rows: self.rows, cols: self.cols, data: self.data }

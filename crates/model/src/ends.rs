@@ -7,6 +7,9 @@ use bouquet_span::HiddenStates;
 use crate::norm::Norm;
 use crate::{ModelError, Result};
 
+/// Bytes of logits that [`LmHead::for_logits`] holds at a time.
+const LOGIT_BYTES: usize = 64 << 20;
+
 /// The input end: rows of the embedding, normalized where the family does so.
 #[derive(Clone, Debug)]
 pub struct Embedding {
@@ -60,6 +63,25 @@ impl LmHead {
         let mut logits = Matrix::zeros(normalized.rows(), self.weight.rows());
         self.weight.product(cpu, normalized, logits.view_mut());
         logits
+    }
+
+    /// Calls `work` with the logits of some rows at a time, of hidden states that are normalized already, in order: the
+    /// number of the first row, and `[rows, vocab_size]`. Those of many tokens at once would be larger than many a model.
+    ///
+    /// # Errors
+    /// The first of `work`, which is then not called again.
+    pub fn for_logits<E>(
+        &self,
+        cpu: &Cpu,
+        normalized: MatrixView<'_>,
+        mut work: impl FnMut(usize, MatrixView<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let at_a_time = (LOGIT_BYTES / 4 / self.weight.rows().max(1)).max(1);
+        for first in (0..normalized.rows()).step_by(at_a_time) {
+            let rows = first..normalized.rows().min(first + at_a_time);
+            work(first, self.project(cpu, normalized.slice(rows)).view())?;
+        }
+        Ok(())
     }
 
     /// Logits `[tokens, vocab_size]` of the last block's output.

@@ -18,6 +18,22 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file could not be written. What was there before is as it was.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A path that no file can be written to.
+    #[error("{} {problem}", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        problem: String,
+    },
     /// A path where no model is.
     #[error("{} is not a model's folder: {problem}", path.display())]
     NotAModel {
@@ -63,6 +79,14 @@ pub enum ModelError {
         family: String,
         /// Those that are.
         known: String,
+    },
+    /// A block that the model does not have.
+    #[error("the model has no block {index}: its blocks are numbered 0 to {}", num_blocks.saturating_sub(1))]
+    NoSuchBlock {
+        /// The number asked for.
+        index: usize,
+        /// How many there are.
+        num_blocks: usize,
     },
     /// A tensor that should be there is not.
     #[error("the tensor {name} is missing from {}", folder.display())]

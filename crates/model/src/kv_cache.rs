@@ -9,7 +9,7 @@ use bouquet_kernels::ops::attention::{KEY_PIECE, Piece};
 
 /// Keys and values of one sequence, as far as it has come.
 #[derive(Clone, Debug)]
-pub struct KvCache {
+pub(crate) struct KvCache {
     kv_heads: usize,
     head_dim: usize,
     max_tokens: usize,
@@ -27,28 +27,28 @@ struct StoredPiece {
 
 impl KvCache {
     /// An empty cache for up to `max_tokens` positions. Allocates nothing yet.
-    pub fn new(kv_heads: usize, head_dim: usize, max_tokens: usize) -> Self {
+    pub(crate) fn new(kv_heads: usize, head_dim: usize, max_tokens: usize) -> Self {
         KvCache { kv_heads, head_dim, max_tokens, tokens: 0, pieces: Vec::new() }
     }
 
     /// Bytes that a position takes, keys and values.
-    pub fn bytes_per_token(kv_heads: usize, head_dim: usize) -> u64 {
+    pub(crate) fn bytes_per_token(kv_heads: usize, head_dim: usize) -> u64 {
         2 * 4 * (kv_heads * head_dim) as u64
     }
 
     /// Bytes of the pieces that are there.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let channels = |piece: &Arc<StoredPiece>| (piece.keys.len() + piece.values.len()) as u64;
         4 * self.pieces.iter().map(channels).sum::<u64>()
     }
 
     /// Positions filled.
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.tokens
     }
 
     /// Appends positions: `keys` and `values` are `[tokens, kv_heads * head_dim]`. Panics beyond `max_tokens`.
-    pub fn append(&mut self, keys: MatrixView<'_>, values: MatrixView<'_>) {
+    pub(crate) fn append(&mut self, keys: MatrixView<'_>, values: MatrixView<'_>) {
         assert!(self.tokens + keys.rows() <= self.max_tokens, "the cache was reserved for {} tokens", self.max_tokens);
         for row in 0..keys.rows() {
             let (piece, offset) = (self.tokens / KEY_PIECE, self.tokens % KEY_PIECE);
@@ -68,13 +68,13 @@ impl KvCache {
     }
 
     /// Forgets all positions from `position` on.
-    pub fn truncate(&mut self, position: usize) {
+    pub(crate) fn truncate(&mut self, position: usize) {
         self.tokens = self.tokens.min(position);
         self.pieces.truncate(self.tokens.div_ceil(KEY_PIECE));
     }
 
     /// Drops pieces that lie wholly before `position`.
-    pub fn forget_before(&mut self, position: usize) {
+    pub(crate) fn forget_before(&mut self, position: usize) {
         for piece in &mut self.pieces[..(position / KEY_PIECE).min(self.tokens / KEY_PIECE)] {
             if piece.capacity > 0 {
                 *piece = Arc::default();
@@ -83,7 +83,7 @@ impl KvCache {
     }
 
     /// The pieces as attention reads them.
-    pub fn pieces<'a>(&'a self) -> Vec<Piece<'a>> {
+    pub(crate) fn pieces<'a>(&'a self) -> Vec<Piece<'a>> {
         let view =
             |piece: &'a Arc<StoredPiece>| Piece { keys: &piece.keys, values: &piece.values, capacity: piece.capacity };
         self.pieces.iter().map(view).collect()

@@ -17,9 +17,9 @@
 //! | [`inspect`] | what a checkpoint holds and needs, without loading it |
 //! | [`norm`] | a normalization with its parameters |
 //! | [`load`] | from named tensors to the parts of a model |
-//! | [`linear`] | a weight, its bias, and what an adapter adds |
+//! | `linear` | a weight, its bias, and what an adapter adds |
 //! | [`block`] | the decoder block, forward and backward |
-//! | [`kv_cache`] | keys and values of a sequence |
+//! | `kv_cache` | keys and values of a sequence |
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`ends`] | embedding and head |
 //! | [`tokenizer`] | text to token ids and back |
@@ -31,8 +31,8 @@
 //! use bouquet_model::Model;
 //! use bouquet_span::Pass;
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
-//! let cache_bytes = 1 << 30;
-//! let model = Model::open(folder.as_ref(), Arc::new(Cpu::new(2)), cache_bytes)?;
+//! let memory_bytes = 1 << 30;
+//! let model = Model::open(folder.as_ref(), Arc::new(Cpu::new(2)), memory_bytes)?;
 //! let token_ids = model.tokenizer.encode("Once upon a time", true)?.ids;
 //! let hidden = model.embedding.embed(&model.cpu, &[&token_ids])?;
 //! let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
@@ -52,8 +52,8 @@ pub mod families;
 mod files;
 pub mod generation_config;
 pub mod inspect;
-pub mod kv_cache;
-pub mod linear;
+mod kv_cache;
+mod linear;
 pub mod load;
 pub mod local;
 pub mod model;

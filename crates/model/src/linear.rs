@@ -10,16 +10,16 @@ use crate::block::batch::{Batch, Call, Token, runs};
 
 /// One weight matrix of a block.
 #[derive(Clone, Debug)]
-pub struct Linear {
+pub(crate) struct Linear {
     /// `[outputs, inputs]`.
-    pub weight: Weight,
+    pub(crate) weight: Weight,
     /// `[outputs]`.
-    pub bias: Option<Vec<f32>>,
+    pub(crate) bias: Option<Vec<f32>>,
 }
 
 impl Linear {
     /// `[tokens, inputs]` to `[tokens, outputs]`; `tokens` says whose rows these are.
-    pub fn forward(&self, call: Call<'_>, site: Site, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
+    pub(crate) fn forward(&self, call: Call<'_>, site: Site, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
         let mut y = Matrix::zeros(x.rows(), self.weight.rows());
@@ -39,7 +39,7 @@ impl Linear {
     }
 
     /// The gradient for `x` from `dy`; gradients of the adapter are added to the leaf of each row.
-    pub fn backward(
+    pub(crate) fn backward(
         &self,
         call: Call<'_>,
         site: Site,

@@ -13,7 +13,7 @@ use crate::checkpoint::{TensorSource, load_vector, load_weight};
 use crate::ends::{Embedding, LmHead};
 use crate::linear::Linear;
 use crate::norm::Norm;
-use crate::spec::{LinearShape, ModelSpec, NormKind, QkvLayout};
+use crate::spec::{ModelSpec, NormKind, QkvLayout};
 
 /// Reads the parts of one model.
 pub struct Loader<'a> {
@@ -38,7 +38,7 @@ impl Loader<'_> {
     /// Blocks in a row.
     ///
     /// # Errors
-    /// A tensor that is missing, or of another shape or type, by its name.
+    /// [`ModelError::NoSuchBlock`](crate::ModelError::NoSuchBlock); a tensor that is missing, or of another shape or type, by its name.
     pub fn blocks(&self, range: Range<usize>) -> Result<Vec<Block>> {
         range.map(|index| self.block(index)).collect()
     }
@@ -73,7 +73,7 @@ impl Loader<'_> {
     }
 
     fn block(&self, index: usize) -> Result<Block> {
-        let (spec, names) = (&self.spec.block, &self.spec.names);
+        let (spec, names) = (self.spec.block(index)?, &self.spec.names);
         let qkv = match spec.attention.qkv {
             QkvLayout::Fused => Qkv::Fused(self.linear(index, Site::Qkv)?),
             QkvLayout::Separate => Qkv::Separate {
@@ -114,8 +114,7 @@ impl Loader<'_> {
 
     fn linear(&self, block: usize, site: Site) -> Result<Linear> {
         let id = LinearId::new(block, site);
-        let shape: Option<LinearShape> = self.spec.block.linears().into_iter().find(|linear| linear.site == site);
-        let (Some(shape), Some(name)) = (shape, self.spec.names.linear(id)) else {
+        let (Some(shape), Some(name)) = (self.spec.block.linear(site), self.spec.names.linear(id)) else {
             unreachable!("the family names every linear of its specification, but not {id}")
         };
         let weight =

@@ -1,7 +1,8 @@
 //! Blocks in this process: [`LocalSpan`] runs them, over weights that rest in memory or in mapped files, and keeps the
-//! caches of its sessions within a budget.
+//! caches of its sessions, and what passes work in, within a budget.
 
-mod cache_budget;
+mod memory_budget;
+mod pass_bytes;
 mod session;
 
 use std::ops::Range;
@@ -9,11 +10,11 @@ use std::sync::Arc;
 
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
-use bouquet_span::adapter::{LeafGrad, LowRankGrad};
 use bouquet_span::session::SpanKey;
 use bouquet_span::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, SessionShape, Span, SpanError, Step};
 
-use self::cache_budget::{CacheBudget, Reservation};
+use self::memory_budget::{MemoryBudget, Reservation};
+use self::pass_bytes::PassBytes;
 use self::session::LocalSession;
 use crate::block::batch::Batch;
 use crate::block::{Activations, Block};
@@ -28,7 +29,7 @@ pub struct LocalSpan {
     spec: Arc<BlockSpec>,
     /// In order; a block knows its number.
     blocks: Vec<Arc<Block>>,
-    cache: Arc<CacheBudget>,
+    memory: Arc<MemoryBudget>,
 }
 
 /// What a forward keeps for its backward.
@@ -37,6 +38,8 @@ struct LocalSaved {
     lengths: Vec<usize>,
     /// Of each block.
     kept: Vec<Kept>,
+    /// Its memory.
+    reservation: Reservation,
 }
 
 /// What is kept of one block.
@@ -48,15 +51,16 @@ enum Kept {
 }
 
 impl LocalSpan {
-    /// A span over `blocks`, which follow each other and are at least one; sessions may reserve `cache_bytes` in all.
-    pub fn new(cpu: Arc<Cpu>, spec: BlockSpec, blocks: Vec<Block>, cache_bytes: u64) -> Self {
+    /// A span over `blocks`, which follow each other and are at least one. The caches of sessions, and what forwards and
+    /// backwards work in and keep, take `memory_bytes` in all; what does not fit is refused.
+    pub fn new(cpu: Arc<Cpu>, spec: BlockSpec, blocks: Vec<Block>, memory_bytes: u64) -> Self {
         assert!(!blocks.is_empty(), "a span has at least one block");
         LocalSpan {
             key: SpanKey::new(),
             cpu,
             spec: Arc::new(spec),
             blocks: blocks.into_iter().map(Arc::new).collect(),
-            cache: Arc::new(CacheBudget::new(cache_bytes)),
+            memory: Arc::new(MemoryBudget::new(memory_bytes)),
         }
     }
 
@@ -105,11 +109,13 @@ impl LocalSpan {
         Batch::new(&[(pass, lengths, starts)], &self.spec.attention.positions)
     }
 
+    fn check_width(&self, hidden: MatrixView<'_>) -> Result<()> {
+        let (expected, found) = (self.spec.hidden_size, hidden.cols());
+        if expected == found { Ok(()) } else { Err(SpanError::Shape { what: "hidden_size", expected, found }) }
+    }
+
     fn check_input(&self, block: usize, hidden: MatrixView<'_>) -> Result<()> {
-        if hidden.cols() != self.spec.hidden_size {
-            let (expected, found) = (self.spec.hidden_size, hidden.cols());
-            return Err(SpanError::Shape { what: "hidden_size", expected, found });
-        }
+        self.check_width(hidden)?;
         match elementwise::first_row_not_finite(&self.cpu, hidden) {
             Some(token) => Err(SpanError::InputNotFinite { block, token }),
             None => Ok(()),
@@ -117,54 +123,18 @@ impl LocalSpan {
     }
 
     /// Whether what a pass brings fits these blocks.
-    fn check_pass(&self, pass: &Pass) -> Result<()> {
-        let range = self.range();
-        for (&id, pair) in pass.adapter.iter().flat_map(|adapter| &adapter.pairs) {
-            if !range.contains(&id.block) {
-                continue;
-            }
-            let refuse = |problem| Err(SpanError::Adapter { linear: id, problem });
-            let Some(linear) = self.spec.linears().into_iter().find(|linear| linear.site == id.site) else {
-                return refuse("the model has no such linear".into());
-            };
-            if !pass.adapter.as_ref().is_some_and(|adapter| (0.0..1.0).contains(&adapter.dropout)) {
-                return refuse("dropout should be from 0 to below 1".into());
-            }
-            let rank = pair.rank();
-            if pair.a.cols() != linear.inputs || pair.b.rows() != linear.outputs || pair.b.cols() != rank || rank == 0 {
-                return refuse(format!(
-                    "A is [{rank}, {}] and B is [{}, {}], but the weight is [{}, {}]",
-                    pair.a.cols(),
-                    pair.b.rows(),
-                    pair.b.cols(),
-                    linear.outputs,
-                    linear.inputs
-                ));
-            }
-        }
-        for (block, prompt) in pass.prompts.iter().flat_map(|prompts| &prompts.blocks) {
-            if range.contains(block) && prompt.cols() != self.spec.hidden_size {
-                let (expected, found) = (self.spec.hidden_size, prompt.cols());
-                return Err(SpanError::Shape { what: "the width of the prompts", expected, found });
-            }
-        }
-        Ok(())
+    fn check_pass(&self, sequences: usize, pass: &Pass) -> Result<()> {
+        let shape = |site| self.spec.linear(site).map(|linear| [linear.outputs, linear.inputs]);
+        pass.check(self.range(), self.spec.hidden_size, sequences, shape)
     }
 
-    /// Zero gradients, for each leaf, of all that a pass brings for these blocks.
-    fn zero_leaves(&self, pass: &Pass, sequences: usize) -> Vec<LeafGrad> {
-        let (range, mut zero) = (self.range(), LeafGrad::default());
-        for (&id, pair) in pass.adapter.iter().flat_map(|adapter| &adapter.pairs) {
-            if range.contains(&id.block) {
-                zero.adapter.insert(id, LowRankGrad { a: zeros_like(&pair.a), b: zeros_like(&pair.b) });
-            }
-        }
-        for (&block, prompt) in pass.prompts.iter().flat_map(|prompts| &prompts.blocks) {
-            if range.contains(&block) {
-                zero.prompts.insert(block, zeros_like(prompt));
-            }
-        }
-        pass.leaves(sequences).map(|_| zero.clone()).collect()
+    fn pass_bytes(&self, lengths: &[usize], pass: &Pass) -> PassBytes {
+        PassBytes::new(&self.spec, self.range(), lengths, pass)
+    }
+
+    /// Memory for a pass over sequences of these lengths.
+    fn reserve(&self, lengths: &[usize], needed: u64) -> Result<Reservation> {
+        Reservation::take(&self.memory, needed).map_err(|available| too_large(lengths, needed, available))
     }
 }
 
@@ -177,15 +147,21 @@ impl Span for LocalSpan {
         self.spec.hidden_size
     }
 
+    fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {
+        self.check_pass(lengths.len(), pass)?;
+        pass.check_lengths(lengths)?;
+        let bytes = self.pass_bytes(lengths, pass);
+        let (needed, available) = (bytes.forward().saturating_add(bytes.kept(pass.keep)), self.memory.left());
+        if needed > available { Err(too_large(lengths, needed, available)) } else { Ok(()) }
+    }
+
     fn forward(&self, hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)> {
-        self.check_pass(pass)?;
+        self.admit(hidden.lengths(), pass)?;
         self.check_input(self.blocks[0].index, hidden.values().view())?;
-        if let (Some(limit), Some(&needed)) = (pass.reserved_tokens, hidden.lengths().iter().max())
-            && needed > limit
-        {
-            return Err(SpanError::TooManyTokens { needed, limit });
-        }
         let (lengths, starts) = (hidden.lengths().to_vec(), vec![0; hidden.sequences()]);
+        let needed = self.pass_bytes(&lengths, pass);
+        let _working = self.reserve(&lengths, needed.forward())?;
+        let mut reservation = self.reserve(&lengths, needed.kept(pass.keep))?;
         let batch = self.batch(&lengths, &starts, pass);
         let mut values = hidden.into_values();
         let (mut kept, mut bytes, mut activation_bytes) = (Vec::with_capacity(self.blocks.len()), 0, 0);
@@ -214,11 +190,12 @@ impl Span for LocalSpan {
         }
         drop(batch);
         let output = HiddenStates::new(values, lengths.clone())?;
-        Ok((output, Saved::new(LocalSaved { key: self.key, lengths, kept }, bytes)))
+        reservation.shrink_to(bytes);
+        Ok((output, Saved::new(LocalSaved { key: self.key, lengths, kept, reservation }, bytes)))
     }
 
     fn backward(&self, saved: Saved, grad: HiddenStates, pass: &Pass) -> Result<(HiddenStates, PassGrad)> {
-        let LocalSaved { key, lengths, mut kept } = saved.downcast()?;
+        let LocalSaved { key, lengths, mut kept, reservation: _kept } = saved.downcast()?;
         if key != self.key {
             return Err(SpanError::Foreign("what was saved"));
         }
@@ -226,8 +203,12 @@ impl Span for LocalSpan {
             return Err(SpanError::NothingSaved);
         }
         grad.check_lengths(&lengths)?;
-        self.check_pass(pass)?;
-        self.check_input(self.range().end - 1, grad.values().view())?;
+        self.check_pass(lengths.len(), pass)?;
+        self.check_width(grad.values().view())?;
+        if let Some(token) = elementwise::first_row_not_finite(&self.cpu, grad.values().view()) {
+            return Err(SpanError::gradient_of_output(self.range().end - 1, token));
+        }
+        let _working = self.reserve(&lengths, self.pass_bytes(&lengths, pass).backward())?;
         let starts = vec![0; lengths.len()];
         let batch = self.batch(&lengths, &starts, pass);
 
@@ -240,7 +221,7 @@ impl Span for LocalSpan {
             }
         }
 
-        let mut leaves = self.zero_leaves(pass, lengths.len());
+        let mut leaves = pass.zero_leaves(self.range(), lengths.len());
         let mut gradient = grad.into_values();
         for (block, kept) in self.blocks.iter().zip(kept).rev() {
             pass.limits.check()?;
@@ -253,19 +234,25 @@ impl Span for LocalSpan {
                 Kept::Nothing => return Err(SpanError::NothingSaved),
             };
             gradient = block.backward(&self.cpu, &batch, &activations, &caches, gradient, &mut leaves);
+            if let Some(token) = elementwise::first_row_not_finite(&self.cpu, gradient.view()) {
+                return Err(SpanError::gradient_of_input(block.index, token));
+            }
+            leaves.iter().try_for_each(|leaf| leaf.check_finite(block.index))?;
         }
         Ok((HiddenStates::new(gradient, lengths.clone())?, PassGrad { leaves }))
     }
 
     fn open(&self, shape: SessionShape, pass: &Pass) -> Result<Session> {
-        self.check_pass(pass)?;
+        self.check_pass(shape.sequences, pass)?;
+        let pass = Arc::new(pass.in_session(shape)?);
         let bytes = (shape.sequences as u64)
             .checked_mul(shape.max_tokens.max(1) as u64)
             .and_then(|tokens| tokens.checked_mul(self.cache_bytes_per_token()))
             .unwrap_or(u64::MAX);
-        let reservation = Reservation::take(&self.cache, bytes)?;
+        let reservation = Reservation::take(&self.memory, bytes)
+            .map_err(|available| SpanError::CacheFull { needed: bytes, available })?;
         let caches = self.blocks.iter().map(|_| vec![self.new_cache(shape.max_tokens); shape.sequences]).collect();
-        let state = LocalSession { pass: Arc::new(pass.clone()), caches, _reservation: reservation };
+        let state = LocalSession { pass, caches, _reservation: reservation };
         Ok(Session::new(self.key, shape, state))
     }
 
@@ -274,6 +261,7 @@ impl Span for LocalSpan {
             .iter()
             .map(|step| {
                 step.session.admit(self.key, &step.hidden, self.spec.hidden_size)?;
+                step.limits.check()?;
                 self.check_input(self.blocks[0].index, step.hidden.values().view())
             })
             .collect();
@@ -284,6 +272,8 @@ impl Span for LocalSpan {
     }
 }
 
-fn zeros_like(matrix: &Matrix) -> Matrix {
-    Matrix::zeros(matrix.rows(), matrix.cols())
+/// [`SpanError::PassTooLarge`].
+fn too_large(lengths: &[usize], needed: u64, available: u64) -> SpanError {
+    let tokens = lengths.iter().fold(0usize, |sum, &length| sum.saturating_add(length));
+    SpanError::PassTooLarge { tokens, needed, available }
 }

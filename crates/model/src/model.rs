@@ -54,13 +54,13 @@ pub struct Network {
 }
 
 impl Model {
-    /// Opens a Hugging Face folder. Weights stay in their files, mapped into memory; sessions may reserve
-    /// `cache_bytes` for keys and values.
+    /// Opens a Hugging Face folder. Weights stay in their files, mapped into memory; what sessions cache, and passes work
+    /// in and keep, may take `memory_bytes` in all.
     ///
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
-    pub fn open(folder: &Path, cpu: Arc<Cpu>, cache_bytes: u64) -> Result<Model> {
-        let Network { spec, cpu, embedding, blocks, each_block, head } = Network::open(folder, cpu, cache_bytes)?;
+    pub fn open(folder: &Path, cpu: Arc<Cpu>, memory_bytes: u64) -> Result<Model> {
+        let Network { spec, cpu, embedding, blocks, each_block, head } = Network::open(folder, cpu, memory_bytes)?;
         let tokenizer = Tokenizer::load(folder, spec.vocab_size)?;
         let generation_config = GenerationConfig::load(folder)?;
         let folder = folder.to_owned();
@@ -73,12 +73,12 @@ impl Network {
     ///
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
-    pub fn open(folder: &Path, cpu: Arc<Cpu>, cache_bytes: u64) -> Result<Network> {
+    pub fn open(folder: &Path, cpu: Arc<Cpu>, memory_bytes: u64) -> Result<Network> {
         let spec = families::load_spec(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let loader = Loader { source: &checkpoint, spec: &spec };
         let (embedding, head) = (loader.embedding()?, loader.head()?);
-        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, cache_bytes);
+        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, memory_bytes);
         let each_block = (0..spec.num_blocks).map(|block| Arc::new(blocks.slice(block..block + 1)) as Arc<dyn Span>);
         let each_block = each_block.collect();
         Ok(Network { spec, cpu, embedding, each_block, blocks: Arc::new(blocks), head })

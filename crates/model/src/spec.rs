@@ -4,6 +4,8 @@
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_span::Site;
 
+use crate::{ModelError, Result};
+
 /// A whole model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -40,6 +42,17 @@ pub struct BlockSpec {
     pub feed_forward: FeedForwardSpec,
     /// What is added to the output of attention and of the feed-forward.
     pub residual: Residual,
+}
+
+impl ModelSpec {
+    /// What the block of a number looks like.
+    ///
+    /// # Errors
+    /// [`ModelError::NoSuchBlock`].
+    pub fn block(&self, index: usize) -> Result<&BlockSpec> {
+        let num_blocks = self.num_blocks;
+        if index < num_blocks { Ok(&self.block) } else { Err(ModelError::NoSuchBlock { index, num_blocks }) }
+    }
 }
 
 /// A normalization over `hidden_size`.
@@ -103,10 +116,26 @@ pub enum Positions {
 /// Rotary positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
-    /// Radians per position for each pair of channels, `head_dim / 2` of them.
-    pub frequencies: Vec<f32>,
+    frequencies: Vec<f32>,
+    scaling: f32,
+}
+
+impl RopeSpec {
+    /// The same frequencies for all lengths, and a factor of the cosines and sines (1 where a kind has none).
+    pub fn new(frequencies: Vec<f32>, scaling: f32) -> Self {
+        RopeSpec { frequencies, scaling }
+    }
+
+    /// Radians per position for each pair of channels, `head_dim / 2` of them, of a sequence that may grow to `reserved`
+    /// tokens. The kinds that are known so far are the same for all.
+    pub fn frequencies(&self, _reserved: usize) -> &[f32] {
+        &self.frequencies
+    }
+
     /// Factor of the cosines and sines.
-    pub scaling: f32,
+    pub fn scaling(&self) -> f32 {
+        self.scaling
+    }
 }
 
 /// Feed-forward of a block.
@@ -218,6 +247,11 @@ impl BlockSpec {
             }
         }
         linears
+    }
+
+    /// The linear at a site; `None` where blocks have no such one.
+    pub fn linear(&self, site: Site) -> Option<LinearShape> {
+        self.linears().into_iter().find(|linear| linear.site == site)
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::session::SpanKey;
 use crate::{
-    HiddenStates, Keep, Pass, PassGrad, Result, Returned, Saved, Session, SessionShape, SessionState, Span, SpanError,
-    Step,
+    HiddenStates, Keep, LeafGrad, Pass, PassGrad, Result, Returned, Saved, Session, SessionShape, SessionState, Span,
+    SpanError, Step,
 };
 
 /// Spans that follow each other without a gap.
@@ -54,6 +54,10 @@ impl Span for Chain {
         self.spans[0].hidden_size()
     }
 
+    fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {
+        self.spans.iter().try_for_each(|span| span.admit(lengths, pass))
+    }
+
     fn forward(&self, mut hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)> {
         let mut saved = Vec::with_capacity(self.spans.len());
         let mut pass = pass.clone();
@@ -76,11 +80,11 @@ impl Span for Chain {
         if key != self.key {
             return Err(SpanError::Foreign("what was saved"));
         }
-        let mut pass_grad = PassGrad::default();
+        let mut pass_grad = PassGrad { leaves: vec![LeafGrad::default(); pass.leaves(grad.sequences()).count()] };
         for (span, saved) in self.spans.iter().zip(saved).rev() {
             let (input_grad, more) = span.backward(saved, grad, pass)?;
             grad = input_grad;
-            pass_grad.extend(more);
+            pass_grad.extend(more)?;
         }
         Ok((grad, pass_grad))
     }

@@ -26,10 +26,12 @@
 //! | [`rewinding`] | going back, and beams |
 //! | [`gradients`] | backward: right, and the same bits whatever was kept and wherever it was cut |
 //! | [`refusals`] | what is refused is refused politely, and disturbs nothing |
+//! | [`numbers`] | what is not finite is found and named |
 
 pub mod composition;
 pub mod gradients;
 mod inputs;
+pub mod numbers;
 pub mod refusals;
 pub mod rewinding;
 pub mod sessions;
@@ -89,6 +91,8 @@ clauses![
     sessions::several_sequences_equal_several_sessions,
     sessions::what_returns_is_what_was_asked_for,
     sessions::a_session_keeps_its_pass_but_not_its_limits,
+    sessions::limits_of_a_step_are_its_own,
+    sessions::a_session_reserves_what_its_pass_does,
     sessions::dropping_a_session_frees_its_cache,
     rewinding::rewind_and_step_repeats_itself,
     rewinding::the_last_step_can_be_taken_back,
@@ -107,7 +111,12 @@ clauses![
     refusals::absurd_shapes_are_refused,
     refusals::what_belongs_to_another_span_is_refused,
     refusals::wrong_shapes_are_refused,
-    refusals::what_is_not_finite_is_found,
+    refusals::dropout_that_drops_everything_is_refused,
+    refusals::sequences_beyond_counting_are_refused,
+    refusals::what_is_admitted_is_taken_on,
+    numbers::what_is_not_finite_is_found,
+    numbers::an_overflow_inside_a_block_is_found,
+    numbers::gradients_that_are_not_finite_are_found,
 ];
 
 impl<'a> Subject<'a> {

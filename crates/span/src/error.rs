@@ -1,14 +1,16 @@
 //! What a span refuses, and why.
 
+use std::fmt;
 use std::ops::Range;
 
-use crate::LinearId;
+use crate::{LinearId, Site};
 
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, SpanError>;
 
 /// Why a span did not do what it was asked. The request is at fault, or the machine that runs it; never a panic.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpanError {
     /// Hidden states, gradients or matrices of another shape than this span takes.
     #[error("{what} should be {expected}, not {found}")]
@@ -36,6 +38,24 @@ pub enum SpanError {
         /// Bytes left.
         available: u64,
     },
+    /// A forward or a backward that would work in more memory than is left for it.
+    #[error("{tokens} tokens need {} at a time, and {} are left for them", gib(*needed), gib(*available))]
+    PassTooLarge {
+        /// Tokens of all sequences together.
+        tokens: usize,
+        /// Bytes that they would take.
+        needed: u64,
+        /// Bytes left.
+        available: u64,
+    },
+    /// Dropout whose sequences have numbers beyond what can be counted.
+    #[error("dropout cannot number {sequences} sequences from {first} on")]
+    SequenceNumbers {
+        /// [`Dropout::first_sequence`](crate::Dropout::first_sequence).
+        first: u64,
+        /// Sequences of the pass.
+        sequences: usize,
+    },
     /// A rewind further back than was promised when the session was opened, or forward.
     #[error("sequence {sequence} cannot rewind to position {to}: positions {}..={} are kept", kept.start, kept.end)]
     Rewind {
@@ -60,7 +80,7 @@ pub enum SpanError {
         /// What is wrong.
         problem: String,
     },
-    /// A NaN or an infinity in the hidden states or gradients that were handed in.
+    /// A NaN or an infinity in the hidden states that were handed in.
     #[error("what goes into block {block} is not finite (token {token})")]
     InputNotFinite {
         /// The block, counted from the start of the model.
@@ -76,6 +96,14 @@ pub enum SpanError {
         /// The row of the packed hidden states.
         token: usize,
     },
+    /// A NaN or an infinity in a gradient on its way back through a block.
+    #[error("the gradient {gradient} of block {block} is not finite")]
+    GradientNotFinite {
+        /// The block, counted from the start of the model.
+        block: usize,
+        /// Which gradient.
+        gradient: Gradient,
+    },
     /// The deadline of the request passed.
     #[error("the deadline passed")]
     DeadlinePassed,
@@ -90,9 +118,54 @@ pub enum SpanError {
         /// Blocks of the later one.
         next: Range<usize>,
     },
-    /// The span could not do its work for a reason of its own (a disk, a device, a peer).
+    /// Whoever runs the blocks is gone; another that runs them may answer.
+    #[error("{0} is not available")]
+    Unavailable(String),
+    /// The span could not do its work for a reason of its own (a disk, a device).
     #[error("{0}")]
     Failed(String),
+}
+
+/// A gradient at a block, as a backward meets them: what it was handed, and what it made of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gradient {
+    /// For the block's output, as it was handed in.
+    Output {
+        /// The row of the packed hidden states.
+        token: usize,
+    },
+    /// For the block's input: what the block made of a finite one for its output.
+    Input {
+        /// The row of the packed hidden states.
+        token: usize,
+    },
+    /// For an adapted linear of the block.
+    Adapter(Site),
+    /// For the block's prompts.
+    Prompts,
+}
+
+impl fmt::Display for Gradient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gradient::Output { token } => write!(f, "handed in for the output (token {token})"),
+            Gradient::Input { token } => write!(f, "for the input (token {token})"),
+            Gradient::Adapter(site) => write!(f, "for the adapter at {site}"),
+            Gradient::Prompts => write!(f, "for the prompts"),
+        }
+    }
+}
+
+impl SpanError {
+    /// A gradient for the output of `block` that was handed in with a row that is not finite.
+    pub fn gradient_of_output(block: usize, token: usize) -> Self {
+        SpanError::GradientNotFinite { block, gradient: Gradient::Output { token } }
+    }
+
+    /// A gradient for the input of `block` that it made with a row that is not finite.
+    pub fn gradient_of_input(block: usize, token: usize) -> Self {
+        SpanError::GradientNotFinite { block, gradient: Gradient::Input { token } }
+    }
 }
 
 /// Bytes, to be read.

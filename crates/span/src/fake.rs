@@ -18,17 +18,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use bouquet_kernels::ops::rounding::{round_bf16, round_int8};
-use bouquet_kernels::{Cpu, Matrix};
+use bouquet_kernels::Cpu;
 
 use self::block::Block;
 use self::session::{FakeSession, Shared, lock};
-use crate::adapter::{LeafGrad, LowRankGrad};
 use crate::session::SpanKey;
-use crate::{
-    HiddenStates, Keep, Limits, LinearId, Pass, PassGrad, Result, Rounding, Saved, Session, SessionShape, Span,
-    SpanError, Step,
-};
+use crate::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, SessionShape, Site, Span, SpanError, Step};
 
 /// Tokens of cache unless [`with_cache_tokens`](FakeSpan::with_cache_tokens) says otherwise.
 pub const DEFAULT_CACHE_TOKENS: usize = 1 << 16;
@@ -117,11 +112,7 @@ impl FakeSpan {
             block.forward(sequence, hidden.values_mut().slice_mut(rows), memory);
         }
         check_finite(index, hidden)?;
-        match pass.rounding {
-            Rounding::None => return Ok(()),
-            Rounding::Bf16 => round_bf16(&Cpu::new(1), hidden.values_mut().view_mut()),
-            Rounding::Int8 => round_int8(&Cpu::new(1), hidden.values_mut().view_mut()),
-        }
+        pass.rounding.apply(&Cpu::new(1), hidden.values_mut());
         check_finite(index, hidden)
     }
 
@@ -145,50 +136,14 @@ impl FakeSpan {
         Ok((hidden, kept))
     }
 
-    fn check_pass(&self, pass: &Pass) -> Result<()> {
-        let adapter = pass.adapter.as_deref();
-        for (&linear, pair) in adapter.iter().flat_map(|adapter| &adapter.pairs) {
-            if !self.range.contains(&linear.block) {
-                continue;
-            }
-            let problem = if linear != self.block(linear.block, pass).linear() {
-                "a fake block has only the linear o".to_owned()
-            } else if (pair.a.cols(), pair.b.rows()) != (self.hidden_size, self.hidden_size) {
-                format!("{} to {} channels, not {2} to {2}", pair.a.cols(), pair.b.rows(), self.hidden_size)
-            } else if pair.a.rows() != pair.b.cols() {
-                format!("A has rank {}, B {}", pair.a.rows(), pair.b.cols())
-            } else if !adapter.is_some_and(|adapter| (0.0..1.0).contains(&adapter.dropout)) {
-                "dropout should be from 0 to below 1".to_owned()
-            } else {
-                continue;
-            };
-            return Err(SpanError::Adapter { linear, problem });
-        }
-        for (_, prompts) in pass.prompts.iter().flat_map(|prompts| prompts.blocks.range(self.range())) {
-            self.check_width("the width of the prompts", prompts.cols())?;
-        }
-        Ok(())
+    fn check_pass(&self, sequences: usize, pass: &Pass) -> Result<()> {
+        let shape = |site| (site == Site::O).then_some([self.hidden_size; 2]);
+        pass.check(self.range(), self.hidden_size, sequences, shape)
     }
 
     fn check_width(&self, what: &'static str, found: usize) -> Result<()> {
         let expected = self.hidden_size;
         if found == expected { Ok(()) } else { Err(SpanError::Shape { what, expected, found }) }
-    }
-
-    /// A leaf's gradients before the first token: all zeros.
-    fn empty_leaf(&self, pass: &Pass) -> LeafGrad {
-        let mut leaf = LeafGrad::default();
-        let zeros = |matrix: &Matrix| Matrix::zeros(matrix.rows(), matrix.cols());
-        for index in self.range() {
-            let linear: LinearId = self.block(index, pass).linear();
-            if let Some(pair) = pass.adapter.as_ref().and_then(|adapter| adapter.pairs.get(&linear)) {
-                leaf.adapter.insert(linear, LowRankGrad { a: zeros(&pair.a), b: zeros(&pair.b) });
-            }
-            if let Some(prompts) = pass.prompts.as_ref().and_then(|prompts| prompts.blocks.get(&index)) {
-                leaf.prompts.insert(index, zeros(prompts));
-            }
-        }
-        leaf
     }
 
     fn step_one(&self, step: &mut Step<'_>) -> Result<HiddenStates> {
@@ -220,14 +175,15 @@ impl Span for FakeSpan {
         self.hidden_size
     }
 
+    fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {
+        self.check_pass(lengths.len(), pass)?;
+        pass.check_lengths(lengths)
+    }
+
     fn forward(&self, hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)> {
         lock(&self.shared).call(None)?;
         self.check_width("hidden_size", hidden.hidden_size())?;
-        self.check_pass(pass)?;
-        let (needed, limit) = (hidden.lengths().iter().copied().max().unwrap_or(0), pass.reserved_tokens);
-        if let Some(limit) = limit.filter(|&limit| needed > limit) {
-            return Err(SpanError::TooManyTokens { needed, limit });
-        }
+        self.admit(hidden.lengths(), pass)?;
         let (output, kept) = self.run(hidden, pass, pass.keep)?;
         let kept = (pass.keep != Keep::Nothing).then_some(kept);
         let bytes = kept.as_ref().map_or(0, Kept::bytes);
@@ -246,8 +202,12 @@ impl Span for FakeSpan {
         if kept.block_inputs.is_empty() {
             kept.block_inputs = self.run(kept.input, pass, Keep::BlockInputs)?.1.block_inputs;
         }
+        self.check_pass(grad.sequences(), pass)?;
+        if let Some(token) = first_not_finite(&grad) {
+            return Err(SpanError::gradient_of_output(self.range.end.saturating_sub(1), token));
+        }
         let rows: Vec<Range<usize>> = grad.rows().collect();
-        let mut leaves: Vec<LeafGrad> = pass.leaves(rows.len()).map(|_| self.empty_leaf(pass)).collect();
+        let mut leaves = pass.zero_leaves(self.range(), rows.len());
         for (index, mut input) in self.range().zip(kept.block_inputs).rev() {
             pass.limits.check()?;
             let mut memories = kept.memories.remove(&index).unwrap_or_default();
@@ -258,10 +218,14 @@ impl Span for FakeSpan {
             let block = self.block(index, pass);
             for (leaf, sequences) in leaves.iter_mut().zip(pass.leaves(rows.len())) {
                 for sequence in sequences {
-                    let grad = grad.values_mut().slice_mut(rows[sequence].clone());
-                    block.backward(sequence, &memories[sequence], grad, leaf);
+                    let rows = rows[sequence].clone();
+                    block.backward(sequence, &memories[sequence], grad.values_mut().slice_mut(rows), leaf);
                 }
             }
+            if let Some(token) = first_not_finite(&grad) {
+                return Err(SpanError::gradient_of_input(index, token));
+            }
+            leaves.iter().try_for_each(|leaf| leaf.check_finite(index))?;
         }
         Ok((grad, PassGrad { leaves }))
     }
@@ -269,7 +233,8 @@ impl Span for FakeSpan {
     fn open(&self, shape: SessionShape, pass: &Pass) -> Result<Session> {
         let mut shared = lock(&self.shared);
         shared.call(None)?;
-        self.check_pass(pass)?;
+        self.check_pass(shape.sequences, pass)?;
+        let pass = pass.in_session(shape)?;
         // A sequence without tokens costs one, so that there cannot be endlessly many of them.
         let reserved_tokens = shape.sequences.saturating_mul(shape.max_tokens.max(1));
         let bytes = |tokens: usize| (tokens as u64).saturating_mul((self.range.len() * self.hidden_size * 4) as u64);
@@ -281,7 +246,7 @@ impl Span for FakeSpan {
         let number = shared.opened;
         shared.opened += 1;
         let state = FakeSession {
-            pass: Pass { limits: Limits::default(), ..pass.clone() },
+            pass,
             number,
             reserved_tokens,
             hidden_size: self.hidden_size,
@@ -309,8 +274,13 @@ fn bytes_of(hidden: &HiddenStates) -> u64 {
 }
 
 fn check_finite(block: usize, hidden: &HiddenStates) -> Result<()> {
-    match hidden.values().data().iter().position(|value| !value.is_finite()) {
-        Some(place) => Err(SpanError::NotFinite { block, token: place / hidden.hidden_size() }),
+    match first_not_finite(hidden) {
+        Some(token) => Err(SpanError::NotFinite { block, token }),
         None => Ok(()),
     }
+}
+
+fn first_not_finite(hidden: &HiddenStates) -> Option<usize> {
+    let place = hidden.values().data().iter().position(|value| !value.is_finite());
+    place.map(|place| place / hidden.hidden_size())
 }

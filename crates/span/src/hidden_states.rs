@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use bouquet_kernels::Matrix;
+use bouquet_kernels::{Matrix, MatrixViewMut};
 
 use crate::{Result, SpanError};
 
@@ -38,9 +38,9 @@ impl HiddenStates {
         &self.values
     }
 
-    /// The activations for writing. Their shape stays.
-    pub fn values_mut(&mut self) -> &mut Matrix {
-        &mut self.values
+    /// The activations for writing. Their shape stays, as the lengths do.
+    pub fn values_mut(&mut self) -> MatrixViewMut<'_> {
+        self.values.view_mut()
     }
 
     /// Tokens of each sequence.

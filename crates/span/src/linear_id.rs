@@ -69,8 +69,13 @@ impl LinearId {
 
 impl fmt::Display for LinearId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "block {} ", self.block)?;
-        match self.site {
+        write!(f, "block {} {}", self.block, self.site)
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Site::Qkv => write!(f, "qkv"),
             Site::Q => write!(f, "q"),
             Site::K => write!(f, "k"),

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::{Adapter, Prompts, Result, SpanError};
+use bouquet_kernels::ops::rounding;
+use bouquet_kernels::{Cpu, Matrix, MatrixViewMut};
+
+use crate::adapter::{LeafGrad, LowRankGrad};
+use crate::{Adapter, Prompts, Result, SessionShape, Site, SpanError};
 
 /// Sequences in a leaf unless said otherwise.
 pub const DEFAULT_LEAF: usize = 8;
@@ -21,11 +25,16 @@ pub struct Pass {
     pub dropout: Option<Dropout>,
     /// What the forward keeps for a backward.
     pub keep: Keep,
-    /// The length that each sequence may grow to. Some positions (dynamic rope) depend on it. `None`: its own length.
+    /// The length that each sequence may grow to, which some positions (dynamic rope) are made for. In a forward, no
+    /// sequence may be longer; `None` is the own length of each. In a session, `None` is its
+    /// [`max_tokens`](SessionShape::max_tokens), and a session of more than is reserved is refused. So a forward has the
+    /// bits of a session when it reserves what the session does.
     pub reserved_tokens: Option<usize>,
     /// How the output of each block is rounded.
     pub rounding: Rounding,
-    /// Sequences in a leaf, at least 1: gradients are summed inside a leaf and never across.
+    /// Sequences in a leaf, at least 1 (0 counts as 1): sequence `i` of the pass belongs to leaf `i / leaf`, and its
+    /// gradients are summed there and never across. Part of a run's configuration, since another number gives other
+    /// sums. A batch is cut into passes between leaves only, so that each pass begins with one.
     pub leaf: usize,
     /// When to give up.
     pub limits: Limits,
@@ -40,7 +49,8 @@ pub struct Dropout {
     pub step: u64,
     /// Which of several passes over the same text.
     pub view: u32,
-    /// Index, in the logical batch, of the first sequence of this pass.
+    /// Number, in the logical batch, of the first sequence of this pass; the next ones count up from it. So a sequence
+    /// draws the same in whichever pass, on whichever machine, it is computed.
     pub first_sequence: u64,
 }
 
@@ -107,6 +117,83 @@ impl Pass {
     pub fn leaves(&self, sequences: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let leaf = self.leaf.max(1);
         (0..sequences).step_by(leaf).map(move |first| first..(first + leaf).min(sequences))
+    }
+}
+
+impl Pass {
+    /// For implementations: whether what it brings fits `blocks` and so many sequences. `shape` is that of the weight at
+    /// a site, `[outputs, inputs]`.
+    ///
+    /// # Errors
+    /// [`SpanError::Adapter`], [`SpanError::Shape`] for prompts, [`SpanError::SequenceNumbers`].
+    pub fn check(
+        &self,
+        blocks: Range<usize>,
+        hidden_size: usize,
+        sequences: usize,
+        shape: impl Fn(Site) -> Option<[usize; 2]>,
+    ) -> Result<()> {
+        if let Some(adapter) = &self.adapter {
+            adapter.check(blocks.clone(), shape)?;
+        }
+        if let Some(prompts) = &self.prompts {
+            prompts.check(blocks, hidden_size)?;
+        }
+        match self.dropout {
+            Some(Dropout { first_sequence: first, .. }) if first.checked_add(sequences as u64).is_none() => {
+                Err(SpanError::SequenceNumbers { first, sequences })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// For implementations, before a forward: whether all sequences fit into what is reserved.
+    ///
+    /// # Errors
+    /// [`SpanError::TooManyTokens`].
+    pub fn check_lengths(&self, lengths: &[usize]) -> Result<()> {
+        let needed = lengths.iter().copied().max().unwrap_or(0);
+        match self.reserved_tokens {
+            Some(limit) if needed > limit => Err(SpanError::TooManyTokens { needed, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// For implementations: this pass as a session of `shape` keeps it, without limits, and with
+    /// [`reserved_tokens`](Self::reserved_tokens).
+    ///
+    /// # Errors
+    /// [`SpanError::TooManyTokens`] when the session may grow beyond what this reserves.
+    pub fn in_session(&self, shape: SessionShape) -> Result<Pass> {
+        self.check_lengths(&[shape.max_tokens])?;
+        let reserved_tokens = self.reserved_tokens.or(Some(shape.max_tokens));
+        Ok(Pass { reserved_tokens, limits: Limits::default(), ..self.clone() })
+    }
+
+    /// Zero gradients, for each leaf of so many sequences, of all that this pass brings for `blocks`.
+    pub fn zero_leaves(&self, blocks: Range<usize>, sequences: usize) -> Vec<LeafGrad> {
+        let zeros = |matrix: &Matrix| Matrix::zeros(matrix.rows(), matrix.cols());
+        let mut zero = LeafGrad::default();
+        let pairs = self.adapter.iter().flat_map(|adapter| &adapter.pairs);
+        for (&linear, pair) in pairs.filter(|(linear, _)| blocks.contains(&linear.block)) {
+            zero.adapter.insert(linear, LowRankGrad { a: zeros(&pair.a), b: zeros(&pair.b) });
+        }
+        let prompts = self.prompts.iter().flat_map(|prompts| &prompts.blocks);
+        for (&block, prompt) in prompts.filter(|(block, _)| blocks.contains(block)) {
+            zero.prompts.insert(block, zeros(prompt));
+        }
+        self.leaves(sequences).map(|_| zero.clone()).collect()
+    }
+}
+
+impl Rounding {
+    /// Rounds rows of hidden states, `[tokens, hidden_size]`, in place. The gradient passes through unchanged.
+    pub fn apply(self, cpu: &Cpu, hidden: MatrixViewMut<'_>) {
+        match self {
+            Rounding::None => {}
+            Rounding::Bf16 => rounding::round_bf16(cpu, hidden),
+            Rounding::Int8 => rounding::round_int8(cpu, hidden),
+        }
     }
 }
 

@@ -16,11 +16,20 @@ pub trait Span: Send + Sync {
     /// Channels of the hidden states that go in and come out.
     fn hidden_size(&self) -> usize;
 
+    /// Whether a [`forward`](Self::forward) of sequences of these lengths would be taken on, asked before hidden states
+    /// are made for it. Reserves nothing. A span that can only tell by trying says yes.
+    ///
+    /// # Errors
+    /// As `forward`: what does not fit, by what the pass brings, by its tokens, or by the memory left for them.
+    fn admit(&self, _lengths: &[usize], _pass: &Pass) -> Result<()> {
+        Ok(())
+    }
+
     /// Whole sequences from position 0, without a session: training and one-off work. The result has the input's
     /// shape; [`Saved`] holds what [`Pass::keep`] asks for.
     ///
     /// # Errors
-    /// Shapes, limits, or outputs that are not finite.
+    /// Shapes, limits, [`SpanError::PassTooLarge`], or outputs that are not finite.
     fn forward(&self, hidden: HiddenStates, pass: &Pass) -> Result<(HiddenStates, Saved)>;
 
     /// The gradients for the input of a [`forward`](Self::forward) and for what `pass` brought along, from `grad`, the
@@ -28,13 +37,15 @@ pub trait Span: Send + Sync {
     /// span of the same blocks and bits can answer.
     ///
     /// # Errors
-    /// As `forward`; [`SpanError::NothingSaved`] when nothing was kept.
+    /// As `forward`; [`SpanError::NothingSaved`] when nothing was kept, [`SpanError::GradientNotFinite`] for the first
+    /// gradient on the way back that is not.
     fn backward(&self, saved: Saved, grad: HiddenStates, pass: &Pass) -> Result<(HiddenStates, PassGrad)>;
 
-    /// Reserves a cache. The session keeps `pass`, but not its limits: each step has its own.
+    /// Reserves a cache. The session keeps `pass` as [`Pass::in_session`] makes it: without its limits, since each step
+    /// has its own, and with the length that is reserved here.
     ///
     /// # Errors
-    /// [`SpanError::CacheFull`] when the cache does not fit.
+    /// [`SpanError::CacheFull`] when the cache does not fit, [`SpanError::TooManyTokens`] when `pass` reserves less.
     fn open(&self, shape: SessionShape, pass: &Pass) -> Result<Session>;
 
     /// Steps many sessions at once, each by some tokens, and returns for each what it asked for, in their order. A step

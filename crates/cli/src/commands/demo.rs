@@ -1,11 +1,9 @@
 //! `bouquet demo`: the small model of the repository at work, in less than half a minute.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, SamplingOptions, StopRules, generate};
-use bouquet_kernels::Cpu;
 use bouquet_model::{Model, families};
 use bouquet_span::Pass;
 use serde_json::{Value, json};
@@ -147,7 +145,7 @@ impl Same {
 fn same_bits(model: &Model, folder: &Path) -> Result<Same> {
     let prompt_ids = model.tokenizer.encode(PROMPTS[0].1, true)?.ids;
     let logits = |threads| -> Result<Vec<f32>> {
-        let model = Model::open(folder, Arc::new(Cpu::new(threads)), 0)?;
+        let model = open(folder, threads)?.model;
         let hidden = model.embedding.embed(&model.cpu, &[&prompt_ids])?;
         let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
         Ok(model.head.logits(&model.cpu, hidden.values().view()).into_vec())

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bouquet_generate::GenerateError;
 use bouquet_kernels::MatrixView;
+use bouquet_model::checkpoint::Dtype;
+use bouquet_model::checkpoint::write::{Planned, Writer};
 use bouquet_model::{Network, Tokenizer};
 use bouquet_span::{Limits, Pass};
 use serde_json::json;
 
 use crate::errors::{asked_wrongly, wrong};
-use crate::interrupt::Work;
+use crate::interrupt::{HalfWritten, Work};
 use crate::open::{ThreadArgs, open_network};
 use crate::output;
-use crate::tensor_file::{Dtype, Planned, TensorFile};
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -59,13 +60,11 @@ enum Encoding {
 /// Tokens that go through the blocks together, unless a sequence has more.
 const TOKENS_AT_A_TIME: usize = 1024;
 
-/// Bytes of logits that are held at a time.
-const LOGIT_BYTES: usize = 64 << 20;
-
 pub(crate) fn run(args: ForwardArgs) -> Result<()> {
     let Encoding::F32 = args.encoding;
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
-    let mut file = TensorFile::create(&args.output)?;
+    let mut file = Writer::create(&args.output)?;
+    let _half_written = HalfWritten::begin(file.temporary_path());
     let model = open_network(&args.model, args.threads.threads())?;
     let sequences = match given {
         Some(sequences) => sequences,
@@ -105,18 +104,12 @@ fn cut(texts: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
 }
 
 /// Computes sequences and writes their rows, the first of which is `row`; returns how many there were.
-fn write_group(
-    model: &Network,
-    group: &[Vec<u32>],
-    row: usize,
-    limits: &Limits,
-    file: &mut TensorFile,
-) -> Result<usize> {
+fn write_group(model: &Network, group: &[Vec<u32>], row: usize, limits: &Limits, file: &mut Writer) -> Result<usize> {
     let cpu = &model.cpu;
     let pass = Pass { limits: limits.clone(), ..Pass::default() };
     let ids: Vec<&[u32]> = group.iter().map(Vec::as_slice).collect();
     let mut hidden = model.embedding.embed(cpu, &ids)?;
-    let write = |file: &mut TensorFile, index: usize, values: MatrixView<'_>| {
+    let write = |file: &mut Writer, index: usize, values: MatrixView<'_>| {
         file.write_f32(&format!("hidden.{index}"), row * values.cols(), values.data())
     };
     for (index, block) in model.each_block.iter().enumerate() {
@@ -127,28 +120,24 @@ fn write_group(
     write(file, model.each_block.len(), normalized.view())?;
 
     let vocab_size = model.spec.vocab_size;
-    let at_a_time = (LOGIT_BYTES / 4 / vocab_size.max(1)).max(1);
-    let rows = normalized.rows();
-    for first in (0..rows).step_by(at_a_time) {
+    model.head.for_logits(cpu, normalized.view(), |first, logits| -> Result<()> {
         limits.check()?;
-        let logits = model.head.project(cpu, normalized.slice(first..rows.min(first + at_a_time)));
         if let Some(place) = logits.data().iter().position(|logit| !logit.is_finite()) {
             return Err(GenerateError::LogitsNotFinite { token_id: place % vocab_size }.into());
         }
-        file.write_f32("logits", (row + first) * vocab_size, logits.data())?;
-    }
-    Ok(rows)
+        Ok(file.write_f32("logits", (row + first) * vocab_size, logits.data())?)
+    })?;
+    Ok(normalized.rows())
 }
 
-/// The tensors of the file, those of larger numbers first.
+/// The tensors of the file.
 fn plan(model: &Network, sequences: usize, tokens: usize) -> Vec<Planned> {
-    let tensor = |name: &str, dtype, shape: &[usize]| Planned { name: name.to_owned(), dtype, shape: shape.to_vec() };
     let hidden_size = model.spec.block.hidden_size;
     let mut tensors = vec![
-        tensor("lengths", Dtype::I64, &[sequences]),
-        tensor("logits", Dtype::F32, &[tokens, model.spec.vocab_size]),
+        Planned::new("lengths", Dtype::I64, &[sequences]),
+        Planned::new("logits", Dtype::F32, &[tokens, model.spec.vocab_size]),
     ];
-    let hidden = |index| tensor(&format!("hidden.{index}"), Dtype::F32, &[tokens, hidden_size]);
+    let hidden = |index| Planned::new(format!("hidden.{index}"), Dtype::F32, &[tokens, hidden_size]);
     tensors.extend((0..=model.each_block.len()).map(hidden));
     tensors
 }
@@ -192,6 +181,11 @@ fn check(model: &Network, sequences: &[Vec<u32>]) -> Result<()> {
         if let Some(limit) = model.spec.max_positions.filter(|&limit| ids.len() > limit) {
             return Err(GenerateError::BeyondPositions { asked: ids.len(), limit }.into());
         }
+    }
+    // Before there are hidden states of any.
+    for group in groups(sequences) {
+        let lengths: Vec<usize> = group.iter().map(Vec::len).collect();
+        model.blocks.admit(&lengths, &Pass::default())?;
     }
     Ok(())
 }

@@ -95,6 +95,23 @@ fn a_context_beyond_the_memory_is_refused_before_it_is_reserved() {
     refused(&["run", arg(&model), "x", "--ctx", &most, "--max-tokens", &most], 1, "does not fit");
 }
 
+/// The sequence that is asked for is all of the text, or all of the ids, and a BLOOM sets no limit of its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sequence_beyond_the_memory_is_refused_before_it_is_computed() {
+    const TOKENS: usize = 200_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (model, file, ids) = (small(), folder.path().join("text.txt"), folder.path().join("ids.json"));
+    let out = folder.path().join("out.safetensors");
+    std::fs::write(&file, "a b ".repeat(TOKENS / 2)).unwrap();
+    std::fs::write(&ids, format!("[{:?}]", vec![5; TOKENS])).unwrap();
+    let start = std::time::Instant::now();
+    refused(&["perplexity", arg(&model), arg(&file), "--window", "4000000000"], 1, "tokens need");
+    refused(&["forward", arg(&model), "--token-ids", arg(&ids), "-o", arg(&out)], 1, "200000 tokens need");
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(!out.exists());
+}
+
 #[test]
 fn texts_that_are_no_text_are_code_1() {
     let folder = tempfile::tempdir().unwrap();

@@ -40,6 +40,12 @@ impl Angles {
         Angles { cos, sin }
     }
 
+    /// Appends the angles of more tokens. Panics when they turn another number of channels.
+    pub fn append(&mut self, more: &Angles) {
+        self.cos.push_rows(more.cos.view());
+        self.sin.push_rows(more.sin.view());
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.cos.rows()

@@ -13,7 +13,7 @@ use crate::spec::{AttentionSpec, Positions};
 
 /// The weights of attention.
 #[derive(Clone, Debug)]
-pub struct Attention {
+pub(crate) struct Attention {
     shape: AttentionShape,
     qkv: Qkv,
     output: Linear,
@@ -21,7 +21,7 @@ pub struct Attention {
 
 /// Where queries, keys and values come from.
 #[derive(Clone, Debug)]
-pub enum Qkv {
+pub(crate) enum Qkv {
     /// A matrix each.
     Separate {
         /// Queries.
@@ -36,7 +36,7 @@ pub enum Qkv {
 }
 
 /// What the backward needs again, besides the caches.
-pub struct AttentionActivations {
+pub(crate) struct AttentionActivations {
     /// Rotated, `[tokens, heads * head_dim]`.
     queries: Matrix,
     /// The weighted values, `[tokens, heads * head_dim]`.
@@ -45,7 +45,7 @@ pub struct AttentionActivations {
 
 impl Attention {
     /// Puts the weights together.
-    pub fn new(spec: &AttentionSpec, qkv: Qkv, output: Linear) -> Self {
+    pub(crate) fn new(spec: &AttentionSpec, qkv: Qkv, output: Linear) -> Self {
         let shape = AttentionShape {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
@@ -59,7 +59,7 @@ impl Attention {
 
     /// Appends the keys and values of `x` to the cache of each sequence and attends over all that they hold.
     /// `[tokens, hidden_size]` to the same shape.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         call: Call<'_>,
         x: MatrixView<'_>,
@@ -72,6 +72,7 @@ impl Attention {
             rope::rotate(cpu, angles, self.shape.kv_heads, keys.view_mut());
         }
         for (sequence, cache) in batch.sequences.iter().zip(caches.iter_mut()) {
+            assert_eq!(cache.tokens(), sequence.start, "where the cache ends, and where these tokens begin");
             cache.append(keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
         }
         let mut context = Matrix::zeros(queries.rows(), queries.cols());
@@ -82,7 +83,7 @@ impl Attention {
     }
 
     /// The gradient for `x`.
-    pub fn backward(
+    pub(crate) fn backward(
         &self,
         call: Call<'_>,
         x: MatrixView<'_>,
@@ -119,7 +120,7 @@ impl Attention {
 
 impl AttentionActivations {
     /// Memory that they hold.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         4 * (self.queries.data().len() + self.context.data().len()) as u64
     }
 }

@@ -5,73 +5,72 @@ use std::ops::Range;
 
 use bouquet_kernels::ops::dropout::{DropoutRow, dropout};
 use bouquet_kernels::ops::rope::Angles;
-use bouquet_kernels::ops::rounding;
 use bouquet_kernels::{Cpu, Matrix, MatrixViewMut};
 use bouquet_span::adapter::LeafGrad;
-use bouquet_span::{LinearId, LowRank, Pass, Rounding, Site};
+use bouquet_span::{LinearId, LowRank, Pass, Site};
 
 use crate::spec::Positions;
 
 /// What every part of a block is called with: who computes, in which block, for whose rows.
 #[derive(Clone, Copy)]
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     /// Instruction set and threads.
-    pub cpu: &'a Cpu,
+    pub(crate) cpu: &'a Cpu,
     /// The block's number, counted from the start of the model.
-    pub block: usize,
+    pub(crate) block: usize,
     /// The rows.
-    pub batch: &'a Batch<'a>,
+    pub(crate) batch: &'a Batch<'a>,
 }
 
 /// One call's rows, the same for all blocks.
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     /// What came with each request.
-    pub requests: Vec<Request<'a>>,
+    pub(crate) requests: Vec<Request<'a>>,
     /// The sequences of all requests, in order of their rows.
-    pub sequences: Vec<SequenceRows>,
+    pub(crate) sequences: Vec<SequenceRows>,
     /// Each row.
-    pub tokens: Vec<Token>,
+    pub(crate) tokens: Vec<Token>,
     /// Rotations of each row, where positions rotate.
-    pub angles: Option<Angles>,
+    pub(crate) angles: Option<Angles>,
 }
 
 /// One request: its rows, and what it brought.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// Its rows, over all its sequences.
-    pub rows: Range<usize>,
+    pub(crate) rows: Range<usize>,
     /// Adapter, prompts, dropout, rounding.
-    pub pass: &'a Pass,
+    pub(crate) pass: &'a Pass,
 }
 
 /// One sequence with at least one token in this call.
-pub struct SequenceRows {
+pub(crate) struct SequenceRows {
     /// Its rows.
-    pub rows: Range<usize>,
+    pub(crate) rows: Range<usize>,
     /// Position of its first row.
-    pub start: usize,
+    pub(crate) start: usize,
 }
 
 /// One row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
+pub(crate) struct Token {
     /// Which request.
-    pub request: usize,
+    pub(crate) request: usize,
     /// Which leaf of the request.
-    pub leaf: usize,
+    pub(crate) leaf: usize,
     /// Which sequence of the request.
-    pub sequence: usize,
+    pub(crate) sequence: usize,
     /// Its position in the sequence.
-    pub position: usize,
+    pub(crate) position: usize,
 }
 
 impl<'a> Call<'a> {
     /// The linear at a site of this block.
-    pub fn linear(&self, site: Site) -> LinearId {
+    pub(crate) fn linear(&self, site: Site) -> LinearId {
         LinearId::new(self.block, site)
     }
 
     /// Each row.
-    pub fn tokens(&self) -> &'a [Token] {
+    pub(crate) fn tokens(&self) -> &'a [Token] {
         &self.batch.tokens
     }
 }
@@ -79,7 +78,7 @@ impl<'a> Call<'a> {
 impl<'a> Batch<'a> {
     /// Packs requests one after another. Each comes with the length of each of its sequences and the position at
     /// which that begins; sequences without tokens have no rows.
-    pub fn new(requests: &[(&'a Pass, &[usize], &[usize])], positions: &Positions) -> Self {
+    pub(crate) fn new(requests: &[(&'a Pass, &[usize], &[usize])], positions: &Positions) -> Self {
         let mut batch = Batch { requests: Vec::new(), sequences: Vec::new(), tokens: Vec::new(), angles: None };
         for (request, &(pass, lengths, starts)) in requests.iter().enumerate() {
             let first_row = batch.tokens.len();
@@ -94,24 +93,32 @@ impl<'a> Batch<'a> {
                 }));
                 if length > 0 {
                     batch.sequences.push(SequenceRows { rows: row..row + length, start });
+                    let reserved = pass.reserved_tokens.unwrap_or(start + length);
+                    batch.push_angles(positions, start..start + length, reserved);
                 }
             }
             batch.requests.push(Request { rows: first_row..batch.tokens.len(), pass });
         }
-        if let Positions::Rope(rope) = positions {
-            let positions: Vec<usize> = batch.tokens.iter().map(|token| token.position).collect();
-            batch.angles = Some(Angles::new(&positions, &rope.frequencies, rope.scaling));
-        }
         batch
     }
 
+    /// The angles of one sequence's rows, where positions rotate; `reserved` is the length that it may grow to.
+    fn push_angles(&mut self, positions: &Positions, rows: Range<usize>, reserved: usize) {
+        let Positions::Rope(rope) = positions else { return };
+        let more = Angles::new(&rows.collect::<Vec<_>>(), rope.frequencies(reserved), rope.scaling());
+        match &mut self.angles {
+            Some(angles) => angles.append(&more),
+            None => self.angles = Some(more),
+        }
+    }
+
     /// The low-rank pair that a request brought for a linear.
-    pub fn low_rank(&self, request: usize, linear: LinearId) -> Option<&LowRank> {
+    pub(crate) fn low_rank(&self, request: usize, linear: LinearId) -> Option<&LowRank> {
         self.requests[request].pass.adapter.as_ref()?.pairs.get(&linear)
     }
 
     /// Drops channels of an adapter's input, where the requests train with dropout. `x` has a row for each of `tokens`.
-    pub fn drop_channels(&self, cpu: &Cpu, linear: LinearId, tokens: &[Token], x: MatrixViewMut<'_>) {
+    pub(crate) fn drop_channels(&self, cpu: &Cpu, linear: LinearId, tokens: &[Token], x: MatrixViewMut<'_>) {
         cpu.for_each_row(x, |row, channels| {
             let token = tokens[row];
             let pass = self.requests[token.request].pass;
@@ -133,7 +140,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds each request's deep prompts of a block to its first positions.
-    pub fn add_prompts(&self, block: usize, hidden: &mut Matrix) {
+    pub(crate) fn add_prompts(&self, block: usize, hidden: &mut Matrix) {
         for request in &self.requests {
             let Some(prompt) = request.pass.prompts.as_ref().and_then(|prompts| prompts.blocks.get(&block)) else {
                 continue;
@@ -148,7 +155,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The gradients of what [`add_prompts`](Self::add_prompts) added, summed token by token into the leaf of each.
-    pub fn add_prompt_gradients(&self, block: usize, gradient: &Matrix, leaves: &mut [LeafGrad]) {
+    pub(crate) fn add_prompt_gradients(&self, block: usize, gradient: &Matrix, leaves: &mut [LeafGrad]) {
         for (row, token) in self.tokens.iter().enumerate() {
             let prompts = self.requests[token.request].pass.prompts.as_ref();
             let Some(prompt) = prompts.and_then(|prompts| prompts.blocks.get(&block)) else { continue };
@@ -160,20 +167,15 @@ impl<'a> Batch<'a> {
     }
 
     /// Rounds each request's rows as it asked.
-    pub fn round(&self, cpu: &Cpu, hidden: &mut Matrix) {
+    pub(crate) fn round(&self, cpu: &Cpu, hidden: &mut Matrix) {
         for request in &self.requests {
-            let rows = hidden.slice_mut(request.rows.clone());
-            match request.pass.rounding {
-                Rounding::None => {}
-                Rounding::Bf16 => rounding::round_bf16(cpu, rows),
-                Rounding::Int8 => rounding::round_int8(cpu, rows),
-            }
+            request.pass.rounding.apply(cpu, hidden.slice_mut(request.rows.clone()));
         }
     }
 }
 
 /// Ranges of rows that share what `key` tells of them, in order.
-pub fn runs<K: PartialEq>(tokens: &[Token], key: impl Fn(&Token) -> K) -> Vec<(K, Range<usize>)> {
+pub(crate) fn runs<K: PartialEq>(tokens: &[Token], key: impl Fn(&Token) -> K) -> Vec<(K, Range<usize>)> {
     let mut runs: Vec<(K, Range<usize>)> = Vec::new();
     for (row, token) in tokens.iter().enumerate() {
         let value = key(token);

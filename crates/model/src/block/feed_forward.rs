@@ -11,7 +11,7 @@ use crate::linear::Linear;
 
 /// The weights of the feed-forward.
 #[derive(Clone, Debug)]
-pub enum FeedForward {
+pub(crate) enum FeedForward {
     /// One for all tokens.
     Dense(Expert),
     /// A router chooses `per_token` of them; their weights are the softmax over all, divided by the sum of the chosen.
@@ -27,19 +27,19 @@ pub enum FeedForward {
 
 /// `down(f(gate x) · up x)`, or `down(f(up x))` without a gate.
 #[derive(Clone, Debug)]
-pub struct Expert {
+pub(crate) struct Expert {
     /// The nonlinearity `f`.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
     /// `[intermediate_size, hidden_size]`.
-    pub gate: Option<Linear>,
+    pub(crate) gate: Option<Linear>,
     /// `[intermediate_size, hidden_size]`.
-    pub up: Linear,
+    pub(crate) up: Linear,
     /// `[hidden_size, intermediate_size]`.
-    pub down: Linear,
+    pub(crate) down: Linear,
 }
 
 /// What the backward needs again.
-pub enum FeedForwardActivations {
+pub(crate) enum FeedForwardActivations {
     /// Of the one.
     Dense(ExpertActivations),
     /// Of the router, and of each expert.
@@ -52,13 +52,13 @@ pub enum FeedForwardActivations {
 }
 
 /// What the backward of one expert needs again: the inputs of its nonlinearity.
-pub struct ExpertActivations {
+pub(crate) struct ExpertActivations {
     gate: Option<Matrix>,
     up: Matrix,
 }
 
 /// One expert's share of the tokens.
-pub struct ExpertPart {
+pub(crate) struct ExpertPart {
     /// Rows that chose it, ascending.
     rows: Vec<usize>,
     /// Its weight in each of them.
@@ -87,7 +87,7 @@ impl Sites {
 
 impl FeedForward {
     /// `[tokens, hidden_size]` to the same shape.
-    pub fn forward(&self, call: Call<'_>, x: MatrixView<'_>) -> (Matrix, FeedForwardActivations) {
+    pub(crate) fn forward(&self, call: Call<'_>, x: MatrixView<'_>) -> (Matrix, FeedForwardActivations) {
         match self {
             FeedForward::Dense(expert) => {
                 let (y, activations) = expert.forward(call, Sites::DENSE, call.tokens(), x);
@@ -120,7 +120,7 @@ impl FeedForward {
     }
 
     /// The gradient for `x`.
-    pub fn backward(
+    pub(crate) fn backward(
         &self,
         call: Call<'_>,
         x: MatrixView<'_>,
@@ -170,11 +170,11 @@ impl FeedForward {
 
 impl FeedForwardActivations {
     /// Memory that they hold.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         match self {
             FeedForwardActivations::Dense(activations) => activations.bytes(),
-            FeedForwardActivations::Experts { parts, .. } => {
-                parts.iter().map(|part| part.activations.bytes() + 4 * part.output.data().len() as u64).sum()
+            FeedForwardActivations::Experts { probabilities, parts } => {
+                4 * probabilities.data().len() as u64 + parts.iter().map(ExpertPart::bytes).sum::<u64>()
             }
         }
     }
@@ -243,6 +243,13 @@ impl Expert {
             None => activation::activate(cpu, self.activation, up, inner.view_mut()),
         }
         inner
+    }
+}
+
+impl ExpertPart {
+    fn bytes(&self) -> u64 {
+        let share = size_of_val(&*self.rows) + size_of_val(&*self.weights) + size_of_val(self.output.data());
+        share as u64 + self.activations.bytes()
     }
 }
 

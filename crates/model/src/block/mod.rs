@@ -10,9 +10,9 @@
 //!          └─────────────────────────+─> out                   └─────────────────+─> out
 //! ```
 
-pub mod attention;
-pub mod batch;
-pub mod feed_forward;
+pub(crate) mod attention;
+pub(crate) mod batch;
+pub(crate) mod feed_forward;
 
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
@@ -29,22 +29,22 @@ use crate::spec::Residual;
 #[derive(Clone, Debug)]
 pub struct Block {
     /// Its number, counted from the start of the model.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Which residual is added.
-    pub residual: Residual,
+    pub(crate) residual: Residual,
     /// Before attention.
-    pub attention_norm: Norm,
+    pub(crate) attention_norm: Norm,
     /// Attention.
-    pub attention: Attention,
+    pub(crate) attention: Attention,
     /// Before the feed-forward.
-    pub feed_forward_norm: Norm,
+    pub(crate) feed_forward_norm: Norm,
     /// Feed-forward.
-    pub feed_forward: FeedForward,
+    pub(crate) feed_forward: FeedForward,
 }
 
 /// What the backward of a block needs again. Norms and nonlinearities are cheap and computed again; the outputs of
 /// products are kept.
-pub struct Activations {
+pub(crate) struct Activations {
     /// The block's input, with prompts.
     input: Matrix,
     attention: AttentionActivations,
@@ -55,7 +55,7 @@ pub struct Activations {
 
 impl Block {
     /// The output for packed rows, `[tokens, hidden_size]`; `caches` holds that of each sequence of the batch.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         cpu: &Cpu,
         batch: &Batch<'_>,
@@ -79,7 +79,7 @@ impl Block {
 
     /// The gradient for the block's input, from that for its output; `caches` are those that the forward filled.
     /// Gradients of what the request brought are added to `leaves`.
-    pub fn backward(
+    pub(crate) fn backward(
         &self,
         cpu: &Cpu,
         batch: &Batch<'_>,
@@ -128,7 +128,7 @@ impl Block {
 
 impl Activations {
     /// Memory that they hold, without caches.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let sums = 4 * (self.input.data().len() + self.middle.data().len()) as u64;
         sums + self.attention.bytes() + self.feed_forward.bytes()
     }

@@ -1,6 +1,6 @@
 //! Tensors by name. A checkpoint is whatever can answer [`TensorSource`]: the safetensors files of a folder
-//! ([`Checkpoint`]), tensors made by a program ([`Memory`]), other formats elsewhere. Nothing is copied: a tensor's bytes
-//! are a piece of a mapped file.
+//! ([`Checkpoint`]), tensors made by a program ([`InMemory`]), other formats elsewhere. Nothing is copied: a tensor's
+//! bytes are a piece of a mapped file.
 //!
 //! | module | job |
 //! |---|---|
@@ -8,25 +8,26 @@
 //! | [`safetensors`] | one file: its header, and every lie that a header can tell |
 //! | `mmap` | a file as bytes |
 //! | [`parts`] | a weight or a vector of a model, checked against what it should be |
-//! | [`memory`] | tensors in memory |
+//! | [`in_memory`] | tensors in memory |
+//! | [`mod@write`] | a file written a piece at a time |
 
 use std::fmt;
 use std::path::Path;
 
-use ::safetensors::Dtype as Stored;
 use bytes::Bytes;
 
 use crate::Result;
 
 pub mod folder;
-pub mod memory;
+pub mod in_memory;
 mod mmap;
 pub mod parts;
 pub mod safetensors;
 mod unique;
+pub mod write;
 
 pub use folder::Checkpoint;
-pub use memory::Memory;
+pub use in_memory::InMemory;
 pub use parts::{find, load_vector, load_weight};
 
 /// Named tensors.
@@ -53,7 +54,7 @@ pub struct Tensor {
 }
 
 /// Types of numbers that a tensor can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// 4 bytes.
     F32,
@@ -61,29 +62,56 @@ pub enum Dtype {
     F16,
     /// 2 bytes.
     Bf16,
-    /// Any other, which no part of a model is read from yet.
-    Other(Stored),
+    /// 8 bytes, with a sign.
+    I64,
+    /// 4 bytes, with a sign.
+    I32,
+    /// 1 byte, with a sign.
+    I8,
+    /// 1 byte.
+    U8,
+    /// Any other, as a safetensors header calls it.
+    Other(String),
 }
 
-impl From<Stored> for Dtype {
-    fn from(stored: Stored) -> Self {
-        match stored {
-            Stored::F32 => Dtype::F32,
-            Stored::F16 => Dtype::F16,
-            Stored::BF16 => Dtype::Bf16,
-            other => Dtype::Other(other),
+impl Dtype {
+    /// Those with a name of their own here.
+    const KNOWN: [Dtype; 7] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I64, Dtype::I32, Dtype::I8, Dtype::U8];
+
+    /// The type of that name in a safetensors header.
+    pub fn of_name(name: &str) -> Self {
+        let known = Dtype::KNOWN.into_iter().find(|dtype| dtype.name() == name);
+        known.unwrap_or_else(|| Dtype::Other(name.to_owned()))
+    }
+
+    /// As a safetensors header has it.
+    pub fn name(&self) -> &str {
+        match self {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+            Dtype::I64 => "I64",
+            Dtype::I32 => "I32",
+            Dtype::I8 => "I8",
+            Dtype::U8 => "U8",
+            Dtype::Other(name) => name,
+        }
+    }
+
+    /// Bytes of a number; `None` for [`Other`](Self::Other).
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Dtype::I64 => Some(8),
+            Dtype::F32 | Dtype::I32 => Some(4),
+            Dtype::F16 | Dtype::Bf16 => Some(2),
+            Dtype::I8 | Dtype::U8 => Some(1),
+            Dtype::Other(_) => None,
         }
     }
 }
 
 impl fmt::Display for Dtype {
-    /// As a safetensors header has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dtype::F32 => write!(f, "F32"),
-            Dtype::F16 => write!(f, "F16"),
-            Dtype::Bf16 => write!(f, "BF16"),
-            Dtype::Other(other) => write!(f, "{other}"),
-        }
+        f.write_str(self.name())
     }
 }

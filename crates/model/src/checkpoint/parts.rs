@@ -61,7 +61,7 @@ fn check(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<FloatEncoding> 
         Dtype::F32 => FloatEncoding::F32,
         Dtype::F16 => FloatEncoding::F16,
         Dtype::Bf16 => FloatEncoding::Bf16,
-        Dtype::Other(other) => {
+        ref other => {
             return wrong(name, format!("should hold F32, F16 or BF16 numbers, but holds {other}"));
         }
     };

@@ -78,7 +78,7 @@ impl SafetensorsFile {
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let Entry { dtype, shape, range } = self.tensors.get(name)?;
-        Some(Tensor { dtype: *dtype, shape: shape.clone(), data: self.data.slice(range.clone()) })
+        Some(Tensor { dtype: dtype.clone(), shape: shape.clone(), data: self.data.slice(range.clone()) })
     }
 }
 
@@ -115,7 +115,7 @@ fn parse_header(header: &[u8], file_bytes: u64) -> std::result::Result<BTreeMap<
         |(name, HeaderEntry { dtype, shape: Shape(shape), data_offsets: (begin, end) }): (String, HeaderEntry)| {
             // Offsets are inside of the file by now, and a file that can be mapped is no longer than `usize`.
             let range = (start + begin) as usize..(start + end) as usize;
-            (name, Entry { dtype: dtype.into(), shape, range })
+            (name, Entry { dtype: Dtype::of_name(&dtype.to_string()), shape, range })
         };
     Ok(entries.into_iter().map(place).collect())
 }

@@ -146,7 +146,7 @@ fn rotary(config: &Config, head_dim: usize, default_theta: f64) -> Result<RopeSp
         found = theta(&parameters)?.or(found);
     }
     whole_heads(config)?;
-    Ok(RopeSpec { frequencies: rope::frequencies(head_dim, found.unwrap_or(default_theta)), scaling: 1.0 })
+    Ok(RopeSpec::new(rope::frequencies(head_dim, found.unwrap_or(default_theta)), 1.0))
 }
 
 /// Refuses positions that turn a part of each head only.

@@ -7,7 +7,7 @@ use bouquet_kernels::ops::elementwise;
 use bouquet_span::{HiddenStates, Pass, Result, Session, SessionState, SpanError, Step};
 
 use super::LocalSpan;
-use super::cache_budget::Reservation;
+use super::memory_budget::Reservation;
 use crate::block::batch::Batch;
 use crate::kv_cache::KvCache;
 

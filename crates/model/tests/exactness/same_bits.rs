@@ -1,12 +1,16 @@
 //! The same bits whatever the number of threads, and however a prompt is cut, also across the pieces of attention. The
 //! contract suite holds the rest (batches, sessions, rewinds) on the same models.
 
+use std::sync::Arc;
+
 use bouquet_kernels::ops::attention::KEY_PIECE;
 use bouquet_kernels::{Cpu, Isa, Matrix};
 use bouquet_model::Model;
-use bouquet_span::{Limits, Pass, Returned, SessionShape, Step};
+use bouquet_model::spec::LinearShape;
+use bouquet_span::contract::Random;
+use bouquet_span::{Adapter, Keep, Limits, LinearId, Pass, Returned, SessionShape, Step};
 
-use crate::fixtures::{ARCHITECTURES, bits, open};
+use crate::fixtures::{ARCHITECTURES, CACHE_BYTES, bits, open};
 
 /// Ids without meaning, all over the vocabulary.
 fn some_ids(model: &Model, count: usize) -> Vec<u32> {
@@ -32,28 +36,49 @@ fn logits_of_cuts(model: &Model, ids: &[u32], cuts: &[usize]) -> Matrix {
     logits
 }
 
+/// The model on each instruction set that this machine has.
+fn on_every_isa(name: &str, threads: usize) -> impl Iterator<Item = (Isa, Model)> {
+    let folder = open(name, 1).folder;
+    Isa::ALL.into_iter().filter_map(move |isa| {
+        let cpu = Cpu::with_isa(isa, threads)?;
+        Some((isa, Model::open(&folder, cpu.into(), CACHE_BYTES).unwrap()))
+    })
+}
+
 #[test]
-fn threads_do_not_change_a_bit() {
+fn threads_and_instruction_sets_do_not_change_a_bit() {
     for name in ARCHITECTURES {
-        let model = open(name, 1);
-        let ids = some_ids(&model, 37);
-        let expected = bits(&logits_of_one_pass(&model, &ids));
-        for threads in [2, 3] {
-            assert_eq!(bits(&logits_of_one_pass(&open(name, threads), &ids)), expected, "{name}, {threads} threads");
+        let mut expected = None;
+        for threads in [1, 2, 3] {
+            for (isa, model) in on_every_isa(name, threads) {
+                let found = bits(&logits_of_one_pass(&model, &some_ids(&model, 37)));
+                // The first is scalar code on one thread.
+                let expected = expected.get_or_insert_with(|| found.clone());
+                assert_eq!(&found, expected, "{name}, {isa:?} on {threads} threads");
+            }
         }
     }
 }
 
 #[test]
-fn instruction_sets_do_not_change_a_bit() {
+fn gradients_are_the_same_on_every_instruction_set() {
     for name in ARCHITECTURES {
-        let mut model = open(name, 2);
-        let ids = some_ids(&model, 37);
-        let expected = bits(&logits_of_one_pass(&model, &ids));
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon] {
-            let Some(cpu) = Cpu::with_isa(isa, 2) else { continue };
-            model = bouquet_model::Model::open(&model.folder, cpu.into(), crate::fixtures::CACHE_BYTES).unwrap();
-            assert_eq!(bits(&logits_of_one_pass(&model, &ids)), expected, "{name}, {isa:?}");
+        let mut expected = None;
+        for (isa, model) in on_every_isa(name, 2) {
+            let (spec, mut random) = (&model.spec.block, Random::new(2));
+            let linears = spec.linears();
+            let mut pair = |linear: &LinearShape| random.low_rank(linear.inputs, linear.outputs, 2);
+            let pairs = linears.iter().map(|linear| (LinearId::new(0, linear.site), pair(linear))).collect();
+            let adapter = Some(Arc::new(Adapter { pairs, dropout: 0.0 }));
+            let pass = Pass { adapter, keep: Keep::Input, ..Pass::default() };
+            let (output, saved) = model.blocks.forward(random.hidden(&[30, 7], spec.hidden_size), &pass).unwrap();
+            let found = model.blocks.backward(saved, output, &pass).unwrap();
+            let (input_grad, leaves) = expected.get_or_insert_with(|| found.clone());
+            assert_eq!(bits(found.0.values()), bits(input_grad.values()), "{name}, {isa:?}");
+            for (linear, grad) in &found.1.leaves[0].adapter {
+                let same = &leaves.leaves[0].adapter[linear];
+                assert_eq!((bits(&grad.a), bits(&grad.b)), (bits(&same.a), bits(&same.b)), "{name}, {isa:?}, {linear}");
+            }
         }
     }
 }
@@ -61,15 +86,18 @@ fn instruction_sets_do_not_change_a_bit() {
 #[test]
 fn cuts_of_a_prompt_do_not_change_a_bit() {
     for name in ARCHITECTURES {
-        let model = open(name, 2);
-        let ids = some_ids(&model, KEY_PIECE + 44);
-        let end = ids.len();
-        let expected = bits(&logits_of_one_pass(&model, &ids));
-        let one_by_one: Vec<usize> = (0..=end).collect();
-        let border = KEY_PIECE;
-        for cuts in [&[0, end][..], &[0, 1, 17, 18, 200, end], &[0, border, end], &[0, border - 1, border + 1, end]] {
-            assert_eq!(bits(&logits_of_cuts(&model, &ids, cuts)), expected, "{name}, cut at {cuts:?}");
+        for (isa, model) in on_every_isa(name, 2) {
+            let ids = some_ids(&model, KEY_PIECE + 44);
+            let end = ids.len();
+            let expected = bits(&logits_of_one_pass(&model, &ids));
+            let one_by_one: Vec<usize> = (0..=end).collect();
+            let border = KEY_PIECE;
+            for cuts in [&[0, end][..], &[0, 1, 17, 18, 200, end], &[0, border, end], &[0, border - 1, border + 1, end]]
+            {
+                assert_eq!(bits(&logits_of_cuts(&model, &ids, cuts)), expected, "{name}, {isa:?}, cut at {cuts:?}");
+            }
+            let found = bits(&logits_of_cuts(&model, &ids, &one_by_one));
+            assert_eq!(found, expected, "{name}, {isa:?}, token by token");
         }
-        assert_eq!(bits(&logits_of_cuts(&model, &ids, &one_by_one)), expected, "{name}, token by token");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bouquet_model::checkpoint::{Checkpoint, Memory, TensorSource, load_vector, load_weight};
+use bouquet_model::checkpoint::{Checkpoint, InMemory, TensorSource, load_vector, load_weight};
 use bouquet_model::families::bloom::NAMES;
 use bouquet_model::families::load_spec;
 use bouquet_model::load::Loader;
@@ -198,7 +198,7 @@ fn a_link_to_weights_is_followed_and_a_broken_one_told() {
 
 #[test]
 fn a_part_of_another_shape_or_type_is_refused() {
-    let mut source = Memory::default();
+    let mut source = InMemory::default();
     source.insert_f32("transformer.h.0.w.weight", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, f32::NAN]);
     source.insert_f32("ln_f.bias", &[2], &[0.5, -0.5]);
     source.insert_f32("nan", &[2], &[0.5, f32::NAN]);
@@ -228,8 +228,8 @@ fn a_part_of_another_shape_or_type_is_refused() {
 fn a_model_with_one_wrong_tensor_is_refused_by_its_name() {
     let folder = model("llama-tiny-tied");
     let spec = load_spec(&folder).unwrap();
-    let honest = Memory::copy_of(&Checkpoint::open(&folder).unwrap()).unwrap();
-    let load = |source: &Memory| {
+    let honest = InMemory::copy_of(&Checkpoint::open(&folder).unwrap()).unwrap();
+    let load = |source: &InMemory| {
         let loader = Loader { source, spec: &spec };
         loader.embedding()?;
         loader.blocks(0..spec.num_blocks)?;

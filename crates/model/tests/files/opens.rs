@@ -1,14 +1,14 @@
 //! Every fixture opens, and is what its golden and its makers say.
 
 use bouquet_kernels::ops::activation::Activation;
-use bouquet_model::ModelSpec;
-use bouquet_model::checkpoint::{Checkpoint, Memory, TensorSource, find, load_vector};
+use bouquet_model::checkpoint::{Checkpoint, InMemory, TensorSource, find, load_vector};
 use bouquet_model::config::Config;
 use bouquet_model::families::{self, load_spec, parameters};
 use bouquet_model::generation_config::GenerationConfig;
 use bouquet_model::inspect::Inspection;
 use bouquet_model::load::Loader;
 use bouquet_model::spec::{ExpertSpec, NormKind, Positions, QkvLayout, Residual};
+use bouquet_model::{ModelError, ModelSpec};
 use bouquet_span::{LinearId, Site};
 use serde_json::json;
 
@@ -98,7 +98,7 @@ fn specifications_are_those_of_the_configurations() {
     assert_eq!((llama.tied_head, llama.embedding_norm, llama.max_positions), (false, false, Some(512)));
     assert_eq!(llama.block.norm.kind, NormKind::RmsNorm);
     let Positions::Rope(rope) = &attention.positions else { panic!("Llama turns") };
-    assert_eq!((rope.frequencies.len(), rope.frequencies[0], rope.scaling), (8, 1.0, 1.0));
+    assert_eq!((rope.frequencies(1).len(), rope.frequencies(1)[0], rope.scaling()), (8, 1.0, 1.0));
 
     let (tied, _) = open("llama-tiny-tied");
     assert!(tied.tied_head && tied.block.attention.qkv_bias && tied.block.attention.output_bias);
@@ -177,7 +177,7 @@ fn a_head_in_the_files_is_the_head_whatever_the_configuration_says() {
     let (spec, checkpoint) = open("bloom-tiny");
     let tied = Inspection::new(&spec, &checkpoint).unwrap();
     assert!(spec.tied_head && tied.tied_head);
-    let mut own = Memory::copy_of(&checkpoint).unwrap();
+    let mut own = InMemory::copy_of(&checkpoint).unwrap();
     let numbers: Vec<f32> = (0..512 * 64).map(|index| index as f32).collect();
     own.insert_f32("lm_head.weight", &[512, 64], &numbers);
     let head = Loader { source: &own, spec: &spec }.head().unwrap();
@@ -214,4 +214,14 @@ fn an_inspection_counts_what_is_there() {
     let inspection = Inspection::new(&spec, &checkpoint).unwrap();
     let contexts: Vec<usize> = inspection.memory.iter().map(|need| need.context).collect();
     assert_eq!((contexts, inspection.kv_cache_bytes_per_token), (vec![512], 2 * 2 * 16 * 4 * 2));
+}
+
+#[test]
+fn blocks_that_are_not_there_are_refused_by_number() {
+    let (spec, checkpoint) = open("bloom-tiny");
+    let loader = Loader { source: &checkpoint, spec: &spec };
+    assert_eq!(loader.blocks(0..spec.num_blocks).unwrap().len(), spec.num_blocks);
+    let refused = loader.blocks(spec.num_blocks - 1..spec.num_blocks + 1).unwrap_err();
+    assert!(matches!(refused, ModelError::NoSuchBlock { index, num_blocks } if index == num_blocks), "{refused}");
+    assert!(loader.blocks(usize::MAX - 1..usize::MAX).is_err());
 }

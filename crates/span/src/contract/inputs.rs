@@ -7,8 +7,8 @@ use bouquet_kernels::Matrix;
 
 use super::Subject;
 use crate::{
-    Adapter, Chain, Dropout, HiddenStates, Keep, Limits, LowRank, Pass, PassGrad, Prompts, Result, Returned, Rounding,
-    Session, SessionShape, Span, SpanError, Step,
+    Adapter, Chain, Dropout, HiddenStates, Keep, Limits, LinearId, LowRank, Pass, PassGrad, Prompts, Result, Returned,
+    Rounding, Session, SessionShape, Span, SpanError, Step,
 };
 
 /// A small generator of inputs (splitmix64, Steele et al. 2014): the same numbers from the same seed, everywhere.
@@ -62,6 +62,13 @@ impl Random {
 }
 
 impl Subject<'_> {
+    /// A linear of these blocks that the adapter has a pair for.
+    pub(super) fn adapted(&self) -> LinearId {
+        let blocks = self.whole.range();
+        let mut adapted = self.adapter.pairs.keys().filter(|linear| blocks.contains(&linear.block));
+        *adapted.next().expect("an adapted linear")
+    }
+
     /// Whether the suite can be run over it at all.
     pub(super) fn check_itself(&self) {
         let range = self.whole.range();
@@ -136,6 +143,7 @@ impl Subject<'_> {
             ("plain", Pass { adapter: None, prompts: None, ..rich.clone() }),
             ("with an adapter and prompts", rich),
             ("with dropout", dropping.clone()),
+            ("with dropout, rounded to bf16", Pass { rounding: Rounding::Bf16, ..dropping.clone() }),
             ("with dropout, rounded to int8", Pass { rounding: Rounding::Int8, ..dropping }),
         ]
     }
@@ -161,6 +169,14 @@ pub(super) fn expect_error<T>(what: &str, result: Result<T>, right: impl Fn(&Spa
     match result {
         Ok(_) => panic!("{what} was not refused"),
         Err(error) => assert!(right(&error), "{what} was refused with another error: {error:?}"),
+    }
+}
+
+/// Whether an error names the token that is not finite.
+pub(super) fn not_finite(error: &SpanError, right: usize) -> bool {
+    match error {
+        SpanError::NotFinite { token, .. } | SpanError::InputNotFinite { token, .. } => *token == right,
+        _ => false,
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 use bouquet_kernels::Matrix;
 
 use super::Subject;
-use super::inputs::{assert_same, expect, expect_error, follow, part, step};
-use crate::{HiddenStates, Keep, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
+use super::inputs::{assert_same, expect, expect_error, follow, not_finite, part, step};
+use crate::{Adapter, Dropout, HiddenStates, Keep, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
 
 /// Whether an error is the right one.
 type Right = fn(&SpanError) -> bool;
@@ -199,8 +199,7 @@ pub fn wrong_shapes_are_refused(subject: &Subject<'_>) {
     let pass = Pass { keep: Keep::Input, ..subject.rich() };
     let blocks = subject.whole.range();
     let mut misfits = Vec::new();
-    let linear =
-        *subject.adapter.pairs.keys().find(|linear| blocks.contains(&linear.block)).expect("an adapted linear");
+    let linear = subject.adapted();
     type Change = fn(&Matrix, &Matrix) -> (Matrix, Matrix);
     let changes: [(_, Change); 3] = [
         ("inputs", |a, b| (Matrix::zeros(a.rows(), a.cols() + 1), b.clone())),
@@ -244,25 +243,60 @@ pub fn wrong_shapes_are_refused(subject: &Subject<'_>) {
     }
 }
 
-/// NaN and infinities are never passed on: the error names a block of the span and the first token touched, whatever
-/// the rounding.
-pub fn what_is_not_finite_is_found(subject: &Subject<'_>) {
-    let input = subject.batch(&mut subject.random("not finite"));
-    for (pass_name, pass) in subject.passes() {
-        for (span_name, span) in subject.spans() {
-            for token in [0, input.tokens() / 2, input.tokens() - 1] {
-                for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                    let mut hidden = input.clone();
-                    hidden.values_mut().row_mut(token)[0] = value;
-                    let what = format!("{span_name}, {pass_name}: {value} in token {token}");
-                    let right = |error: &SpanError| match error {
-                        SpanError::NotFinite { block, .. } | SpanError::InputNotFinite { block, .. } => {
-                            span.range().contains(block) && not_finite(error, token)
-                        }
-                        _ => false,
-                    };
-                    expect_error(&what, span.forward(hidden, &pass), right);
-                }
+/// A rate of dropout that leaves nothing, or that is none, is refused wherever an adapter is handed in.
+pub fn dropout_that_drops_everything_is_refused(subject: &Subject<'_>) {
+    let input = subject.batch(&mut subject.random("dropout rate"));
+    let right: Right = |error| matches!(error, SpanError::Adapter { .. });
+    for (name, span) in subject.spans() {
+        for dropout in [1.0, -0.1, f32::NAN, f32::INFINITY] {
+            let adapter = Adapter { dropout, ..subject.adapter.as_ref().clone() };
+            let kept = Pass { keep: Keep::Input, ..subject.rich() };
+            let pass = Pass { adapter: Some(Arc::new(adapter)), ..kept.clone() };
+            let what = format!("{name}: a dropout of {dropout}");
+            expect_error(&format!("{what} in admit"), span.admit(input.lengths(), &pass), right);
+            expect_error(&format!("{what} in forward"), span.forward(input.clone(), &pass), right);
+            let (output, saved) = expect("a forward", span.forward(input.clone(), &kept));
+            expect_error(&format!("{what} in backward"), span.backward(saved, output, &pass), right);
+            let shape = SessionShape { sequences: 1, max_tokens: subject.max_tokens, max_rewind: 0 };
+            expect_error(&format!("{what} in open"), span.open(shape, &pass), right);
+        }
+    }
+}
+
+/// Dropout numbers its sequences from a first one on; where the numbers would run out, the pass is refused.
+pub fn sequences_beyond_counting_are_refused(subject: &Subject<'_>) {
+    let input = subject.batch(&mut subject.random("sequence numbers"));
+    let with = |first_sequence| {
+        let dropout = Some(Dropout { seed: 1, step: 2, view: 3, first_sequence });
+        let adapter = Adapter { dropout: 0.5, ..subject.adapter.as_ref().clone() };
+        Pass { adapter: Some(Arc::new(adapter)), dropout, ..subject.rich() }
+    };
+    let right: Right = |error| matches!(error, SpanError::SequenceNumbers { .. });
+    for (name, span) in subject.spans() {
+        let last = u64::MAX - input.sequences() as u64;
+        expect(&format!("{name}: the last numbers that there are"), span.forward(input.clone(), &with(last)));
+        let what = format!("{name}: a number too many");
+        expect_error(&what, span.forward(input.clone(), &with(last + 1)), right);
+        let shape = SessionShape { sequences: 1, max_tokens: subject.max_tokens, max_rewind: 0 };
+        expect_error(&what, span.open(shape, &with(u64::MAX)), right);
+    }
+}
+
+/// [`Span::admit`](crate::Span::admit) says yes to what a forward does, and no, as a forward would, to what it is sure
+/// not to; the most absurd lengths are answered without a panic.
+pub fn what_is_admitted_is_taken_on(subject: &Subject<'_>) {
+    let pass = subject.rich();
+    for (name, span) in subject.spans() {
+        expect(&format!("{name}: a batch"), span.admit(&subject.lengths, &pass));
+        expect(&format!("{name}: nothing"), span.admit(&[], &pass));
+        let what = format!("{name}: more tokens than are reserved");
+        expect_error(&what, span.admit(&[1, subject.max_tokens + 1], &pass), too_many);
+        let free = Pass { reserved_tokens: None, ..pass.clone() };
+        let right: Right =
+            |error| matches!(error, SpanError::PassTooLarge { needed, available, .. } if needed > available);
+        for lengths in [vec![usize::MAX], vec![usize::MAX; 2], vec![usize::MAX / 2, 1, usize::MAX / 2 + 2]] {
+            if let Err(error) = span.admit(&lengths, &free) {
+                assert!(right(&error), "{name}: {lengths:?} were refused with another error: {error:?}");
             }
         }
     }
@@ -274,11 +308,4 @@ fn too_many(error: &SpanError) -> bool {
 
 fn shape(error: &SpanError) -> bool {
     matches!(error, SpanError::Shape { expected, found, .. } if expected != found)
-}
-
-fn not_finite(error: &SpanError, right: usize) -> bool {
-    match error {
-        SpanError::NotFinite { token, .. } | SpanError::InputNotFinite { token, .. } => *token == right,
-        _ => false,
-    }
 }

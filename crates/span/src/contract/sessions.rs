@@ -140,12 +140,45 @@ pub fn a_session_keeps_its_pass_but_not_its_limits(subject: &Subject<'_>) {
         let output = step(span.as_ref(), &mut session, input.clone(), Returned::All);
         let what = format!("{name}: a step of a session whose opening was cancelled when it was done");
         assert_same(&what, &expect(&what, output), &expected);
+    }
+}
+
+/// The limits of a step are its own: one that is late is refused and moves nothing, and the next goes on from there.
+pub fn limits_of_a_step_are_its_own(subject: &Subject<'_>) {
+    let input = subject.batch(&mut subject.random("limits of a step"));
+    let (first, rest): (Vec<usize>, Vec<usize>) =
+        input.lengths().iter().map(|&length| (length / 2, length - length / 2)).unzip();
+    for (name, span) in subject.spans() {
+        let pass = subject.rich();
+        let (expected, _) = expect("a forward", span.forward(input.clone(), &pass));
+        let mut session = subject.open(span.as_ref(), input.sequences(), 0, &pass);
+        follow(name, span.as_ref(), &mut session, &input, &expected, &first);
         let limits = Limits { deadline: Some(Instant::now()), ..Limits::default() };
-        let hidden = input.no_positions();
-        let mut steps = [Step { session: &mut session, hidden, returned: Returned::All, limits }];
-        // Nothing is left to do, so being late may go unnoticed; but it moves nothing.
-        let _ = span.step(&mut steps);
-        assert_eq!(session.positions(), input.lengths(), "{name}: positions after a step of nothing");
+        let hidden = part(&input, &first, &rest);
+        let result =
+            span.step(&mut [Step { session: &mut session, hidden, returned: Returned::All, limits }]).remove(0);
+        expect_error(&format!("{name}: a late step"), result, |error| matches!(error, SpanError::DeadlinePassed));
+        assert_eq!(session.positions(), first, "{name}: positions after a late step");
+        follow(&format!("{name}, after a late step"), span.as_ref(), &mut session, &input, &expected, &rest);
+    }
+}
+
+/// A session that may grow beyond what its pass reserves is refused; one that may not, and one whose pass reserves
+/// nothing, are opened, and give the bits of a forward that reserves as much.
+pub fn a_session_reserves_what_its_pass_does(subject: &Subject<'_>) {
+    let input = subject.batch(&mut subject.random("reserved"));
+    for (name, span) in subject.spans() {
+        let (expected, _) = expect("a forward", span.forward(input.clone(), &subject.rich()));
+        let free = Pass { reserved_tokens: None, ..subject.rich() };
+        let mut session = subject.open(span.as_ref(), input.sequences(), 0, &free);
+        let what = format!("{name}, reserved by the session");
+        follow(&what, span.as_ref(), &mut session, &input, &expected, input.lengths());
+        let max_tokens = subject.max_tokens - 1;
+        let shape = SessionShape { sequences: 1, max_tokens, max_rewind: 0 };
+        expect(&format!("{name}: a session of less than its pass reserves"), span.open(shape, &subject.rich()));
+        let shape = SessionShape { max_tokens: subject.max_tokens + 1, ..shape };
+        let right = |error: &SpanError| matches!(error, SpanError::TooManyTokens { needed, limit } if needed > limit);
+        expect_error(&format!("{name}: a session of more"), span.open(shape, &subject.rich()), right);
     }
 }
 

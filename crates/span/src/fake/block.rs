@@ -100,7 +100,7 @@ impl Block<'_> {
                 seed: key.seed,
                 step: key.step,
                 view: key.view,
-                sequence: key.first_sequence.wrapping_add(sequence as u64),
+                sequence: key.first_sequence + sequence as u64,
                 position: position as u64,
                 linear: self.linear().counter(),
             };

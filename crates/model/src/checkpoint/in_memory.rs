@@ -10,24 +10,24 @@ use crate::Result;
 
 /// Named tensors in memory: what tests and converters read a model from.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct InMemory {
     /// The tensors.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-impl Memory {
+impl InMemory {
     /// Copies every tensor of another source, by name; big ones stay where they are.
     ///
     /// # Errors
     /// Those of the source.
-    pub fn copy_of(source: &dyn TensorSource) -> Result<Memory> {
+    pub fn copy_of(source: &dyn TensorSource) -> Result<InMemory> {
         let mut tensors = BTreeMap::new();
         for name in source.names() {
             if let Some(tensor) = source.tensor(name)? {
                 tensors.insert(name.to_owned(), tensor);
             }
         }
-        Ok(Memory { tensors })
+        Ok(InMemory { tensors })
     }
 
     /// Adds a tensor, in place of another of that name. Panics when there are not as many numbers as `shape` says.
@@ -39,7 +39,7 @@ impl Memory {
     }
 }
 
-impl TensorSource for Memory {
+impl TensorSource for InMemory {
     fn location(&self) -> &Path {
         Path::new("memory")
     }
