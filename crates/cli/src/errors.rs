@@ -162,7 +162,8 @@ const DAMAGED_WEIGHTS: &str = "the weights may be damaged: fetch the model again
 fn model_hint(error: &ModelError) -> Option<&'static str> {
     Some(match error {
         ModelError::Io { .. } => "check that the path is right and can be read",
-        ModelError::Write { .. } => "check that the folder is there and can be written, and that the disk has room",
+        // The system's error, which is next in the chain, knows better.
+        ModelError::Write { .. } => return None,
         ModelError::NotAFile { .. } => "give the path of a new file: out.safetensors",
         ModelError::NotAModel { .. } => {
             "give the folder that has config.json, tokenizer.json and the safetensors files"
