@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_kernels::Cpu;
-use bouquet_model::{Model, Network};
+use bouquet_model::{Encoding, Model, Network, OpenOptions};
 
 use crate::errors::wrong;
 use crate::system;
@@ -39,7 +39,7 @@ const MEMORY_BYTES_IF_UNKNOWN: u64 = 4 << 30;
 pub(crate) fn open_network(folder: &Path, threads: usize) -> Result<Network> {
     check_folder(folder)?;
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
-    Ok(Network::open(folder, Arc::new(Cpu::new(threads)), memory_bytes)?)
+    Ok(Network::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding: Encoding::F32 })?)
 }
 
 /// Opens the model of a folder; what it computes with may take the memory that is there.
@@ -47,7 +47,8 @@ pub(crate) fn open(folder: &Path, threads: usize) -> Result<Opened> {
     check_folder(folder)?;
     let start = Instant::now();
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
-    let model = Model::open(folder, Arc::new(Cpu::new(threads)), memory_bytes)?;
+    let model =
+        Model::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding: Encoding::F32 })?;
     Ok(Opened { model, time: start.elapsed() })
 }
 

@@ -9,7 +9,7 @@ use bouquet_generate::{
     SamplingOptions, StopRules, generate, perplexity,
 };
 use bouquet_kernels::Cpu;
-use bouquet_model::Model;
+use bouquet_model::{Encoding, Model, OpenOptions};
 use bouquet_span::CancelToken;
 use safetensors::SafeTensors;
 
@@ -20,11 +20,19 @@ fn root() -> PathBuf {
 }
 
 fn tiny(name: &str) -> Model {
-    Model::open(&root().join("tests/fixtures/models").join(name), Arc::new(Cpu::new(2)), CACHE_BYTES).unwrap()
+    Model::open(
+        &root().join("tests/fixtures/models").join(name),
+        &OpenOptions { cpu: Arc::new(Cpu::new(2)), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 },
+    )
+    .unwrap()
 }
 
 fn small(threads: usize) -> Model {
-    Model::open(&root().join("models/bloom-small-trained"), Arc::new(Cpu::new(threads)), CACHE_BYTES).unwrap()
+    Model::open(
+        &root().join("models/bloom-small-trained"),
+        &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 },
+    )
+    .unwrap()
 }
 
 /// Prompt and 32 greedy tokens.

@@ -1,6 +1,6 @@
 //! Products and attention in GFLOP/s and GB/s, beside what the machine could do in the same run.
 //!
-//!     cargo bench -p bouquet-kernels -- [--threads N] [--isa scalar|avx2|avx512|neon] [WORD ...]
+//!     cargo bench -p bouquet-kernels -- [--threads N] [--isa scalar|avx2|avxvnni|avx512|avx512vnni|neon] [WORD ...]
 //!
 //! With words, only groups of lines that contain one of them. A multiply-add counts as two operations. Times are the
 //! best of many, and the peak beside a line is the best between its calls, since a shared machine's comes and goes.
@@ -11,7 +11,8 @@ use bouquet_kernels::ops::activation::{Activation, activate};
 use bouquet_kernels::ops::attention::{AttentionShape, KEY_PIECE, Piece, Sequence, attention, attention_backward};
 use bouquet_kernels::ops::norm::layer_norm;
 use bouquet_kernels::product::weight_gradient;
-use bouquet_kernels::{Cpu, FloatEncoding, Isa, Matrix, Weight};
+use bouquet_kernels::weight::{Int4Weight, Int8Weight, int4};
+use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Isa, Matrix, Weight, limits};
 use bytes::Bytes;
 
 fn main() {
@@ -24,7 +25,7 @@ fn main() {
             "--isa" => {
                 let name = arguments.next().unwrap_or_default();
                 let named = |isa: &Isa| format!("{isa:?}").eq_ignore_ascii_case(&name);
-                isas.push(Isa::ALL.into_iter().find(named).expect("scalar, avx2, avx512 or neon"));
+                isas.push(Isa::ALL.into_iter().find(named).expect("scalar, avx2, avxvnni, avx512, avx512vnni or neon"));
             }
             word => words.push(word.to_owned()),
         }
@@ -37,7 +38,9 @@ fn main() {
         let mut bench = Bench { cpu, words: words.clone(), read: 0.0 };
         bench.peaks();
         bench.prompts();
+        bench.integer_prompts();
         bench.decoding();
+        bench.integer_decoding();
         bench.training();
         bench.attention();
         bench.ops();
@@ -70,15 +73,37 @@ fn weight(encoding: FloatEncoding, rows: usize, cols: usize) -> Weight {
     Weight::from_bytes(encoding, rows, cols, Bytes::from(bytes))
 }
 
+/// A weight of random codes.
+fn coded(bits: usize, rows: usize, cols: usize) -> Weight {
+    let bytes = |len: usize| Bytes::from((0..len).map(|i| ((i * 2_531) >> 3) as u8 & 0x7f).collect::<Vec<_>>());
+    if bits == 8 {
+        return Weight::Int8(
+            Int8Weight::new(rows, cols, bytes(rows * cols), vec![1.0; rows]).into(),
+            Arithmetic::Integer,
+        );
+    }
+    let groups = int4::groups(cols);
+    let weight = Int4Weight::new(rows, cols, bytes(rows * groups * 32), bytes(rows * groups), vec![1.0; rows]);
+    Weight::Int4(weight.into(), Arithmetic::Integer)
+}
+
 impl Bench {
     /// The best of at least 7 calls and 0.25 s, and the best peak between them; `call` is told how many came before.
-    fn line(&self, name: &str, flops: f64, bytes: f64, mut call: impl FnMut(usize)) {
+    fn line(&self, name: &str, flops: f64, bytes: f64, call: impl FnMut(usize)) {
+        self.line_of(false, name, flops, bytes, call);
+    }
+
+    /// The same, beside the peak of int8 products.
+    fn line_of(&self, integer: bool, name: &str, flops: f64, bytes: f64, mut call: impl FnMut(usize)) {
         let name = format!("{name} {:?}", self.cpu.isa());
         call(0);
         let begin = Instant::now();
         let (mut calls, mut seconds, mut peak) = (0, f64::INFINITY, 0.0f64);
         while calls < 7 || begin.elapsed().as_secs_f64() < 0.25 {
-            peak = peak.max(self.peak_gflops(100_000));
+            peak = peak.max(
+                if integer { limits::int8_ops_per_sec(&self.cpu, 1) } else { limits::f32_ops_per_sec(&self.cpu, 1) }
+                    / 1e9,
+            );
             let start = Instant::now();
             calls += 1;
             call(calls);
@@ -87,22 +112,12 @@ impl Bench {
         let (flops, bytes) = (flops / seconds / 1e9, bytes / seconds / 1e9);
         print!("{name:<52} {:>9.1} µs", seconds * 1e6);
         if flops > 0.0 {
-            print!(" {flops:>6.1} GFLOP/s = {:>2.0} % of {peak:>3.0}", 100.0 * flops / peak);
+            print!(" {flops:>6.1} G/s = {:>2.0} % of {peak:>3.0}", 100.0 * flops / peak);
         }
         if bytes > 0.0 {
             print!(" {bytes:>5.1} GB/s = {:>2.0} % of {:.0}", 100.0 * bytes / self.read, self.read);
         }
         println!();
-    }
-
-    /// Multiply-adds in registers, on all threads.
-    fn peak_gflops(&self, steps: usize) -> f64 {
-        let (threads, isa) = (self.cpu.threads(), self.cpu.isa());
-        let start = Instant::now();
-        self.cpu.run(threads, |_| {
-            std::hint::black_box(peak_flops(isa, steps));
-        });
-        (peak_flops(isa, 1) * steps * threads) as f64 / start.elapsed().as_secs_f64() / 1e9
     }
 
     /// Whether a line was asked for.
@@ -112,30 +127,11 @@ impl Bench {
 
     fn peaks(&mut self) {
         let (threads, isa) = (self.cpu.threads(), self.cpu.isa());
-        let peak = (0..200).map(|_| self.peak_gflops(100_000)).fold(0.0, f64::max);
-        let data = vec![1u64; 1 << 26];
-        let part = data.len() / threads;
-        let best = (0..5)
-            .map(|_| {
-                let start = Instant::now();
-                self.cpu.run(threads, |task| {
-                    // Four streams, as the kernels read.
-                    let data = &data[task * part..][..part];
-                    let (quarter, mut sums) = (part / 4, [0u64; 32]);
-                    for i in (0..quarter - 8).step_by(8) {
-                        for s in 0..4 {
-                            for l in 0..8 {
-                                sums[s * 8 + l] ^= data[s * quarter + i + l];
-                            }
-                        }
-                    }
-                    std::hint::black_box(sums);
-                });
-                start.elapsed().as_secs_f64()
-            })
-            .fold(f64::INFINITY, f64::min);
-        self.read = (data.len() * 8) as f64 / best / 1e9;
-        println!("{isa:?} on {threads} threads: peak {peak:.0} GFLOP/s f32, reads {:.1} GB/s", self.read);
+        let floats = limits::f32_ops_per_sec(&self.cpu, 200) / 1e9;
+        let ints = limits::int8_ops_per_sec(&self.cpu, 200) / 1e9;
+        self.read = limits::read_bytes_per_sec(&self.cpu, &vec![1u8; 1 << 29], 7) / 1e9;
+        let read = self.read;
+        println!("{isa:?} on {threads} threads: {floats:.0} GFLOP/s f32, {ints:.0} GOP/s int8, reads {read:.1} GB/s");
     }
 
     fn prompts(&self) {
@@ -149,7 +145,7 @@ impl Bench {
                     let (x, w, mut y) =
                         (matrix(tokens, inner), weight(encoding, outputs, inner), Matrix::zeros(tokens, outputs));
                     let flops = 2.0 * (tokens * inner * outputs) as f64;
-                    self.line(&name, flops, 0.0, |_| w.product(&self.cpu, x.view(), y.view_mut()));
+                    self.line(&name, flops, 0.0, |_| w.product(&self.cpu, x.view(), None, y.view_mut()));
                 }
             }
         }
@@ -169,7 +165,47 @@ impl Bench {
                     let flops = 2.0 * (tokens * inner * outputs) as f64;
                     let name = format!("decode {encoding:?} {tokens}×{inner}→{outputs}");
                     self.line(&name, flops, bytes as f64, |call| {
-                        copies[call % copies.len()].product(&self.cpu, x.view(), y.view_mut());
+                        copies[call % copies.len()].product(&self.cpu, x.view(), None, y.view_mut());
+                    });
+                }
+            }
+        }
+    }
+
+    fn integer_prompts(&self) {
+        for bits in [8, 4] {
+            for (inner, outputs) in
+                [(1024, 1024), (1024, 3072), (1024, 4096), (4096, 1024), (4096, 4096), (16384, 4096)]
+            {
+                for tokens in [16, 20, 64, 128, 512] {
+                    let name = format!("int{bits} {tokens}×{inner}→{outputs}");
+                    if !self.wants(&name) {
+                        continue;
+                    }
+                    let (x, w, mut y) =
+                        (matrix(tokens, inner), coded(bits, outputs, inner), Matrix::zeros(tokens, outputs));
+                    let ops = 2.0 * (tokens * inner * outputs) as f64;
+                    self.line_of(true, &name, ops, 0.0, |_| w.product(&self.cpu, x.view(), None, y.view_mut()));
+                }
+            }
+        }
+    }
+
+    fn integer_decoding(&self) {
+        for bits in [8, 4] {
+            for (inner, outputs) in [(1024, 1024), (1024, 3072), (4096, 1024), (4096, 4096), (16384, 4096)] {
+                if !self.wants(&format!("decode int{bits} {inner}→{outputs}")) {
+                    continue;
+                }
+                // Enough copies that none is still in a cache when its turn comes again.
+                let weight = coded(bits, outputs, inner);
+                let bytes = weight.bytes();
+                let copies: Vec<_> = (0..(1usize << 29) / bytes).map(|_| coded(bits, outputs, inner)).collect();
+                for tokens in [1, 2, 4, 8] {
+                    let (x, mut y) = (matrix(tokens, inner), Matrix::zeros(tokens, outputs));
+                    let name = format!("decode int{bits} {tokens}×{inner}→{outputs}");
+                    self.line_of(true, &name, 0.0, bytes as f64, |call| {
+                        copies[call % copies.len()].product(&self.cpu, x.view(), None, y.view_mut());
                     });
                 }
             }
@@ -250,57 +286,4 @@ impl Bench {
             });
         }
     }
-}
-
-/// Runs `steps` rounds of independent multiply-adds; returns the operations of one round.
-fn peak_flops(isa: Isa, steps: usize) -> usize {
-    match isa {
-        // SAFETY: the `Cpu` of this bench was made for this instruction set.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { peak_avx512(steps) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { peak_avx2(steps) },
-        _ => {
-            let mut sums = [[0.0f32; 4]; 12];
-            for step in 0..steps {
-                let x = std::hint::black_box(step as f32);
-                for sum in &mut sums {
-                    *sum = sum.map(|sum| x.mul_add(0.5, sum));
-                }
-            }
-            std::hint::black_box(sums);
-            2 * 4 * 12
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn peak_avx512(steps: usize) -> usize {
-    use std::arch::x86_64::*;
-    let (a, b) = (_mm512_set1_ps(0.999), _mm512_set1_ps(1e-3));
-    let mut sums = [_mm512_setzero_ps(); 16];
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = _mm512_fmadd_ps(*sum, a, b);
-        }
-    }
-    std::hint::black_box(sums);
-    2 * 16 * 16
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn peak_avx2(steps: usize) -> usize {
-    use std::arch::x86_64::*;
-    let (a, b) = (_mm256_set1_ps(0.999), _mm256_set1_ps(1e-3));
-    let mut sums = [_mm256_setzero_ps(); 12];
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = _mm256_fmadd_ps(*sum, a, b);
-        }
-    }
-    std::hint::black_box(sums);
-    2 * 8 * 12
 }

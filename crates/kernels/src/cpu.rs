@@ -14,15 +14,19 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-VNNI, dot products of bytes in registers of 256 bits.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with AVX-512 VNNI.
+    Avx512Vnni,
     /// aarch64.
     Neon,
 }
 
 impl Isa {
     /// All of them, from plain to wide.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -32,6 +36,10 @@ impl Isa {
             Isa::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_available()
@@ -177,5 +185,35 @@ impl<'a> SharedOut<'a> {
         assert!(col <= self.cols && len <= self.cols - col, "{len} columns from {col} on of {}", self.cols);
         // SAFETY: checked here and in `at`; the caller keeps it to one task.
         unsafe { std::slice::from_raw_parts_mut(self.at(row, col), len) }
+    }
+}
+
+/// A slice that several threads write, each its own part of.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedSlice<'a, T> {
+    data: *mut T,
+    len: usize,
+    slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: as for `SharedOut`.
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        SharedSlice { data: slice.as_mut_ptr(), len: slice.len(), slice: std::marker::PhantomData }
+    }
+
+    /// A part of it.
+    ///
+    /// # Safety
+    /// No two parts handed out at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: checked here; the caller keeps it to one task.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
 }

@@ -56,7 +56,7 @@
 //! let weight = Weight::from_f32(2, 3, &[1.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
 //! let x = Matrix::from_vec(1, 3, vec![5.0, 6.0, 7.0]);
 //! let mut y = Matrix::zeros(1, 2);
-//! weight.product(&cpu, x.view(), y.view_mut());
+//! weight.product(&cpu, x.view(), None, y.view_mut());
 //! assert_eq!(y.data(), &[5.0, 13.0]);
 //! ```
 
@@ -68,6 +68,7 @@ compile_error!("a model is larger than what narrower pointers reach");
 
 pub mod cpu;
 mod lanes;
+pub mod limits;
 pub mod math;
 pub mod matrix;
 pub mod ops;
@@ -79,7 +80,7 @@ pub mod weight;
 
 pub use cpu::{Cpu, Isa};
 pub use matrix::{Matrix, MatrixView, MatrixViewMut};
-pub use weight::{FloatEncoding, FloatWeight, Weight};
+pub use weight::{Arithmetic, FloatEncoding, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.
 pub const ARITHMETIC_VERSION: u32 = 1;

@@ -3,6 +3,8 @@
 //!
 //! Here the work is cut for threads and caches; the arithmetic is in `simd/dots.rs` and `simd/chains.rs`.
 
+use std::ops::Range;
+
 use crate::cpu::SharedOut;
 use crate::scratch::Scratch;
 use crate::simd::{Factors, Out, Rows, chains, decode, dots};
@@ -69,10 +71,54 @@ const PANEL: usize = 256;
 /// Rows of the output that a task walks through once for every packed panel.
 const CHAIN_ROWS: usize = 512;
 
+/// [`dots_on_threads`] with rows that `decode` writes out, some at a time.
+pub(crate) fn dots_with_on_threads(
+    cpu: &Cpu,
+    x: MatrixView<'_>,
+    outputs: usize,
+    mut y: MatrixViewMut<'_>,
+    decode: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
+    let (tokens, inner) = (x.rows(), x.cols());
+    if tokens == 0 || outputs == 0 {
+        return;
+    }
+    let group = (DECODED / inner.max(1)).next_multiple_of(24).clamp(24, 384);
+    let out = SharedOut::new(&mut y);
+    cpu.run(outputs.div_ceil(group), |task| {
+        let rows = task * group..outputs.min((task + 1) * group);
+        let mut decoded = Scratch::new(rows.len() * inner);
+        decode(rows.clone(), &mut decoded);
+        for t in (0..tokens).step_by(512) {
+            let t = t..tokens.min(t + 512);
+            // SAFETY: each task has its own columns of the output.
+            let y = unsafe { out.block(t.clone(), rows.clone()) };
+            dots(cpu, x.slice(t).into(), Rows::of(&decoded, rows.len(), inner), y);
+        }
+    });
+}
+
+/// Numbers of rows that are decoded at a time.
+const DECODED: usize = 128 * 1024;
+
 /// [`chains`] on all threads: groups of columns, each with `w` packed step by step, widened where it is stored
 /// narrower; and blocks of rows.
-pub(crate) fn chains_on_threads(cpu: &Cpu, factors: Factors<'_>, w: Rows<'_>, mut y: MatrixViewMut<'_>) {
-    let (rows, cols, steps) = (y.rows(), y.cols(), w.count());
+pub(crate) fn chains_on_threads(cpu: &Cpu, factors: Factors<'_>, w: Rows<'_>, y: MatrixViewMut<'_>) {
+    chains_with_on_threads(cpu, factors, w.count(), y, |steps, cols, packed| {
+        let (count, width) = (steps.len(), cols.len());
+        decode(cpu, w.part(steps, cols), Out::new(packed, width, count, width));
+    });
+}
+
+/// The same with `steps` rows that `decode` writes out, some columns of some of them at a time.
+pub(crate) fn chains_with_on_threads(
+    cpu: &Cpu,
+    factors: Factors<'_>,
+    steps: usize,
+    mut y: MatrixViewMut<'_>,
+    decode: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+) {
+    let (rows, cols) = (y.rows(), y.cols());
     if rows == 0 || cols == 0 {
         return;
     }
@@ -89,7 +135,7 @@ pub(crate) fn chains_on_threads(cpu: &Cpu, factors: Factors<'_>, w: Rows<'_>, mu
         for step in (0..steps).step_by(STEPS) {
             let range = step..steps.min(step + STEPS);
             let len = range.len();
-            decode(cpu, w.part(range.clone(), cols.clone()), Out::new(&mut packed, width, len, width));
+            decode(range.clone(), cols.clone(), &mut packed[..len * width]);
             // SAFETY: each task has its own block of the output.
             let y = unsafe { out.block(rows.clone(), cols.clone()) };
             chains(cpu, factors.part(rows.clone(), range), Rows::of(&packed, len, width), y);

@@ -92,7 +92,7 @@ fn check(tokens: usize, outputs: usize, inner: usize, magnitude: f32, seed: u64)
         for cpu in &cpus {
             // What was there before must not matter.
             let mut y = Matrix::from_vec(tokens, outputs, vec![f32::NAN; tokens * outputs]);
-            weight.product(cpu, x.view(), y.view_mut());
+            weight.product(cpu, x.view(), None, y.view_mut());
             assert_same_bits(y.data(), expected.data(), &format!("x Wᵀ, {encoding:?}, {cpu:?}"));
             let mut dx = Matrix::from_vec(tokens, inner, vec![f32::NAN; tokens * inner]);
             weight.product_backward(cpu, dy.view(), dx.view_mut());
@@ -153,11 +153,11 @@ fn a_token_alone_is_the_token_in_a_batch() {
     let cpu = Cpu::new(2);
     let (weight, _) = stored(FloatEncoding::Bf16, &w);
     let (mut y, mut dx) = (Matrix::zeros(70, 50), Matrix::zeros(70, 90));
-    weight.product(&cpu, x.view(), y.view_mut());
+    weight.product(&cpu, x.view(), None, y.view_mut());
     weight.product_backward(&cpu, dy.view(), dx.view_mut());
     for range in [0..1, 69..70, 3..5, 10..14, 20..41] {
         let (mut some_y, mut some_dx) = (Matrix::zeros(range.len(), 50), Matrix::zeros(range.len(), 90));
-        weight.product(&cpu, x.slice(range.clone()), some_y.view_mut());
+        weight.product(&cpu, x.slice(range.clone()), None, some_y.view_mut());
         weight.product_backward(&cpu, dy.slice(range.clone()), some_dx.view_mut());
         assert_same_bits(some_y.data(), y.slice(range.clone()).data(), "x Wᵀ of some");
         assert_same_bits(some_dx.data(), dx.slice(range.clone()).data(), "dy W of some");
@@ -227,7 +227,7 @@ fn a_product_is_a_product() {
     let mut numbers = Numbers(7);
     let (x, w) = (numbers.matrix(9, 333), numbers.matrix(21, 333));
     let mut y = Matrix::zeros(9, 21);
-    Weight::from_f32(21, 333, w.data()).product(&Cpu::new(1), x.view(), y.view_mut());
+    Weight::from_f32(21, 333, w.data()).product(&Cpu::new(1), x.view(), None, y.view_mut());
     let dot = |t: usize, o: usize| wide(x.row(t)).iter().zip(wide(w.row(o))).map(|(a, b)| a * b).sum::<f64>();
     let reference: Vec<f64> = (0..9).flat_map(|t| (0..21).map(move |o| dot(t, o))).collect();
     assert_close(y.data(), &reference, TOLERANCE, "a product");

@@ -61,7 +61,7 @@ impl LmHead {
     /// Logits `[tokens, vocab_size]` of hidden states that are normalized already.
     pub fn project(&self, cpu: &Cpu, normalized: MatrixView<'_>) -> Matrix {
         let mut logits = Matrix::zeros(normalized.rows(), self.weight.rows());
-        self.weight.product(cpu, normalized, logits.view_mut());
+        self.weight.product(cpu, normalized, None, logits.view_mut());
         logits
     }
 

@@ -72,7 +72,7 @@ impl Inspection {
     /// # Errors
     /// Those of the source.
     pub fn new(spec: &ModelSpec, source: &dyn TensorSource) -> Result<Inspection> {
-        let spec = &ModelSpec { tied_head: Loader { source, spec }.tied_head()?, ..spec.clone() };
+        let spec = &ModelSpec { tied_head: Loader { source, spec, encoding: None }.tied_head()?, ..spec.clone() };
         let mut tensors = Vec::new();
         let mut weight_bytes_by_dtype: BTreeMap<String, u64> = BTreeMap::new();
         for name in source.names() {

@@ -21,6 +21,7 @@
 //! | [`block`] | the decoder block, forward and backward |
 //! | `kv_cache` | keys and values of a sequence |
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
+//! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`ends`] | embedding and head |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
@@ -28,11 +29,11 @@
 //! ```
 //! use std::sync::Arc;
 //! use bouquet_kernels::Cpu;
-//! use bouquet_model::Model;
+//! use bouquet_model::{Encoding, Model, OpenOptions};
 //! use bouquet_span::Pass;
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
-//! let memory_bytes = 1 << 30;
-//! let model = Model::open(folder.as_ref(), Arc::new(Cpu::new(2)), memory_bytes)?;
+//! let options = OpenOptions { cpu: Arc::new(Cpu::new(2)), memory_bytes: 1 << 30, encoding: Encoding::Int8 };
+//! let model = Model::open(folder.as_ref(), &options)?;
 //! let token_ids = model.tokenizer.encode("Once upon a time", true)?.ids;
 //! let hidden = model.embedding.embed(&model.cpu, &[&token_ids])?;
 //! let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
@@ -46,6 +47,7 @@
 pub mod block;
 pub mod checkpoint;
 pub mod config;
+pub mod encoding;
 pub mod ends;
 pub mod error;
 pub mod families;
@@ -61,8 +63,9 @@ pub mod norm;
 pub mod spec;
 pub mod tokenizer;
 
+pub use encoding::Encoding;
 pub use error::{ModelError, Result};
 pub use local::LocalSpan;
-pub use model::{Model, Network};
+pub use model::{Model, Network, OpenOptions};
 pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;

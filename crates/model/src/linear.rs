@@ -23,10 +23,7 @@ impl Linear {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
         let mut y = Matrix::zeros(x.rows(), self.weight.rows());
-        self.weight.product(cpu, x, y.view_mut());
-        if let Some(bias) = &self.bias {
-            elementwise::add_bias(cpu, bias, y.view_mut());
-        }
+        self.weight.product(cpu, x, self.bias.as_deref(), y.view_mut());
         for (request, rows) in runs(tokens, |token| token.request) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
             let input = adapter_input(cpu, id, batch, &tokens[rows.clone()], x.slice(rows.clone()));

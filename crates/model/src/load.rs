@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bouquet_kernels::Weight;
+use bouquet_kernels::{Cpu, Weight};
 use bouquet_span::{LinearId, Site};
 
 use crate::Result;
@@ -10,6 +10,7 @@ use crate::block::Block;
 use crate::block::attention::{Attention, Qkv};
 use crate::block::feed_forward::{Expert, FeedForward};
 use crate::checkpoint::{TensorSource, load_vector, load_weight};
+use crate::encoding::Encoding;
 use crate::ends::{Embedding, LmHead};
 use crate::linear::Linear;
 use crate::norm::Norm;
@@ -21,6 +22,8 @@ pub struct Loader<'a> {
     pub source: &'a dyn TensorSource,
     /// What they should be.
     pub spec: &'a ModelSpec,
+    /// What linears, embedding and head are computed in, and what encodes them; `None` takes them as they are stored.
+    pub encoding: Option<(&'a Cpu, Encoding)>,
 }
 
 impl Loader<'_> {
@@ -30,8 +33,7 @@ impl Loader<'_> {
     /// # Errors
     /// As [`blocks`](Self::blocks).
     pub fn check(&self) -> Result<()> {
-        self.embedding()?;
-        self.head()?;
+        self.head(&self.embedding()?)?;
         (0..self.spec.num_blocks).try_for_each(|index| self.block(index).map(drop))
     }
 
@@ -57,9 +59,9 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// As [`blocks`](Self::blocks).
-    pub fn head(&self) -> Result<LmHead> {
+    pub fn head(&self, embedding: &Embedding) -> Result<LmHead> {
         let names = &self.spec.names;
-        let weight = self.vocabulary(if self.tied_head()? { names.embedding } else { names.head })?;
+        let weight = if self.tied_head()? { embedding.weight.clone() } else { self.vocabulary(names.head)? };
         Ok(LmHead { norm: self.norm(names.final_norm)?, weight })
     }
 
@@ -117,8 +119,7 @@ impl Loader<'_> {
         let (Some(shape), Some(name)) = (self.spec.block.linear(site), self.spec.names.linear(id)) else {
             unreachable!("the family names every linear of its specification, but not {id}")
         };
-        let weight =
-            load_weight(self.source, &self.spec.names, &format!("{name}.weight"), shape.outputs, shape.inputs)?;
+        let weight = self.weight(&format!("{name}.weight"), shape.outputs, shape.inputs, site != Site::Router)?;
         let bias = if shape.bias { Some(self.vector(&format!("{name}.bias"), shape.outputs)?) } else { None };
         Ok(Linear { weight, bias })
     }
@@ -135,7 +136,16 @@ impl Loader<'_> {
 
     fn vocabulary(&self, name: &str) -> Result<Weight> {
         let (rows, cols) = (self.spec.vocab_size, self.spec.block.hidden_size);
-        load_weight(self.source, &self.spec.names, &format!("{name}.weight"), rows, cols)
+        self.weight(&format!("{name}.weight"), rows, cols, true)
+    }
+
+    /// A router is small, and decides much: it stays as it is stored.
+    fn weight(&self, name: &str, rows: usize, cols: usize, encoded: bool) -> Result<Weight> {
+        let weight = load_weight(self.source, &self.spec.names, name, rows, cols)?;
+        match self.encoding {
+            Some((cpu, encoding)) if encoded => encoding.encode(cpu, name, weight),
+            _ => Ok(weight),
+        }
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {

@@ -1,12 +1,14 @@
 //! A model opened from a folder: the parts along the data path, put together; [`Network`] without those for texts.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bouquet_kernels::Cpu;
 use bouquet_span::Span;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorSource};
+use crate::encoding::Encoding;
 use crate::ends::{Embedding, LmHead};
 use crate::families;
 use crate::generation_config::GenerationConfig;
@@ -15,26 +17,16 @@ use crate::local::LocalSpan;
 use crate::tokenizer::Tokenizer;
 use crate::{ModelSpec, Result};
 
-/// Everything between a text and its logits.
+/// Everything between a text and its logits: a [`Network`], and what texts need besides.
 pub struct Model {
     /// Where it was opened.
     pub folder: PathBuf,
-    /// Its architecture.
-    pub spec: ModelSpec,
-    /// Instruction set and threads that it computes with.
-    pub cpu: Arc<Cpu>,
+    /// Ids to logits.
+    pub network: Network,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
     /// Sampling defaults.
     pub generation_config: GenerationConfig,
-    /// Ids to hidden states.
-    pub embedding: Embedding,
-    /// All blocks, wherever they run.
-    pub blocks: Arc<dyn Span>,
-    /// Each block alone, for the hidden states between them.
-    pub each_block: Vec<Arc<dyn Span>>,
-    /// Hidden states to logits.
-    pub head: LmHead,
 }
 
 /// From ids to logits: what of a model needs no tokenizer.
@@ -45,26 +37,45 @@ pub struct Network {
     pub cpu: Arc<Cpu>,
     /// Ids to hidden states.
     pub embedding: Embedding,
-    /// All blocks.
+    /// All blocks, wherever they run.
     pub blocks: Arc<dyn Span>,
-    /// Each block alone.
+    /// Each block alone, for the hidden states between them.
     pub each_block: Vec<Arc<dyn Span>>,
     /// Hidden states to logits.
     pub head: LmHead,
 }
 
+/// How a model is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Instruction set and threads.
+    pub cpu: Arc<Cpu>,
+    /// What sessions cache, and passes work in and keep, may take in all.
+    pub memory_bytes: u64,
+    /// What weights are computed in.
+    pub encoding: Encoding,
+}
+
 impl Model {
-    /// Opens a Hugging Face folder. Weights stay in their files, mapped into memory; what sessions cache, and passes work
-    /// in and keep, may take `memory_bytes` in all.
+    /// Opens a Hugging Face folder. Weights that are computed as they are stored stay in their files, mapped into memory.
     ///
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
-    pub fn open(folder: &Path, cpu: Arc<Cpu>, memory_bytes: u64) -> Result<Model> {
-        let Network { spec, cpu, embedding, blocks, each_block, head } = Network::open(folder, cpu, memory_bytes)?;
+    pub fn open(folder: &Path, options: &OpenOptions) -> Result<Model> {
+        // Small files first: what is wrong with them is said at once.
+        let spec = families::load_spec(folder)?;
         let tokenizer = Tokenizer::load(folder, spec.vocab_size)?;
         let generation_config = GenerationConfig::load(folder)?;
-        let folder = folder.to_owned();
-        Ok(Model { folder, spec, cpu, tokenizer, generation_config, embedding, blocks, each_block, head })
+        let network = Network::from_source(&Checkpoint::open(folder)?, spec, options)?;
+        Ok(Model { folder: folder.to_owned(), network, tokenizer, generation_config })
+    }
+}
+
+impl Deref for Model {
+    type Target = Network;
+
+    fn deref(&self) -> &Network {
+        &self.network
     }
 }
 
@@ -73,11 +84,20 @@ impl Network {
     ///
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
-    pub fn open(folder: &Path, cpu: Arc<Cpu>, memory_bytes: u64) -> Result<Network> {
+    pub fn open(folder: &Path, options: &OpenOptions) -> Result<Network> {
         let spec = families::load_spec(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        let loader = Loader { source: &checkpoint, spec: &spec };
-        let (embedding, head) = (loader.embedding()?, loader.head()?);
+        Network::from_source(&Checkpoint::open(folder)?, spec, options)
+    }
+
+    /// Puts the network of a specification together from tensors, wherever they are.
+    ///
+    /// # Errors
+    /// A tensor that is missing, damaged, or of another shape or type, by its name.
+    pub fn from_source(source: &dyn TensorSource, spec: ModelSpec, options: &OpenOptions) -> Result<Network> {
+        let OpenOptions { cpu, memory_bytes, encoding } = options.clone();
+        let loader = Loader { source, spec: &spec, encoding: Some((&cpu, encoding)) };
+        let embedding = loader.embedding()?;
+        let head = loader.head(&embedding)?;
         let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, memory_bytes);
         let each_block = (0..spec.num_blocks).map(|block| Arc::new(blocks.slice(block..block + 1)) as Arc<dyn Span>);
         let each_block = each_block.collect();

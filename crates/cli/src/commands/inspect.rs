@@ -28,7 +28,7 @@ pub(crate) fn run(args: InspectArgs) -> Result<()> {
     check_folder(&args.model)?;
     let spec = load_spec(&args.model)?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    Loader { source: &checkpoint, spec: &spec }.check()?;
+    Loader { source: &checkpoint, spec: &spec, encoding: None }.check()?;
     let inspection = Inspection::new(&spec, &checkpoint)?;
     let available = system::available_memory_bytes();
     if args.json {

@@ -136,7 +136,12 @@ mod tests {
             "model": {"type": "WordLevel", "vocab": {"A trial, 試み": 5}, "unk_token": "no such token"},
         });
         std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let model = Model::open(folder.path(), Arc::new(Cpu::new(1)), 1 << 24).unwrap();
+        use bouquet_model::{Encoding, OpenOptions};
+        let model = Model::open(
+            folder.path(),
+            &OpenOptions { cpu: Arc::new(Cpu::new(1)), memory_bytes: 1 << 24, encoding: Encoding::F32 },
+        )
+        .unwrap();
         let plan = Plan {
             sampling: SamplingOptions::default(),
             stop: StopRules { eos_token_ids: vec![], strings: vec![], max_tokens: 0 },

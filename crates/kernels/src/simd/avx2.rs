@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::chains::chains_with;
 use super::dots::dots_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows};
+use super::{Factors, Lanes, Out, Rows, spin_with};
 use crate::lanes::LANES;
 
 /// Lanes 0 to 7, and 8 to 15.
@@ -36,6 +36,14 @@ pub(super) unsafe fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
 pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
     // SAFETY: the instruction set is here, by the caller's word.
     unsafe { decode_with::<Pair>(from, to) }
+}
+
+/// # Safety
+/// As [`dots`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn spin_floats(steps: usize) -> u64 {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { spin_with::<Pair, 6>(steps) }
 }
 
 // SAFETY of all blocks below: the trait demands the instruction set and valid pointers of its callers.

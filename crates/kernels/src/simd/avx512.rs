@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::chains::chains_with;
 use super::dots::dots_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows};
+use super::{Factors, Lanes, Out, Rows, spin_with};
 use crate::lanes::LANES;
 
 /// # Safety
@@ -32,6 +32,14 @@ pub(super) unsafe fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
 pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
     // SAFETY: the instruction set is here, by the caller's word.
     unsafe { decode_with::<__m512>(from, to) }
+}
+
+/// # Safety
+/// As [`dots`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn spin_floats(steps: usize) -> u64 {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { spin_with::<__m512, 8>(steps) }
 }
 
 // SAFETY of all blocks below: the trait demands the instruction set and valid pointers of its callers.

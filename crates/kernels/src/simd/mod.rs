@@ -10,6 +10,7 @@
 
 mod chains;
 mod dots;
+pub(crate) mod ints;
 mod rows;
 mod scalar;
 
@@ -47,10 +48,10 @@ macro_rules! per_isa {
             match cpu.isa() {
                 // SAFETY: a `Cpu` holds only an instruction set that this machine has.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni => unsafe { avx512($($arg),*) },
                 // Plain Rust is NEON code on aarch64 already.
                 _ => body($($arg),*),
             }
@@ -66,10 +67,10 @@ macro_rules! in_isa {
         match $cpu.isa() {
             // SAFETY: a `Cpu` holds only an instruction set that this machine has.
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx2 => unsafe { $crate::simd::avx2::$name($($arg),*) },
+            $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { $crate::simd::avx2::$name($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx512 => unsafe { $crate::simd::avx512::$name($($arg),*) },
+            $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni => unsafe { $crate::simd::avx512::$name($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             $crate::Isa::Neon => unsafe { $crate::simd::neon::$name($($arg),*) },
@@ -213,4 +214,45 @@ impl Stored for Bf16 {
         // SAFETY: the caller's.
         unsafe { L::load_bf16(from) }
     }
+}
+
+/// Fused multiply-adds in registers, `steps` times over: as fast as this thread can. Returns how many operations these
+/// were, a multiply-add counted as two.
+pub(crate) fn spin_floats(isa: crate::Isa, steps: usize) -> u64 {
+    match isa {
+        // SAFETY: a `Cpu` holds only an instruction set that this machine has.
+        #[cfg(target_arch = "x86_64")]
+        crate::Isa::Avx2 | crate::Isa::AvxVnni => unsafe { avx2::spin_floats(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        crate::Isa::Avx512 | crate::Isa::Avx512Vnni => unsafe { avx512::spin_floats(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        crate::Isa::Neon => unsafe { neon::spin_floats(steps) },
+        _ => scalar::spin_floats(steps),
+    }
+}
+
+/// [`spin_floats`] over the lanes of one instruction set.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn spin_with<L: Lanes, const CHAINS: usize>(steps: usize) -> u64 {
+    const { assert!(CHAINS <= 8) };
+    let (a, b) = std::hint::black_box((0.5f32, 0.25f32));
+    let mut kept = [0.0; LANES];
+    // SAFETY: the caller's.
+    unsafe {
+        let (a, b) = (L::splat(a), L::splat(b));
+        let mut sums = [L::zero(); CHAINS];
+        for _ in 0..steps {
+            unroll!(C < CHAINS, { sums[C] = sums[C].add_product(a, b) });
+        }
+        unroll!(C < CHAINS, {
+            sums[C].store(kept.as_mut_ptr());
+            std::hint::black_box(kept);
+        });
+    }
+    (steps * CHAINS * LANES * 2) as u64
 }

@@ -3,7 +3,7 @@
 use super::chains::chains_with;
 use super::dots::dots_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows};
+use super::{Factors, Lanes, Out, Rows, spin_with};
 use crate::lanes::{self, LANES};
 
 pub(super) fn dots(x: Rows<'_>, w: Rows<'_>, y: Out<'_>) {
@@ -19,6 +19,11 @@ pub(super) fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
 pub(super) fn decode(from: Rows<'_>, to: Out<'_>) {
     // SAFETY: as above.
     unsafe { decode_with::<[f32; LANES]>(from, to) }
+}
+
+pub(super) fn spin_floats(steps: usize) -> u64 {
+    // SAFETY: as above.
+    unsafe { spin_with::<[f32; LANES], 1>(steps) }
 }
 
 impl Lanes for [f32; LANES] {

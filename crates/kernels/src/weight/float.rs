@@ -1,5 +1,7 @@
 //! Floats as they are stored, row-major and little-endian, widened to f32 where they are used (rule 4).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::matrix::numbers;
@@ -84,6 +86,12 @@ impl FloatWeight {
             let id = ids[index] as usize;
             decode(cpu, rows.part(id..id + 1, 0..self.cols), Out::new(out, self.cols, 1, self.cols));
         });
+    }
+
+    /// Rows as f32.
+    pub(super) fn decode(&self, cpu: &Cpu, rows: Range<usize>, out: &mut [f32]) {
+        let count = rows.len();
+        decode(cpu, self.as_rows().part(rows, 0..self.cols), Out::new(out, self.cols, count, self.cols));
     }
 
     /// As the kernels read it.

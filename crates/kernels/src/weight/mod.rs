@@ -3,13 +3,27 @@
 //!
 //! This file checks shapes, which are the same for all, and hands on.
 
+pub(crate) mod codes;
 mod float;
+pub mod int4;
+mod int8;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
+use crate::cpu::SharedSlice;
+use crate::ops::elementwise;
+use crate::scratch::Scratch;
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
+pub use codes::OUTLIER;
 pub use float::{FloatEncoding, FloatWeight};
+pub use int4::Int4Weight;
+pub use int8::Int8Weight;
+
+use codes::CodeRows;
 
 /// A weight `[rows, cols]` = `[outputs, inputs]`. Its bytes may lie in a mapped file; they are never copied and need
 /// no alignment.
@@ -17,6 +31,26 @@ pub use float::{FloatEncoding, FloatWeight};
 pub enum Weight {
     /// Floats as stored, computed in f32.
     Float(FloatWeight),
+    /// int8 with a scale per row.
+    Int8(Arc<Int8Weight>, Arithmetic),
+    /// 4 bits with a small scale per group of 64.
+    Int4(Arc<Int4Weight>, Arithmetic),
+}
+
+/// What a weight of integers is multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Activations as they are: the weight is decoded to f32 where it is used.
+    Float,
+    /// Activations rounded to int8 for each token, outliers apart ([`codes`]): fast.
+    Integer,
+}
+
+/// A number of a weight is not finite, or too large for f16 where its encoding begins with that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFinite {
+    /// The first row that has one.
+    pub row: usize,
 }
 
 impl Weight {
@@ -35,6 +69,8 @@ impl Weight {
     pub fn rows(&self) -> usize {
         match self {
             Weight::Float(weight) => weight.rows(),
+            Weight::Int8(weight, _) => weight.rows(),
+            Weight::Int4(weight, _) => weight.rows(),
         }
     }
 
@@ -42,6 +78,8 @@ impl Weight {
     pub fn cols(&self) -> usize {
         match self {
             Weight::Float(weight) => weight.cols(),
+            Weight::Int8(weight, _) => weight.cols(),
+            Weight::Int4(weight, _) => weight.cols(),
         }
     }
 
@@ -49,25 +87,42 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Weight::Float(weight) => weight.bytes(),
+            Weight::Int8(weight, _) => weight.bytes(),
+            Weight::Int4(weight, _) => weight.bytes(),
         }
     }
 
-    /// `y = x Wᵀ`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1. Panics on other shapes.
-    pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, y: MatrixViewMut<'_>) {
+    /// `y = x Wᵀ (+ bias)`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1 for floats; integers are exact, and
+    /// what is float about them is in [`codes`]. The bias is added last. Panics on other shapes.
+    pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, bias: Option<&[f32]>, mut y: MatrixViewMut<'_>) {
         assert_eq!(x.cols(), self.cols(), "columns of x for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((y.rows(), y.cols()), (x.rows(), self.rows()), "the shape of y");
+        assert!(bias.is_none_or(|bias| bias.len() == self.rows()), "the length of the bias");
         match self {
-            Weight::Float(weight) => weight.product(cpu, x, y),
+            Weight::Int8(_, Arithmetic::Integer) | Weight::Int4(_, Arithmetic::Integer) => {
+                let (codes, scales) = self.codes().expect("integers");
+                return codes::product(cpu, codes, scales, x, bias, y);
+            }
+            Weight::Float(weight) => weight.product(cpu, x, y.reborrow()),
+            Weight::Int8(..) | Weight::Int4(..) => {
+                let (codes, scales) = self.codes().expect("integers");
+                codes::float_product(cpu, codes, scales, x, y.reborrow());
+            }
+        }
+        if let Some(bias) = bias {
+            elementwise::add_bias(cpu, bias, y);
         }
     }
 
-    /// `dx = dy W`, the gradient of [`product`](Self::product): `dy` is `[tokens, rows]`, `dx` is `[tokens, cols]`.
-    /// Rule 3. Panics on other shapes.
+    /// `dx = dy W`, the gradient of [`product`](Self::product) (of integers too: their rounding of activations is passed
+    /// over): `dy` is `[tokens, rows]`, `dx` is `[tokens, cols]`. Rule 3. Panics on other shapes.
     pub fn product_backward(&self, cpu: &Cpu, dy: MatrixView<'_>, dx: MatrixViewMut<'_>) {
         assert_eq!(dy.cols(), self.rows(), "columns of dy for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((dx.rows(), dx.cols()), (dy.rows(), self.cols()), "the shape of dx");
-        match self {
-            Weight::Float(weight) => weight.product_backward(cpu, dy, dx),
+        match (self, self.codes()) {
+            (Weight::Float(weight), _) => weight.product_backward(cpu, dy, dx),
+            (_, Some((codes, scales))) => codes::product_backward(cpu, codes, scales, dy, dx),
+            _ => unreachable!("all others are codes"),
         }
     }
 
@@ -77,8 +132,52 @@ impl Weight {
         for &id in ids {
             assert!((id as usize) < self.rows(), "row {id} of a [{}, {}] weight", self.rows(), self.cols());
         }
-        match self {
-            Weight::Float(weight) => weight.gather(cpu, ids, out),
+        match (self, self.codes()) {
+            (Weight::Float(weight), _) => weight.gather(cpu, ids, out),
+            (_, Some((codes, scales))) => codes::gather(cpu, codes, scales, ids, out),
+            _ => unreachable!("all others are codes"),
         }
+    }
+
+    /// Codes and the scale of each row, where there are any.
+    fn codes(&self) -> Option<(CodeRows<'_>, &[f32])> {
+        match self {
+            Weight::Float(_) => None,
+            Weight::Int8(weight, _) => Some(weight.view()),
+            Weight::Int4(weight, _) => Some(weight.view()),
+        }
+    }
+}
+
+/// Calls `encode` for each row in f32 and `width` bytes of `out`, on all threads. It returns what scales the row, which
+/// is infinite if a number is not finite. Returns all scales.
+fn encode_rows(
+    cpu: &Cpu,
+    weight: &FloatWeight,
+    out: &mut [u8],
+    width: usize,
+    encode: impl Fn(&mut [f32], &mut [u8]) -> f32 + Sync,
+) -> Result<Vec<f32>, NotFinite> {
+    const ROWS: usize = 16;
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let mut scales = vec![0.0; rows];
+    let bad = AtomicUsize::new(usize::MAX);
+    let (out, shared) = (SharedSlice::new(out), SharedSlice::new(&mut scales));
+    cpu.run(rows.div_ceil(ROWS), |task| {
+        let rows = task * ROWS..rows.min((task + 1) * ROWS);
+        let mut numbers = Scratch::new(rows.len() * cols);
+        weight.decode(cpu, rows.clone(), &mut numbers);
+        // SAFETY: each task has its own rows.
+        let (out, scales) = unsafe { (out.part(rows.start * width..rows.end * width), shared.part(rows.clone())) };
+        for (index, scale) in scales.iter_mut().enumerate() {
+            *scale = encode(&mut numbers[index * cols..][..cols], &mut out[index * width..][..width]);
+            if !scale.is_finite() {
+                bad.fetch_min(rows.start + index, Ordering::Relaxed);
+            }
+        }
+    });
+    match bad.into_inner() {
+        usize::MAX => Ok(scales),
+        row => Err(NotFinite { row }),
     }
 }

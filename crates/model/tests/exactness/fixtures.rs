@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bouquet_kernels::{Cpu, Matrix};
-use bouquet_model::Model;
+use bouquet_model::{Encoding, Model, OpenOptions};
 use safetensors::{Dtype, SafeTensors};
 
 /// Bytes that the sessions of a test may reserve.
@@ -45,7 +45,11 @@ pub(crate) fn open(model: &str, threads: usize) -> Model {
     let shipped = repository().join("models").join(model);
     let fixture = repository().join("tests/fixtures/models").join(model);
     let folder = if shipped.exists() { shipped } else { fixture };
-    Model::open(&folder, Arc::new(Cpu::new(threads)), CACHE_BYTES).unwrap_or_else(|error| panic!("{model}: {error}"))
+    Model::open(
+        &folder,
+        &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 },
+    )
+    .unwrap_or_else(|error| panic!("{model}: {error}"))
 }
 
 /// Recorded outputs: tensors and the scalars of the manifest.

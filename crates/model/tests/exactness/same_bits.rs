@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bouquet_kernels::ops::attention::KEY_PIECE;
 use bouquet_kernels::{Cpu, Isa, Matrix};
-use bouquet_model::Model;
 use bouquet_model::spec::LinearShape;
+use bouquet_model::{Encoding, Model, OpenOptions};
 use bouquet_span::contract::Random;
 use bouquet_span::{Adapter, Keep, Limits, LinearId, Pass, Returned, SessionShape, Step};
 
@@ -41,7 +41,11 @@ fn on_every_isa(name: &str, threads: usize) -> impl Iterator<Item = (Isa, Model)
     let folder = open(name, 1).folder;
     Isa::ALL.into_iter().filter_map(move |isa| {
         let cpu = Cpu::with_isa(isa, threads)?;
-        Some((isa, Model::open(&folder, cpu.into(), CACHE_BYTES).unwrap()))
+        Some((
+            isa,
+            Model::open(&folder, &OpenOptions { cpu: cpu.into(), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 })
+                .unwrap(),
+        ))
     })
 }
 

@@ -27,7 +27,7 @@ fn blocks(name: &str, change: impl Fn(&mut ModelSpec)) -> (ModelSpec, Vec<Block>
     let mut spec = families::load_spec(&folder).unwrap();
     change(&mut spec);
     let checkpoint = Checkpoint::open(&folder).unwrap();
-    let blocks = Loader { source: &checkpoint, spec: &spec }.blocks(0..spec.num_blocks).unwrap();
+    let blocks = Loader { source: &checkpoint, spec: &spec, encoding: None }.blocks(0..spec.num_blocks).unwrap();
     (spec, blocks)
 }
 

@@ -230,10 +230,10 @@ fn a_model_with_one_wrong_tensor_is_refused_by_its_name() {
     let spec = load_spec(&folder).unwrap();
     let honest = InMemory::copy_of(&Checkpoint::open(&folder).unwrap()).unwrap();
     let load = |source: &InMemory| {
-        let loader = Loader { source, spec: &spec };
+        let loader = Loader { source, spec: &spec, encoding: None };
         loader.embedding()?;
         loader.blocks(0..spec.num_blocks)?;
-        loader.head().map(|_| ())
+        loader.head(&loader.embedding()?).map(|_| ())
     };
     load(&honest).unwrap();
 

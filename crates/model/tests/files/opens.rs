@@ -180,7 +180,8 @@ fn a_head_in_the_files_is_the_head_whatever_the_configuration_says() {
     let mut own = InMemory::copy_of(&checkpoint).unwrap();
     let numbers: Vec<f32> = (0..512 * 64).map(|index| index as f32).collect();
     own.insert_f32("lm_head.weight", &[512, 64], &numbers);
-    let head = Loader { source: &own, spec: &spec }.head().unwrap();
+    let loader = Loader { source: &own, spec: &spec, encoding: None };
+    let head = loader.head(&loader.embedding().unwrap()).unwrap();
     let mut row = bouquet_kernels::Matrix::zeros(1, 64);
     head.weight.gather(&bouquet_kernels::Cpu::new(1), &[0], row.view_mut());
     assert_eq!(row.data(), &numbers[..64]);
@@ -189,8 +190,9 @@ fn a_head_in_the_files_is_the_head_whatever_the_configuration_says() {
     assert_eq!(inspection.parameters.total, tied.parameters.total + 512 * 64);
 
     own.insert_f32("lm_head.weight", &[511, 64], &numbers[64..]);
+    let loader = Loader { source: &own, spec: &spec, encoding: None };
     refused(
-        Loader { source: &own, spec: &spec }.head(),
+        loader.head(&loader.embedding().unwrap()),
         "should have shape [512, 64], but has [511, 64]",
         "another head",
     );
@@ -219,7 +221,7 @@ fn an_inspection_counts_what_is_there() {
 #[test]
 fn blocks_that_are_not_there_are_refused_by_number() {
     let (spec, checkpoint) = open("bloom-tiny");
-    let loader = Loader { source: &checkpoint, spec: &spec };
+    let loader = Loader { source: &checkpoint, spec: &spec, encoding: None };
     assert_eq!(loader.blocks(0..spec.num_blocks).unwrap().len(), spec.num_blocks);
     let refused = loader.blocks(spec.num_blocks - 1..spec.num_blocks + 1).unwrap_err();
     assert!(matches!(refused, ModelError::NoSuchBlock { index, num_blocks } if index == num_blocks), "{refused}");

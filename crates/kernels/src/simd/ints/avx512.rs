@@ -1,0 +1,154 @@
+//! AVX-512 without VNNI: codes widened to half words, whose products are summed in pairs.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{Ints, MOST_LANES, STREAMS, TokenCodes, few_with, many_with, reads_with, spin_with};
+use crate::weight::codes::CodeRows;
+
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ and VL; shapes are checked.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn few(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, sums: &mut [i32]) {
+    // SAFETY: the caller's.
+    unsafe { few_with::<Halves512>(w, rows, x, sums) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+    // 6 × 4 accumulators, 4 of weights, one of a token and its products are 30 of 32 registers.
+    // SAFETY: the caller's.
+    unsafe { many_with::<Halves512, 6, 4>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn spin_products(steps: usize) -> u64 {
+    // SAFETY: the caller's.
+    unsafe { spin_with::<Halves512, 8>(steps) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn spin_reads(memory: &[u8]) {
+    // SAFETY: the caller's.
+    unsafe { reads_with::<Halves512, STREAMS>(memory) }
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Halves512(__m512i);
+
+// SAFETY of all blocks below: the trait demands the instruction set and valid pointers of its callers.
+impl Ints for Halves512 {
+    const STEP: usize = 2;
+    const LANES: usize = 16;
+    const BIASED: bool = false;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        Halves512(unsafe { _mm512_setzero_si512() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: see above.
+        Halves512(unsafe { _mm512_loadu_si512(from.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_si512(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> Self {
+        // SAFETY: see above.
+        Halves512(unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) })
+    }
+
+    #[inline(always)]
+    unsafe fn codes(from: *const u8) -> Self {
+        // SAFETY: see above.
+        Halves512(unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(from: *const u8, table: *const u8, high: bool) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm256_loadu_si256(from.cast());
+            let bytes = if high { _mm256_srli_epi16::<4>(bytes) } else { bytes };
+            let halves = _mm256_and_si256(bytes, _mm256_set1_epi8(15));
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.cast()));
+            Halves512(_mm512_cvtepi8_epi16(_mm256_shuffle_epi8(table, halves)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, weights: Self, activations: Self) -> Self {
+        // SAFETY: see above.
+        Halves512(unsafe { _mm512_add_epi32(self.0, _mm512_madd_epi16(weights.0, activations.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn sums(of: [Self; 4]) -> [i32; 4] {
+        let [a, b, c, d] = of;
+        // SAFETY: see above.
+        unsafe { super::avx2::sums([halve(a.0), halve(b.0), halve(c.0), halve(d.0)]) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(rows: &mut [Self; MOST_LANES]) {
+        // SAFETY: see above; a register is all that it holds.
+        unsafe { transpose(&mut *std::ptr::from_mut(rows).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: see above; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+}
+
+/// Lanes 0 to 7 and 8 to 15, added.
+#[inline(always)]
+pub(super) unsafe fn halve(x: __m512i) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe { _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x)) }
+}
+
+/// 16 × 16 lanes.
+#[inline(always)]
+pub(super) unsafe fn transpose(rows: &mut [__m512i; MOST_LANES]) {
+    // SAFETY: the caller's.
+    unsafe {
+        // fours[4 g + c]: columns c, c + 4, c + 8, c + 12 of rows 4 g to 4 g + 3, a quarter of the register each.
+        let mut fours = [_mm512_setzero_si512(); 16];
+        for g in 0..4 {
+            let (a, b, c, d) = (rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]);
+            let (low_ab, high_ab) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (low_cd, high_cd) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            fours[4 * g] = _mm512_unpacklo_epi64(low_ab, low_cd);
+            fours[4 * g + 1] = _mm512_unpackhi_epi64(low_ab, low_cd);
+            fours[4 * g + 2] = _mm512_unpacklo_epi64(high_ab, high_cd);
+            fours[4 * g + 3] = _mm512_unpackhi_epi64(high_ab, high_cd);
+        }
+        for c in 0..4 {
+            let (a, b, d, e) = (fours[c], fours[4 + c], fours[8 + c], fours[12 + c]);
+            // Quarters 0 and 1 (2 and 3) of two groups of rows.
+            let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
+            let (de_low, de_high) = (_mm512_shuffle_i32x4::<0x44>(d, e), _mm512_shuffle_i32x4::<0xee>(d, e));
+            rows[c] = _mm512_shuffle_i32x4::<0x88>(ab_low, de_low);
+            rows[c + 4] = _mm512_shuffle_i32x4::<0xdd>(ab_low, de_low);
+            rows[c + 8] = _mm512_shuffle_i32x4::<0x88>(ab_high, de_high);
+            rows[c + 12] = _mm512_shuffle_i32x4::<0xdd>(ab_high, de_high);
+        }
+    }
+}

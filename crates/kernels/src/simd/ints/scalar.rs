@@ -1,0 +1,37 @@
+//! Integer products in plain Rust: the truth that the others are tested against.
+
+use std::ops::Range;
+
+use super::TokenCodes;
+use crate::weight::codes::CodeRows;
+
+fn sum(w: CodeRows<'_>, row: usize, x: TokenCodes<'_>, token: usize) -> i32 {
+    let codes: &[i8] = bytemuck::cast_slice(&x.data[token * x.stride..][..w.cols()]);
+    codes.iter().enumerate().fold(0i32, |sum, (col, &code)| sum.wrapping_add(w.code(row, col) * i32::from(code)))
+}
+
+pub(super) fn few(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, sums: &mut [i32]) {
+    let count = rows.len();
+    for (index, row) in rows.enumerate() {
+        for token in 0..x.count {
+            sums[token * count + index] = sum(w, row, x, token);
+        }
+    }
+}
+
+pub(super) fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, mut done: impl FnMut(usize, &[i32])) {
+    for token in 0..x.count {
+        let sums: Vec<i32> = rows.clone().map(|row| sum(w, row, x, token)).collect();
+        done(token, &sums);
+    }
+}
+
+pub(super) fn spin_products(steps: usize) -> u64 {
+    let (a, b) = std::hint::black_box((3i32, 5i32));
+    let mut sums = [0i32; 16];
+    for _ in 0..steps {
+        sums = std::hint::black_box(sums.map(|sum| sum.wrapping_add(a * b)));
+    }
+    std::hint::black_box(sums);
+    32 * steps as u64
+}

@@ -1,0 +1,375 @@
+//! Products with weights whose codes are integers: the arithmetic of LLM.int8 (arXiv 2208.07339), per token.
+//!
+//! ```text
+//! outliers = { k : not |x[k]| < 6 }                         chosen for each token alone (rule 9)
+//! scale    = max |x[k]| / 127                               of the others; 0 if that is below 1e-35
+//! q[k]     = round(x[k] * (127 / max)), 0 for outliers      half to even
+//! y[o]     = (Σ q[k] code[o, k] * scale + Σ x[k] code[o, k]) * row_scale[o] (+ bias[o])
+//! ```
+//!
+//! The first sum is of integers and exact. The second runs over the outliers, ascending, as rule 3 says.
+
+use std::ops::Range;
+
+use crate::cpu::SharedOut;
+use crate::product::{chains_with_on_threads, dots_with_on_threads};
+use crate::scratch::Scratch;
+use crate::simd::ints::{self, MOST_OUTPUTS, PADDING, TokenCodes, code_bytes, correction, panel_outputs};
+use crate::simd::{Factors, per_isa};
+use crate::{Cpu, MatrixView, MatrixViewMut};
+
+use super::int4;
+
+/// Magnitude from which on an activation is an outlier.
+pub const OUTLIER: f32 = 6.0;
+
+/// Largest code of an activation.
+const LARGEST: f32 = 127.0;
+
+/// Tokens below which weights are streamed rather than packed.
+const MANY: usize = 20;
+
+/// Tokens that pass by a panel.
+const TOKENS: usize = 512;
+
+/// Codes in a task of few tokens.
+const TASK_CODES: usize = 96 * 1024;
+
+/// Rows of int8 codes as they are stored, `[rows, cols]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Rows<'a> {
+    pub(crate) data: &'a [u8],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+/// Rows of codes of 4 bits: for each pair of groups of 64 columns 64 bytes, the first group in their low halves, the
+/// second in their high ones; and a scale for each group. [`int4`] tells what they mean.
+#[derive(Clone, Copy)]
+pub(crate) struct Int4Rows<'a> {
+    /// `[rows, groups * 32]`.
+    pub(crate) data: &'a [u8],
+    /// `[rows, groups]`.
+    pub(crate) scales: &'a [u8],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Groups of a row, an even number.
+    pub(crate) groups: usize,
+}
+
+/// Weights whose rows are integers times a scale of the row.
+#[derive(Clone, Copy)]
+pub(crate) enum CodeRows<'a> {
+    Int8(Int8Rows<'a>),
+    Int4(Int4Rows<'a>),
+}
+
+impl Int4Rows<'_> {
+    /// What the 16 codes of a group of this scale mean; plus 128 if `biased`.
+    #[inline(always)]
+    pub(crate) fn table(scale: u8, biased: bool) -> *const u8 {
+        (if biased { &int4::BIASED_TABLES } else { &int4::TABLES })[usize::from(scale)].as_ptr()
+    }
+
+    #[inline(always)]
+    fn code(&self, row: usize, col: usize) -> i32 {
+        let byte = self.data[row * self.groups * 32 + col / PADDING * 64 + col % 64];
+        let half = if col % PADDING >= 64 { byte >> 4 } else { byte & 15 };
+        i32::from(int4::TABLES[usize::from(self.scales[row * self.groups + col / 64])][usize::from(half)] as i8)
+    }
+}
+
+impl CodeRows<'_> {
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            CodeRows::Int8(w) => w.rows,
+            CodeRows::Int4(w) => w.rows,
+        }
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            CodeRows::Int8(w) => w.cols,
+            CodeRows::Int4(w) => w.cols,
+        }
+    }
+
+    /// One code.
+    #[inline(always)]
+    pub(crate) fn code(&self, row: usize, col: usize) -> i32 {
+        match self {
+            CodeRows::Int8(w) => i32::from(w.data[row * w.cols + col] as i8),
+            CodeRows::Int4(w) => w.code(row, col),
+        }
+    }
+
+    /// Rows as floats: `code * scale`.
+    pub(crate) fn decode(&self, cpu: &Cpu, scales: &[f32], rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        assert_eq!(out.len(), rows.len() * cols.len(), "numbers decoded");
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+            decode_row(cpu, *self, row, cols.start, scales[row], out);
+        }
+    }
+}
+
+per_isa! {
+    fn decode_row(w: CodeRows<'_>, row: usize, first: usize, scale: f32, out: &mut [f32]) {
+        match w {
+            CodeRows::Int8(w) => {
+                let codes = &w.data[row * w.cols + first..][..out.len()];
+                for (out, code) in out.iter_mut().zip(codes) {
+                    *out = f32::from(*code as i8) * scale;
+                }
+            }
+            CodeRows::Int4(w) => {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = w.code(row, first + i) as f32 * scale;
+                }
+            }
+        }
+    }
+}
+
+/// The activations of some tokens as codes.
+struct Tokens {
+    /// For each token its codes, padded, then the three words of [`Summary`].
+    words: Scratch,
+    /// Words from one token to the next.
+    stride: usize,
+    /// Column and value, token after token.
+    outliers: Vec<(usize, f32)>,
+    /// The outliers of each token.
+    ranges: Vec<Range<usize>>,
+}
+
+/// What is known of a token besides its codes.
+#[derive(Clone, Copy)]
+struct Summary {
+    scale: f32,
+    sum: i32,
+    outliers: usize,
+}
+
+/// Words of a [`Summary`], and what rounds them up to a cache line.
+const SUMMARY: usize = 16;
+
+impl Tokens {
+    fn encode(cpu: &Cpu, x: MatrixView<'_>) -> Tokens {
+        let width = x.cols().next_multiple_of(PADDING) * code_bytes(cpu.isa()) / 4;
+        let stride = width + SUMMARY;
+        let mut words = Scratch::new(stride * x.rows());
+        let matrix = MatrixViewMut::new(x.rows(), stride, &mut words);
+        cpu.for_each_costly_row(matrix, 4 * stride, |token, row| {
+            let (codes, summary) = row.split_at_mut(width);
+            codes[x.cols() * code_bytes(cpu.isa()) / 4..].fill(0.0);
+            let Summary { scale, sum, outliers } = match code_bytes(cpu.isa()) {
+                1 => encode_bytes(cpu, x.row(token), bytemuck::cast_slice_mut(codes)),
+                _ => encode_halves(cpu, x.row(token), bytemuck::cast_slice_mut(codes)),
+            };
+            summary[0] = scale;
+            summary[1] = f32::from_bits(correction(cpu.isa(), sum) as u32);
+            summary[2] = f32::from_bits(outliers as u32);
+        });
+        let mut tokens = Tokens { words, stride, outliers: Vec::new(), ranges: Vec::new() };
+        for token in 0..x.rows() {
+            let start = tokens.outliers.len();
+            if tokens.summary(token).outliers > 0 {
+                let row = x.row(token).iter().copied().enumerate();
+                tokens.outliers.extend(row.filter(|(_, x)| is_outlier(*x)));
+            }
+            tokens.ranges.push(start..tokens.outliers.len());
+        }
+        tokens
+    }
+
+    fn summary(&self, token: usize) -> Summary {
+        let words = &self.words[(token + 1) * self.stride - SUMMARY..];
+        Summary { scale: words[0], sum: words[1].to_bits() as i32, outliers: words[2].to_bits() as usize }
+    }
+
+    fn codes(&self, tokens: Range<usize>) -> TokenCodes<'_> {
+        let words = &self.words[tokens.start * self.stride..tokens.end * self.stride];
+        TokenCodes { data: bytemuck::cast_slice(words), count: tokens.len(), stride: 4 * self.stride }
+    }
+
+    fn outliers(&self, token: usize) -> &[(usize, f32)] {
+        &self.outliers[self.ranges[token].clone()]
+    }
+}
+
+/// NaN is one, so that it reaches the output.
+#[inline(always)]
+fn is_outlier(x: f32) -> bool {
+    x.abs() >= OUTLIER || x.is_nan()
+}
+
+/// Codes of a row as bytes (`wide` false) or half words.
+macro_rules! encode_as {
+    ($name:ident, $code:ty) => {
+        per_isa! {
+            fn $name(x: &[f32], codes: &mut [$code]) -> Summary {
+                const ROUND: f32 = 12_582_912.0;
+                let mut largest = 0.0f32;
+                let mut outliers = 0u32;
+                for &x in x {
+                    let magnitude = x.abs();
+                    outliers += u32::from(is_outlier(x));
+                    let inlier = if magnitude < OUTLIER { magnitude } else { 0.0 };
+                    largest = if inlier > largest { inlier } else { largest };
+                }
+                let zero = largest < 1e-35;
+                let (factor, scale) = if zero { (0.0, 0.0) } else { (LARGEST / largest, largest / LARGEST) };
+                let mut sum = 0i32;
+                for (code, &x) in codes.iter_mut().zip(x) {
+                    let x = if x.abs() < OUTLIER { x } else { 0.0 };
+                    // Adding 1.5 * 2²³ rounds to an integer, half to even, and leaves it in the low bits.
+                    let value = ((x * factor + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+                    *code = value as $code;
+                    sum = sum.wrapping_add(value);
+                }
+                Summary { scale, sum, outliers: outliers as usize }
+            }
+        }
+    };
+}
+
+encode_as!(encode_bytes, i8);
+encode_as!(encode_halves, i16);
+
+/// `y = x Wᵀ (+ bias)` in integers.
+pub(super) fn product(
+    cpu: &Cpu,
+    w: CodeRows<'_>,
+    scales: &[f32],
+    x: MatrixView<'_>,
+    bias: Option<&[f32]>,
+    mut y: MatrixViewMut<'_>,
+) {
+    let (count, rows) = (x.rows(), w.rows());
+    if count == 0 || rows == 0 {
+        return;
+    }
+    let tokens = Tokens::encode(cpu, x);
+    let bias = |rows: Range<usize>| bias.map(|bias| &bias[rows]);
+    let out = SharedOut::new(&mut y);
+    if count < MANY {
+        let per_task = (TASK_CODES / w.cols().max(1)).next_multiple_of(4).max(4);
+        cpu.run(rows.div_ceil(per_task), |task| {
+            let rows = task * per_task..rows.min((task + 1) * per_task);
+            let mut sums = Scratch::new(count * rows.len());
+            let sums: &mut [i32] = bytemuck::cast_slice_mut(&mut sums);
+            ints::few(cpu, w, rows.clone(), tokens.codes(0..count), sums);
+            let mut beside = Scratch::new(rows.len());
+            for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
+                beside.fill(0.0);
+                if !tokens.outliers(token).is_empty() {
+                    outliers_of_rows(cpu, w, rows.start, tokens.outliers(token), &mut beside);
+                }
+                // SAFETY: each task has its own rows of the weight.
+                let y = unsafe { out.part(token, rows.start, rows.len()) };
+                finish(cpu, sums, tokens.summary(token), &beside, &scales[rows.clone()], bias(rows.clone()), y);
+            }
+        });
+        return;
+    }
+    // Outliers keep to few columns, the same ones for most tokens: each panel decodes them once.
+    let mut columns: Vec<usize> = tokens.outliers.iter().map(|outlier| outlier.0).collect();
+    columns.sort_unstable();
+    columns.dedup();
+    let places: Vec<(usize, f32)> =
+        tokens.outliers.iter().map(|&(col, x)| (columns.binary_search(&col).unwrap_or(0), x)).collect();
+    let outputs = panel_outputs(cpu.isa());
+    let (panels, blocks) = (rows.div_ceil(outputs), count.div_ceil(TOKENS));
+    cpu.run(panels * blocks, |task| {
+        let (panel, block) = (task / blocks, task % blocks);
+        let rows = panel * outputs..rows.min((panel + 1) * outputs);
+        let first = block * TOKENS;
+        let width = rows.len();
+        let mut decoded = Scratch::new(columns.len() * width);
+        for (decoded, &col) in decoded.chunks_exact_mut(width).zip(&columns) {
+            for (decoded, row) in decoded.iter_mut().zip(rows.clone()) {
+                *decoded = w.code(row, col) as f32;
+            }
+        }
+        let codes = tokens.codes(first..count.min(first + TOKENS));
+        let mut beside = [0.0; MOST_OUTPUTS];
+        let beside = &mut beside[..width];
+        let scales = &scales[rows.clone()];
+        ints::many(cpu, w, rows.clone(), codes, |token, sums| {
+            let token = first + token;
+            beside.fill(0.0);
+            let outliers = &places[tokens.ranges[token].clone()];
+            if !outliers.is_empty() {
+                add_outliers(cpu, outliers, &decoded, beside);
+            }
+            // SAFETY: each task has its own tokens and rows of the weight.
+            let y = unsafe { out.part(token, rows.start, width) };
+            finish(cpu, sums, tokens.summary(token), beside, scales, bias(rows.clone()), y);
+        });
+    });
+}
+
+per_isa! {
+    /// `sums[r] += Σ x * code(first + r, col)`, ascending.
+    fn outliers_of_rows(w: CodeRows<'_>, first: usize, outliers: &[(usize, f32)], sums: &mut [f32]) {
+        for (row, sum) in sums.iter_mut().enumerate() {
+            for &(col, x) in outliers {
+                *sum = x.mul_add(w.code(first + row, col) as f32, *sum);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// The same where the codes of column `place` stand in `decoded[place]`, as wide as `sums`.
+    fn add_outliers(outliers: &[(usize, f32)], decoded: &[f32], sums: &mut [f32]) {
+        for &(place, x) in outliers {
+            let codes = &decoded[place * sums.len()..][..sums.len()];
+            for (sum, code) in sums.iter_mut().zip(codes) {
+                *sum = x.mul_add(*code, *sum);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// From sums of integers to the output.
+    fn finish(sums: &[i32], token: Summary, beside: &[f32], scales: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+        let count = y.len();
+        let (sums, beside, scales) = (&sums[..count], &beside[..count], &scales[..count]);
+        for i in 0..count {
+            y[i] = (sums[i].wrapping_add(token.sum) as f32 * token.scale + beside[i]) * scales[i];
+        }
+        if let Some(bias) = bias {
+            for (y, bias) in y.iter_mut().zip(bias) {
+                *y += bias;
+            }
+        }
+    }
+}
+
+/// `y = x Wᵀ` in f32, by rule 1, over decoded rows.
+pub(super) fn float_product(cpu: &Cpu, w: CodeRows<'_>, scales: &[f32], x: MatrixView<'_>, y: MatrixViewMut<'_>) {
+    dots_with_on_threads(cpu, x, w.rows(), y, |rows, out| w.decode(cpu, scales, rows, 0..w.cols(), out));
+}
+
+/// `dx = dy W` in f32, by rule 3, over decoded rows.
+pub(super) fn product_backward(
+    cpu: &Cpu,
+    w: CodeRows<'_>,
+    scales: &[f32],
+    dy: MatrixView<'_>,
+    mut dx: MatrixViewMut<'_>,
+) {
+    dx.data_mut().fill(0.0);
+    let factors = Factors::new(dy.data(), dy.rows(), dy.cols(), dy.cols(), 1);
+    chains_with_on_threads(cpu, factors, w.rows(), dx, |rows, cols, out| w.decode(cpu, scales, rows, cols, out));
+}
+
+/// Copies rows, decoded.
+pub(super) fn gather(cpu: &Cpu, w: CodeRows<'_>, scales: &[f32], ids: &[u32], out: MatrixViewMut<'_>) {
+    cpu.for_each_row(out, |index, out| {
+        let id = ids[index] as usize;
+        w.decode(cpu, scales, id..id + 1, 0..w.cols(), out);
+    });
+}
