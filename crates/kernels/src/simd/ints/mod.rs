@@ -31,13 +31,16 @@ pub(crate) const PADDING: usize = 128;
 const BIAS: i32 = 128;
 
 /// Inner columns of a panel.
-const BLOCK: usize = 2048;
+const BLOCK: usize = 1024;
 
 /// Most outputs of a panel, on any instruction set.
 pub(crate) const MOST_OUTPUTS: usize = 64;
 
 /// Most lanes of a register.
 pub(crate) const MOST_LANES: usize = 16;
+
+/// The sums of a token with the rows of a panel.
+pub(crate) type Sums = [i32; MOST_OUTPUTS];
 
 /// Integers in a register. Closures are kept out of what is generic over it: they would not take on the instruction set.
 ///
@@ -143,8 +146,15 @@ pub(crate) fn few(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<
     }
 }
 
-/// The same sums for many tokens and one panel of rows: `done(token, sums of the rows)` for each token.
-pub(crate) fn many(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+/// The same sums for many tokens and one panel of rows: `done(token, sums)` with the sums of some tokens from `token` on,
+/// of which the first `rows.len()` count.
+pub(crate) fn many(
+    cpu: &Cpu,
+    w: CodeRows<'_>,
+    rows: Range<usize>,
+    x: TokenCodes<'_>,
+    done: impl FnMut(usize, &[Sums]),
+) {
     assert!(rows.start < rows.end && rows.end <= w.rows() && rows.len() <= panel_outputs(cpu.isa()), "rows");
     x.check(w.cols(), 4 / code_bytes(cpu.isa()));
     match cpu.isa() {
@@ -338,7 +348,7 @@ unsafe fn many_with<I: Ints, const M: usize, const N: usize>(
     w: CodeRows<'_>,
     rows: Range<usize>,
     x: TokenCodes<'_>,
-    done: impl FnMut(usize, &[i32]),
+    done: impl FnMut(usize, &[Sums]),
 ) {
     // SAFETY: the caller's.
     unsafe {
@@ -355,7 +365,7 @@ unsafe fn many_rows<I: Ints, S: Source, const M: usize, const N: usize>(
     cols: usize,
     rows: Range<usize>,
     x: TokenCodes<'_>,
-    mut done: impl FnMut(usize, &[i32]),
+    mut done: impl FnMut(usize, &[Sums]),
 ) {
     const { assert!(N * I::LANES <= MOST_OUTPUTS && M <= 8) };
     let (outputs, register) = (N * I::LANES, I::LANES * 4);
@@ -394,9 +404,7 @@ unsafe fn many_rows<I: Ints, S: Source, const M: usize, const N: usize>(
                     unroll!(T < M, {
                         unroll!(O < N, { tile_sums[T][O].store(sums[T].as_mut_ptr().add(O * I::LANES).cast()) });
                     });
-                    for t in 0..M.min(x.count - token) {
-                        done(token + t, &sums[t][..rows.len()]);
-                    }
+                    done(token, &sums[..M.min(x.count - token)]);
                 } else {
                     unroll!(T < M, {
                         unroll!(O < N, { tile_sums[T][O].store(kept.add((T * N + O) * register)) });
