@@ -67,6 +67,7 @@ compile_error!("weights are read in place from little-endian files");
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("a model is larger than what narrower pointers reach");
 
+mod affinity;
 pub mod cpu;
 mod lanes;
 pub mod limits;
