@@ -6,6 +6,7 @@
 mod commands;
 mod errors;
 mod interrupt;
+mod limits;
 mod open;
 mod output;
 mod system;
@@ -41,6 +42,8 @@ enum Command {
     Perplexity(commands::perplexity::PerplexityArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
+    /// Measure how fast a model runs here, beside the limits of the machine
+    Bench(commands::bench::BenchArgs),
     /// Write logits and hidden states to a file
     Forward(commands::forward::ForwardArgs),
     /// Print a completion script for a shell
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Bench(args) => commands::bench::run(args),
         Command::Forward(args) => commands::forward::run(args),
         Command::Completions(args) => commands::completions::run(args),
     })

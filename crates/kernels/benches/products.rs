@@ -24,7 +24,7 @@ fn main() {
             "--threads" => threads = arguments.next().and_then(|n| n.parse().ok()).expect("a number of threads"),
             "--isa" => {
                 let name = arguments.next().unwrap_or_default();
-                let named = |isa: &Isa| format!("{isa:?}").eq_ignore_ascii_case(&name);
+                let named = |isa: &Isa| isa.name() == name;
                 isas.push(Isa::ALL.into_iter().find(named).expect("scalar, avx2, avxvnni, avx512, avx512vnni or neon"));
             }
             word => words.push(word.to_owned()),
@@ -130,7 +130,7 @@ impl Bench {
         let (threads, isa) = (self.cpu.threads(), self.cpu.isa());
         let floats = limits::f32_ops_per_sec(&self.cpu, 200) / 1e9;
         let ints = limits::int8_ops_per_sec(&self.cpu, 200) / 1e9;
-        self.read = limits::read_bytes_per_sec(&self.cpu, &vec![1u8; 1 << 29], 7) / 1e9;
+        self.read = limits::read_bytes_per_sec(&self.cpu, &[&vec![1u8; 1 << 29]], 7) / 1e9;
         let read = self.read;
         println!("{isa:?} on {threads} threads: {floats:.0} GFLOP/s f32, {ints:.0} GOP/s int8, reads {read:.1} GB/s");
     }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::MatrixViewMut;
+use crate::profile::{OperationTime, Profile};
 use crate::simd::Out;
 use crate::threads::Pool;
 
@@ -27,6 +28,23 @@ pub enum Isa {
 impl Isa {
     /// All of them, from plain to wide.
     pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon];
+
+    /// The best that this machine has.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// What reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+        }
+    }
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -63,19 +81,38 @@ pub struct Cpu {
     /// Available on this machine: the kernels' `unsafe` leans on it.
     isa: Isa,
     pool: Pool,
+    profile: Option<Profile>,
 }
 
 impl Cpu {
     /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1). Where
     /// the system gives fewer, these do the work; [`threads`](Self::threads) tells how many there are.
     pub fn new(threads: usize) -> Self {
-        let best = Isa::ALL.into_iter().rev().find(|isa| isa.is_available());
-        Cpu { isa: best.unwrap_or(Isa::Scalar), pool: Pool::new(threads.max(1) - 1) }
+        Cpu { isa: Isa::best(), pool: Pool::new(threads.max(1) - 1), profile: None }
     }
 
     /// A given instruction set; `None` where this machine does not have it. Threads as in [`new`](Self::new).
     pub fn with_isa(isa: Isa, threads: usize) -> Option<Self> {
-        isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1) })
+        isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1), profile: None })
+    }
+
+    /// The same, counting how long each operation takes.
+    pub fn profiled(self) -> Self {
+        Cpu { profile: Some(Profile::default()), ..self }
+    }
+
+    /// Runs `work`, an operation of that name, and counts its time if this is [`profiled`](Self::profiled). Operations may
+    /// run inside of others, but not inside of tasks of [`run`](Self::run).
+    pub fn timed<T>(&self, operation: &'static str, work: impl FnOnce() -> T) -> T {
+        match &self.profile {
+            None => work(),
+            Some(profile) => profile.timed(operation, work),
+        }
+    }
+
+    /// The time that each operation took since this was last asked; nothing unless this is [`profiled`](Self::profiled).
+    pub fn take_profile(&self) -> Vec<OperationTime> {
+        self.profile.as_ref().map_or_else(Vec::new, Profile::take)
     }
 
     /// The instruction set in use.

@@ -75,6 +75,7 @@ pub mod math;
 pub mod matrix;
 pub mod ops;
 pub mod product;
+pub mod profile;
 mod scratch;
 mod simd;
 mod threads;

@@ -32,6 +32,16 @@ impl Encoding {
         }
     }
 
+    /// Bytes that a `[rows, cols]` weight takes in this encoding; `None` where that depends on how it is stored.
+    pub fn bytes(self, rows: usize, cols: usize) -> Option<u64> {
+        let row = match self {
+            Encoding::F32 => return None,
+            Encoding::Int8 => cols + 4,
+            Encoding::Int4 => int4::groups(cols) * (int4::GROUP / 2 + 1) + 4,
+        };
+        Some(rows as u64 * row as u64)
+    }
+
     /// A stored weight in this encoding; `name` is for messages.
     ///
     /// # Errors

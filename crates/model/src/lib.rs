@@ -23,6 +23,7 @@
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`ends`] | embedding and head |
+//! | [`random`] | models of published shapes with random weights |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
 //!
@@ -60,6 +61,7 @@ pub mod load;
 pub mod local;
 pub mod model;
 pub mod norm;
+pub mod random;
 pub mod spec;
 pub mod tokenizer;
 

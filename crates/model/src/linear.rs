@@ -22,8 +22,11 @@ impl Linear {
     pub(crate) fn forward(&self, call: Call<'_>, site: Site, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
-        let mut y = Matrix::zeros(x.rows(), self.weight.rows());
-        self.weight.product(cpu, x, self.bias.as_deref(), y.view_mut());
+        let mut y = cpu.timed(product_at(site), || {
+            let mut y = Matrix::zeros(x.rows(), self.weight.rows());
+            self.weight.product(cpu, x, self.bias.as_deref(), y.view_mut());
+            y
+        });
         for (request, rows) in runs(tokens, |token| token.request) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
             let input = adapter_input(cpu, id, batch, &tokens[rows.clone()], x.slice(rows.clone()));
@@ -68,6 +71,24 @@ impl Linear {
             elementwise::add(cpu, d_input.view(), dx.slice_mut(rows));
         }
         dx
+    }
+}
+
+/// What a profile calls the product of a site.
+fn product_at(site: Site) -> &'static str {
+    match site {
+        Site::Qkv => "product qkv",
+        Site::Q => "product q",
+        Site::K => "product k",
+        Site::V => "product v",
+        Site::O => "product o",
+        Site::Gate => "product gate",
+        Site::Up => "product up",
+        Site::Down => "product down",
+        Site::Router => "product router",
+        Site::ExpertGate(_) => "product expert gate",
+        Site::ExpertUp(_) => "product expert up",
+        Site::ExpertDown(_) => "product expert down",
     }
 }
 

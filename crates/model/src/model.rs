@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bouquet_kernels::Cpu;
+use bouquet_kernels::{Cpu, Weight};
 use bouquet_span::Span;
 
+use crate::block::Block;
 use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::encoding::Encoding;
 use crate::ends::{Embedding, LmHead};
@@ -43,6 +44,9 @@ pub struct Network {
     pub each_block: Vec<Arc<dyn Span>>,
     /// Hidden states to logits.
     pub head: LmHead,
+    /// The weights that tokens are multiplied with, for those who count what a token costs: of all linears in order, and
+    /// of the head. Each shares its bytes with the part that it belongs to.
+    pub weights: Vec<Weight>,
 }
 
 /// How a model is opened.
@@ -98,9 +102,11 @@ impl Network {
         let loader = Loader { source, spec: &spec, encoding: Some((&cpu, encoding)) };
         let embedding = loader.embedding()?;
         let head = loader.head(&embedding)?;
-        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, memory_bytes);
+        let blocks = loader.blocks(0..spec.num_blocks)?;
+        let weights = blocks.iter().flat_map(Block::weights).chain([&head.weight]).cloned().collect();
+        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), blocks, memory_bytes);
         let each_block = (0..spec.num_blocks).map(|block| Arc::new(blocks.slice(block..block + 1)) as Arc<dyn Span>);
         let each_block = each_block.collect();
-        Ok(Network { spec, cpu, embedding, each_block, blocks: Arc::new(blocks), head })
+        Ok(Network { spec, cpu, embedding, each_block, blocks: Arc::new(blocks), head, weights })
     }
 }

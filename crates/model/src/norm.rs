@@ -19,14 +19,16 @@ pub struct Norm {
 impl Norm {
     /// The normalized rows.
     pub fn forward(&self, cpu: &Cpu, x: MatrixView<'_>) -> Matrix {
-        let mut y = Matrix::zeros(x.rows(), x.cols());
-        match self.spec.kind {
-            NormKind::LayerNorm => {
-                norm::layer_norm(cpu, x, &self.weight, &self.bias, self.spec.epsilon, y.view_mut());
+        cpu.timed("norms", || {
+            let mut y = Matrix::zeros(x.rows(), x.cols());
+            match self.spec.kind {
+                NormKind::LayerNorm => {
+                    norm::layer_norm(cpu, x, &self.weight, &self.bias, self.spec.epsilon, y.view_mut());
+                }
+                NormKind::RmsNorm => norm::rms_norm(cpu, x, &self.weight, self.spec.epsilon, y.view_mut()),
             }
-            NormKind::RmsNorm => norm::rms_norm(cpu, x, &self.weight, self.spec.epsilon, y.view_mut()),
-        }
-        y
+            y
+        })
     }
 
     /// The gradient for `x` from that of [`forward`](Self::forward).

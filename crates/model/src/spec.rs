@@ -4,6 +4,7 @@
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_span::Site;
 
+use crate::kv_cache::KvCache;
 use crate::{ModelError, Result};
 
 /// A whole model.
@@ -52,6 +53,12 @@ impl ModelSpec {
     pub fn block(&self, index: usize) -> Result<&BlockSpec> {
         let num_blocks = self.num_blocks;
         if index < num_blocks { Ok(&self.block) } else { Err(ModelError::NoSuchBlock { index, num_blocks }) }
+    }
+
+    /// Bytes of keys and values that a token takes in all blocks.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        let AttentionSpec { kv_heads, head_dim, .. } = self.block.attention;
+        KvCache::bytes_per_token(kv_heads, head_dim) * self.num_blocks as u64
     }
 }
 

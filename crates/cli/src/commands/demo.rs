@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, SamplingOptions, StopRules, generate};
-use bouquet_model::{Model, families};
+use bouquet_kernels::Cpu;
+use bouquet_model::{Encoding, Model, families};
 use bouquet_span::Pass;
 use serde_json::{Value, json};
 
 use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, open};
+use crate::open::{ComputeArgs, open};
 use crate::output;
 
 /// What was typed.
@@ -20,7 +21,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -40,8 +41,7 @@ const MAX_TOKENS: usize = 32;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let folder = args.model.clone().map_or_else(find_model, Ok)?;
-    let threads = args.threads.threads();
-    let opened = open(&folder, threads)?;
+    let opened = open(&folder, args.compute.cpu()?, Encoding::F32)?;
     let model = &opened.model;
     let style = output::stdout_style();
     if !args.json {
@@ -145,7 +145,7 @@ impl Same {
 fn same_bits(model: &Model, folder: &Path) -> Result<Same> {
     let prompt_ids = model.tokenizer.encode(PROMPTS[0].1, true)?.ids;
     let logits = |threads| -> Result<Vec<f32>> {
-        let model = open(folder, threads)?.model;
+        let model = open(folder, Cpu::new(threads), Encoding::F32)?.model;
         let hidden = model.embedding.embed(&model.cpu, &[&prompt_ids])?;
         let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
         Ok(model.head.logits(&model.cpu, hidden.values().view()).into_vec())

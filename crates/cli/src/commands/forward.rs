@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{ThreadArgs, open_network};
+use crate::open::{ComputeArgs, open_network};
 use crate::output;
 
 /// What was typed.
@@ -32,7 +32,7 @@ pub(crate) struct ForwardArgs {
     #[arg(long, value_enum, default_value_t = Encoding::F32)]
     encoding: Encoding,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// The safetensors file to write
     #[arg(short, long, value_name = "OUT.safetensors")]
     output: PathBuf,
@@ -65,7 +65,7 @@ pub(crate) fn run(args: ForwardArgs) -> Result<()> {
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
-    let model = open_network(&args.model, args.threads.threads())?;
+    let model = open_network(&args.model, args.compute.cpu()?, bouquet_model::Encoding::F32)?;
     let sequences = match given {
         Some(sequences) => sequences,
         None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,

@@ -1,5 +1,6 @@
 //! A command a file.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod forward;

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bouquet_generate::{PerplexityOptions, perplexity};
+use bouquet_model::Encoding;
 use serde_json::json;
 
 use super::run::read_text;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, open};
+use crate::open::{ComputeArgs, open};
 use crate::{output, system};
 
 /// What was typed.
@@ -29,7 +30,7 @@ pub(crate) struct PerplexityArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_windows: Option<u32>,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -50,7 +51,7 @@ const DEFAULT_WINDOW: usize = 512;
 
 pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
-    let opened = open(&args.model, args.threads.threads())?;
+    let opened = open(&args.model, args.compute.cpu()?, Encoding::F32)?;
     let work = Work::begin();
     let options = PerplexityOptions {
         window: window(&args, opened.model.spec.max_positions)?,

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, Timings, generate};
-use bouquet_model::Model;
+use bouquet_model::{Encoding, Model};
 use serde_json::json;
 
 use super::generation_flags::GenerationArgs;
 use super::interactive;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, open};
+use crate::open::{ComputeArgs, open};
 use crate::{output, system};
 
 /// What was typed.
@@ -31,7 +31,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -56,17 +56,17 @@ enum Source {
 pub(crate) fn run(args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
-    let threads = args.threads.threads();
+    let cpu = args.compute.cpu()?;
     let prompt = match source {
         Source::Text(prompt) => prompt,
         Source::Conversation => {
-            let opened = open(&args.model, threads)?;
+            let opened = open(&args.model, cpu, Encoding::F32)?;
             return interactive::converse(&opened.model, &args.generation.plan(&opened.model)?);
         }
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
-    let opened = open(&args.model, threads)?;
+    let opened = open(&args.model, cpu, Encoding::F32)?;
     let plan = args.generation.plan(&opened.model)?;
     let prompt_ids = cut(&opened.model, &prompt, plan.context)?;
     if prompt_ids.is_empty() && args.prompt.is_some() {

@@ -67,6 +67,11 @@ impl FloatWeight {
         self.data.len()
     }
 
+    /// The numbers, row-major.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
     /// See [`Weight::product`](super::Weight::product), which has checked the shapes.
     pub(super) fn product(&self, cpu: &Cpu, x: MatrixView<'_>, y: MatrixViewMut<'_>) {
         dots_on_threads(cpu, x, self.as_rows(), y);

@@ -86,6 +86,16 @@ impl Sites {
 }
 
 impl FeedForward {
+    /// Its linears, in the order in which data passes them.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            FeedForward::Dense(expert) => expert.linears().collect(),
+            FeedForward::Experts { router, experts, .. } => {
+                std::iter::once(router).chain(experts.iter().flat_map(Expert::linears)).collect()
+            }
+        }
+    }
+
     /// `[tokens, hidden_size]` to the same shape.
     pub(crate) fn forward(&self, call: Call<'_>, x: MatrixView<'_>) -> (Matrix, FeedForwardActivations) {
         match self {
@@ -181,6 +191,10 @@ impl FeedForwardActivations {
 }
 
 impl Expert {
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
     fn forward(
         &self,
         call: Call<'_>,
@@ -236,13 +250,15 @@ impl Expert {
 
     /// The input of `down`.
     fn inner(&self, cpu: &Cpu, activations: &ExpertActivations) -> Matrix {
-        let up = activations.up.view();
-        let mut inner = Matrix::zeros(up.rows(), up.cols());
-        match &activations.gate {
-            Some(gate) => activation::gated(cpu, self.activation, gate.view(), up, inner.view_mut()),
-            None => activation::activate(cpu, self.activation, up, inner.view_mut()),
-        }
-        inner
+        cpu.timed("activation", || {
+            let up = activations.up.view();
+            let mut inner = Matrix::zeros(up.rows(), up.cols());
+            match &activations.gate {
+                Some(gate) => activation::gated(cpu, self.activation, gate.view(), up, inner.view_mut()),
+                None => activation::activate(cpu, self.activation, up, inner.view_mut()),
+            }
+            inner
+        })
     }
 }
 
