@@ -76,6 +76,7 @@ pub mod matrix;
 pub mod ops;
 pub mod product;
 pub mod profile;
+mod recycle;
 mod scratch;
 mod simd;
 mod threads;

@@ -32,8 +32,9 @@ const MANY: usize = 20;
 /// Tokens that pass by a panel.
 const TOKENS: usize = 512;
 
-/// Codes in a task of few tokens.
-const TASK_CODES: usize = 96 * 1024;
+/// Codes in a task of few tokens, at least and at most. Long streams are read fastest: 96 thousand codes at a time give
+/// four fifths of what a million gives.
+const TASK_CODES: Range<usize> = 1 << 14..1 << 20;
 
 /// Rows of int8 codes as they are stored, `[rows, cols]`.
 #[derive(Clone, Copy)]
@@ -254,7 +255,7 @@ pub(super) fn product(
     let bias = |rows: Range<usize>| bias.map(|bias| &bias[rows]);
     let out = SharedOut::new(&mut y);
     if count < MANY {
-        let per_task = (TASK_CODES / w.cols().max(1)).next_multiple_of(4).max(4);
+        let per_task = rows_per_task(cpu, rows, w.cols());
         cpu.run(rows.div_ceil(per_task), |task| {
             let rows = task * per_task..rows.min((task + 1) * per_task);
             let mut sums = Scratch::new(count * rows.len());
@@ -312,6 +313,14 @@ pub(super) fn product(
             }
         });
     });
+}
+
+/// Rows of a task of few tokens: all threads have as many, as long as they may be.
+fn rows_per_task(cpu: &Cpu, rows: usize, cols: usize) -> usize {
+    let cols = cols.max(1);
+    let rounds = (rows * cols).div_ceil(cpu.threads() * TASK_CODES.end).max(1);
+    let even = rows.div_ceil(cpu.threads() * rounds);
+    even.max(TASK_CODES.start / cols).next_multiple_of(4)
 }
 
 per_isa! {
