@@ -8,7 +8,9 @@
 use std::time::{Duration, Instant};
 
 use bouquet_kernels::ops::activation::{Activation, activate};
-use bouquet_kernels::ops::attention::{AttentionShape, KEY_PIECE, Piece, Sequence, attention, attention_backward};
+use bouquet_kernels::ops::attention::{
+    AttentionShape, KEY_PIECE, Numbers, Piece, Sequence, attention, attention_backward,
+};
 use bouquet_kernels::ops::norm::layer_norm;
 use bouquet_kernels::product::weight_gradient;
 use bouquet_kernels::weight::{Int4Weight, Int8Weight, int4};
@@ -242,7 +244,11 @@ impl Bench {
             let shape = AttentionShape { heads, kv_heads, head_dim, scale, alibi, window: None };
             for keys in [512, 2048] {
                 let piece = numbers(kv_heads * KEY_PIECE * head_dim);
-                let pieces = vec![Piece { keys: &piece, values: &piece, capacity: KEY_PIECE }; keys / KEY_PIECE];
+                let pieces =
+                    vec![
+                        Piece { keys: Numbers::F32(&piece), values: Numbers::F32(&piece), capacity: KEY_PIECE };
+                        keys / KEY_PIECE
+                    ];
                 for tokens in [1, keys] {
                     let name = format!("attention {tokens} of {keys}, {heads}/{kv_heads} heads of {head_dim}");
                     if !self.wants(&name) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_generate::PROMPT_CHUNK;
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::profile::OperationTime;
 use bouquet_kernels::{Matrix, Weight};
 use bouquet_model::{Encoding, Network};
@@ -158,7 +159,7 @@ impl Bench {
     /// Bytes that a test reads, and operations that it does.
     fn work(&self, test: Test) -> (f64, f64) {
         let cost = self.cost();
-        let cache = self.network.spec.cache_bytes_per_token() as f64;
+        let cache = self.network.spec.cache_bytes_per_token(CacheEncoding::F32) as f64;
         match test {
             Test::Prompt(tokens) => {
                 let passes = tokens.div_ceil(PROMPT_CHUNK) as f64;
