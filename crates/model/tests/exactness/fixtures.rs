@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::{Encoding, Model, OpenOptions};
