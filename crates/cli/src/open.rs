@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_kernels::Cpu;
+use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, Network, OpenOptions};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::wrong;
 use crate::system;
@@ -35,20 +37,31 @@ impl ThreadArgs {
 /// Memory that caches and passes may take where nobody can say how much there is: what a machine of 8 GiB can spare.
 const MEMORY_BYTES_IF_UNKNOWN: u64 = 4 << 30;
 
+/// The names of encodings, for a flag.
+pub(crate) fn encoding_names() -> impl TypedValueParser<Value = Encoding> {
+    let names = PossibleValuesParser::new(Encoding::ALL.map(Encoding::name));
+    names.map(|name| name.parse().expect("the name of an encoding"))
+}
+
+/// The encoding that was asked for, or the usual one: int8, unless the folder is encoded already.
+pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
+    check_folder(folder)?;
+    Ok(encoding.map_or_else(|| load_spec(folder).map(|spec| spec.stored.usual()), Ok)?)
+}
+
 /// Opens what of a folder's model needs no tokenizer.
-pub(crate) fn open_network(folder: &Path, threads: usize) -> Result<Network> {
+pub(crate) fn open_network(folder: &Path, threads: usize, encoding: Encoding) -> Result<Network> {
     check_folder(folder)?;
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
-    Ok(Network::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding: Encoding::F32 })?)
+    Ok(Network::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding })?)
 }
 
 /// Opens the model of a folder; what it computes with may take the memory that is there.
-pub(crate) fn open(folder: &Path, threads: usize) -> Result<Opened> {
+pub(crate) fn open(folder: &Path, threads: usize, encoding: Encoding) -> Result<Opened> {
     check_folder(folder)?;
     let start = Instant::now();
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
-    let model =
-        Model::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding: Encoding::F32 })?;
+    let model = Model::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding })?;
     Ok(Opened { model, time: start.elapsed() })
 }
 

@@ -4,6 +4,7 @@
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_span::Site;
 
+use crate::stored::Stored;
 use crate::{ModelError, Result};
 
 /// A whole model.
@@ -27,6 +28,8 @@ pub struct ModelSpec {
     pub eos_token_ids: Vec<u32>,
     /// How the family calls its tensors.
     pub names: TensorNames,
+    /// How its weights are stored.
+    pub stored: Stored,
 }
 
 /// A decoder block.
