@@ -5,6 +5,7 @@ use bouquet_kernels::ops::activation::Activation;
 use bouquet_span::Site;
 
 use crate::kv_cache::KvCache;
+use crate::stored::Stored;
 use crate::{ModelError, Result};
 
 /// A whole model.
@@ -28,6 +29,8 @@ pub struct ModelSpec {
     pub eos_token_ids: Vec<u32>,
     /// How the family calls its tensors.
     pub names: TensorNames,
+    /// How its weights are stored.
+    pub stored: Stored,
 }
 
 /// A decoder block.

@@ -21,8 +21,9 @@ use clap::builder::PossibleValuesParser;
 use self::measure::Bench;
 use self::plan::Plan;
 use self::report::Report;
+use crate::compute::ComputeArgs;
 use crate::interrupt::Work;
-use crate::open::ComputeArgs;
+use crate::open::encoding_names;
 use crate::output;
 
 /// What was typed.
@@ -50,9 +51,9 @@ pub(crate) struct BenchArgs {
     /// Sequences that generate together
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
-    /// What weights are computed in
-    #[arg(long, default_value = "int8", value_parser = encodings())]
-    encoding: String,
+    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Say where the time goes, operation by operation
@@ -83,10 +84,6 @@ Weights that fit into the caches can be read faster than memory gives.";
 
 fn shapes() -> PossibleValuesParser {
     PossibleValuesParser::new(SHAPES.map(|shape| shape.name))
-}
-
-fn encodings() -> PossibleValuesParser {
-    PossibleValuesParser::new(Encoding::ALL.map(Encoding::name))
 }
 
 /// Lengths of tests.

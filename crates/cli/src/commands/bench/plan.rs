@@ -73,7 +73,6 @@ impl Test {
 
 impl Plan {
     pub(super) fn of(args: &BenchArgs) -> Result<Plan> {
-        let encoding: Encoding = args.encoding.parse().expect("clap knows all encodings");
         let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
             (Some(folder), None) => {
@@ -82,6 +81,7 @@ impl Plan {
             }
             (None, None) => unreachable!("clap asks for one of them"),
         };
+        let encoding = args.encoding.unwrap_or_else(|| spec.stored.usual());
         let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
         let batch = usize::from(args.batch);
         let generations = args.generate.iter().map(|&tokens| Test::Generate { tokens: tokens as usize, batch });
