@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, NotFinite, int4};
+use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, Weight};
 
 use crate::{ModelError, Result};
@@ -17,11 +17,13 @@ pub enum Encoding {
     Int8,
     /// 4 bits with a small scale per group of 64; activations as with int8.
     Int4,
+    /// 4 bits with a float scale per block of 64 (NF4); arithmetic in f32.
+    Nf4,
 }
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Encoding; 3] = [Encoding::F32, Encoding::Int8, Encoding::Int4];
+    pub const ALL: [Encoding; 4] = [Encoding::F32, Encoding::Int8, Encoding::Int4, Encoding::Nf4];
 
     /// As flags and files call it.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Encoding {
             Encoding::F32 => "f32",
             Encoding::Int8 => "int8",
             Encoding::Int4 => "int4",
+            Encoding::Nf4 => "nf4",
         }
     }
 
@@ -42,6 +45,7 @@ impl Encoding {
             Encoding::F32 => return Ok(weight),
             Encoding::Int8 => int8(cpu, float),
             Encoding::Int4 => int4(cpu, float),
+            Encoding::Nf4 => nf4(cpu, float),
         };
         encoded.map_err(|NotFinite { row }| ModelError::Tensor {
             name: name.to_owned(),
@@ -64,6 +68,13 @@ fn int4(cpu: &Cpu, weight: &FloatWeight) -> std::result::Result<Weight, NotFinit
     let row_scales = Int4Weight::encode(cpu, weight, &mut codes, &mut scales)?;
     let weight = Int4Weight::new(rows, cols, codes.into(), scales.into(), row_scales);
     Ok(Weight::Int4(weight.into(), Arithmetic::Integer))
+}
+
+fn nf4(cpu: &Cpu, weight: &FloatWeight) -> std::result::Result<Weight, NotFinite> {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let mut codes = vec![0; nf4::code_bytes(rows, cols)];
+    let absmax = Nf4Weight::encode(cpu, weight, &mut codes)?;
+    Ok(Weight::Nf4(Nf4Weight::new(rows, cols, codes.into(), absmax).into()))
 }
 
 impl fmt::Display for Encoding {
