@@ -147,7 +147,7 @@ fn bitsandbytes(field: &Config, in_4_bits: bool) -> Result<Stored> {
 }
 
 fn nf4(field: &Config) -> Result<Encoding> {
-    "nf4".parse().map_err(|problem| field.error("bnb_4bit_quant_type", problem))
+    Err(field.error("bnb_4bit_quant_type", "is nf4, which is not read yet"))
 }
 
 /// The field as Bouquet writes it.

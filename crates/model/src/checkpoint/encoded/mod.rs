@@ -29,7 +29,7 @@ pub(super) fn load(source: &dyn TensorSource, name: &str, tensor: Tensor, rows: 
 /// The tensors of an encoded weight, `module` being its name without `.weight`. Panics for floats.
 pub(crate) fn tensors(module: &str, weight: &Weight) -> Vec<(Planned, Bytes)> {
     match weight {
-        Weight::Float(_) => unreachable!("{module} is not encoded"),
+        Weight::Float(_) | Weight::Nf4(_) => unreachable!("{module} has no layout of codes"),
         Weight::Int8(weight, _) => int8::tensors(module, weight),
         Weight::Int4(weight, _) => int4::tensors(module, weight),
     }
