@@ -36,6 +36,12 @@ impl Encoding {
         }
     }
 
+    /// What embedding and head are encoded in where linears are encoded in this: with nf4 that is int8, which is closer to
+    /// the floats that others compute them in, and whose products are those of integers.
+    pub fn of_vocabulary(self) -> Encoding {
+        if self == Encoding::Nf4 { Encoding::Int8 } else { self }
+    }
+
     /// How a weight is stored.
     pub fn of(weight: &Weight) -> Encoding {
         match weight {
