@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, NotFinite, int4};
+use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, Weight};
 
 use crate::checkpoint::mmap::filled;
@@ -18,11 +18,13 @@ pub enum Encoding {
     Int8,
     /// 4 bits with a small scale per group of 64; activations as with int8.
     Int4,
+    /// 4 bits with a float scale per block of 64 (NF4); arithmetic in f32.
+    Nf4,
 }
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Encoding; 3] = [Encoding::F32, Encoding::Int8, Encoding::Int4];
+    pub const ALL: [Encoding; 4] = [Encoding::F32, Encoding::Int8, Encoding::Int4, Encoding::Nf4];
 
     /// As flags and files call it.
     pub fn name(self) -> &'static str {
@@ -30,17 +32,25 @@ impl Encoding {
             Encoding::F32 => "f32",
             Encoding::Int8 => "int8",
             Encoding::Int4 => "int4",
+            Encoding::Nf4 => "nf4",
         }
     }
 
     /// Bytes that a `[rows, cols]` weight takes in this encoding; `None` where that depends on how it is stored.
     pub fn bytes(self, rows: usize, cols: usize) -> Option<u64> {
-        let row = match self {
+        let bytes = match self {
             Encoding::F32 => return None,
-            Encoding::Int8 => cols + 4,
-            Encoding::Int4 => int4::groups(cols) * (int4::GROUP / 2 + 1) + 4,
+            Encoding::Int8 => rows * (cols + 4),
+            Encoding::Int4 => rows * (int4::groups(cols) * (int4::GROUP / 2 + 1) + 4),
+            Encoding::Nf4 => nf4::code_bytes(rows, cols) + 4 * nf4::blocks(rows, cols),
         };
-        Some(rows as u64 * row as u64)
+        Some(bytes as u64)
+    }
+
+    /// What embedding and head are encoded in where linears are encoded in this: with nf4 that is int8, which is closer to
+    /// the floats that others compute them in, and whose products are those of integers.
+    pub fn of_vocabulary(self) -> Encoding {
+        if self == Encoding::Nf4 { Encoding::Int8 } else { self }
     }
 
     /// How a weight is stored.
@@ -49,6 +59,7 @@ impl Encoding {
             Weight::Float(_) => Encoding::F32,
             Weight::Int8(..) => Encoding::Int8,
             Weight::Int4(..) => Encoding::Int4,
+            Weight::Nf4(_) => Encoding::Nf4,
         }
     }
 
@@ -63,9 +74,10 @@ impl Encoding {
             (Encoding::F32, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Float)),
             (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
             (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
-            (Encoding::F32, weight) => return Ok(weight),
+            (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),
             (Encoding::Int8, Weight::Float(float)) => int8(cpu, &float, release),
             (Encoding::Int4, Weight::Float(float)) => int4(cpu, &float, release),
+            (Encoding::Nf4, Weight::Float(float)) => nf4(cpu, &float, release),
         };
         encoded.map_err(|NotFinite { row }| ModelError::Tensor {
             name: name.to_owned(),
@@ -99,6 +111,17 @@ fn int4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
     })?;
     let weight = Int4Weight::new(rows, cols, codes, scales.into(), row_scales);
     Ok(Weight::Int4(weight.into(), Arithmetic::Integer))
+}
+
+fn nf4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let (codes, absmax) = filled(nf4::code_bytes(rows, cols), |codes| {
+        in_parts(weight, release, |first, part| {
+            let codes = &mut codes[first * cols / 2..][..nf4::code_bytes(part.rows(), cols)];
+            Nf4Weight::encode(cpu, part, codes)
+        })
+    })?;
+    Ok(Weight::Nf4(Nf4Weight::new(rows, cols, codes, absmax).into()))
 }
 
 /// Calls `encode` with the number of the first row and the rows of one part of a weight after the other, and puts what

@@ -20,6 +20,8 @@ use crate::{ModelError, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Linear,
+    /// A linear of one of several feed-forwards.
+    Expert,
     Router,
     /// Embedding or head.
     Vocabulary,
@@ -129,7 +131,11 @@ impl Loader<'_> {
         let (Some(shape), Some(name)) = (self.spec.block.linear(site), self.spec.names.linear(id)) else {
             unreachable!("the family names every linear of its specification, but not {id}")
         };
-        let kind = if site == Site::Router { Kind::Router } else { Kind::Linear };
+        let kind = match site {
+            Site::Router => Kind::Router,
+            Site::ExpertGate(_) | Site::ExpertUp(_) | Site::ExpertDown(_) => Kind::Expert,
+            _ => Kind::Linear,
+        };
         let weight = self.weight(&name, kind, shape.outputs, shape.inputs)?;
         let bias = if shape.bias { Some(self.vector(&format!("{name}.bias"), shape.outputs)?) } else { None };
         Ok(Linear { weight, bias })
@@ -157,6 +163,7 @@ impl Loader<'_> {
         match self.encoding {
             // A router is small, and decides much: it stays as it is stored.
             Some((cpu, encoding)) if kind != Kind::Router => {
+                let encoding = if kind == Kind::Vocabulary { encoding.of_vocabulary() } else { encoding };
                 encoding.encode(cpu, &name, weight, &|data| self.source.release(data))
             }
             _ => Ok(weight),
@@ -168,7 +175,9 @@ impl Loader<'_> {
         let stored = &self.spec.stored;
         let said = if kind == Kind::Vocabulary { stored.embedding } else { stored.linears };
         let full_name = format!("{}{module}", self.spec.names.prefix);
-        let may_be_floats = kind == Kind::Router || stored.skips(module) || stored.skips(&full_name);
+        // transformers holds the experts of a block in one tensor, which bitsandbytes passes over.
+        let passed_over = matches!(kind, Kind::Router | Kind::Expert);
+        let may_be_floats = passed_over || stored.skips(module) || stored.skips(&full_name);
         if found == said || found == Encoding::F32 && may_be_floats {
             return Ok(());
         }

@@ -137,17 +137,13 @@ fn bitsandbytes(field: &Config, in_4_bits: bool) -> Result<Stored> {
                 }
             }
         }
-        nf4(field)?
+        Encoding::Nf4
     } else if field.optional_flag("llm_int8_has_fp16_weight")?.unwrap_or(false) {
         return Err(field.error("llm_int8_has_fp16_weight", "is true, but only weights in int8 are read"));
     } else {
         Encoding::Int8
     };
     Ok(Stored { linears, embedding: Encoding::F32, skipped })
-}
-
-fn nf4(field: &Config) -> Result<Encoding> {
-    "nf4".parse().map_err(|problem| field.error("bnb_4bit_quant_type", problem))
 }
 
 /// The field as Bouquet writes it.

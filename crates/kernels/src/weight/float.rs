@@ -106,6 +106,13 @@ impl FloatWeight {
         decode(cpu, self.as_rows().part(rows, 0..self.cols), Out::new(out, self.cols, count, self.cols));
     }
 
+    /// Some of all the numbers, row after row, as f32.
+    pub(super) fn decode_flat(&self, cpu: &Cpu, range: Range<usize>, out: &mut [f32]) {
+        let (bytes, len) = (self.encoding.bytes(), range.len());
+        let data = &self.data[range.start * bytes..range.end * bytes];
+        decode(cpu, Rows::new(data, self.encoding, len, 1, len), Out::new(out, len, 1, len));
+    }
+
     /// As the kernels read it.
     fn as_rows(&self) -> Rows<'_> {
         Rows::new(&self.data, self.encoding, self.cols, self.rows, self.cols)

@@ -181,6 +181,8 @@ fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result
     // Random weights are in f16.
     let bytes = |rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * rows as u64 * cols as u64);
     let block: u64 = spec.block.linears().iter().map(|linear| bytes(linear.outputs, linear.inputs)).sum();
-    let vocabulary = bytes(spec.vocab_size, spec.block.hidden_size) * if spec.tied_head { 1 } else { 2 };
+    let (rows, cols) = (spec.vocab_size, spec.block.hidden_size);
+    let vocabulary = encoding.of_vocabulary().bytes(rows, cols).unwrap_or(2 * rows as u64 * cols as u64);
+    let vocabulary = vocabulary * if spec.tied_head { 1 } else { 2 };
     Ok(block * spec.num_blocks as u64 + vocabulary)
 }

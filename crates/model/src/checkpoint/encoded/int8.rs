@@ -4,7 +4,7 @@ use bouquet_kernels::weight::Int8Weight;
 use bouquet_kernels::{Arithmetic, Weight};
 use bytes::Bytes;
 
-use super::{beside, module, scales, vector};
+use super::{beside, module, scales, vector_bytes};
 use crate::Result;
 use crate::checkpoint::parts::{check, wrong};
 use crate::checkpoint::write::Planned;
@@ -25,11 +25,14 @@ pub(super) fn load(source: &dyn TensorSource, name: &str, codes: Tensor, rows: u
     Ok(Weight::Int8(Int8Weight::new(rows, cols, codes.data, absmax).into(), Arithmetic::Float))
 }
 
-pub(super) fn tensors(module: &str, weight: &Int8Weight) -> Vec<(Planned, Bytes)> {
-    let shape = [weight.rows(), weight.cols()];
+pub(super) fn layout(module: &str, rows: usize, cols: usize) -> Vec<Planned> {
     vec![
-        vector(format!("{module}.SCB"), weight.absmax()),
-        (Planned::new(format!("{module}.weight"), Dtype::I8, &shape), weight.codes().clone()),
-        (Planned::new(format!("{module}.weight_format"), Dtype::U8, &[]), Bytes::from_static(&[0])),
+        Planned::new(format!("{module}.weight"), Dtype::I8, &[rows, cols]),
+        Planned::new(format!("{module}.SCB"), Dtype::F32, &[rows]),
+        Planned::new(format!("{module}.weight_format"), Dtype::U8, &[]),
     ]
+}
+
+pub(super) fn contents(weight: &Int8Weight) -> Vec<Bytes> {
+    vec![weight.codes().clone(), vector_bytes(weight.absmax()), Bytes::from_static(&[0])]
 }
