@@ -5,17 +5,19 @@
 //! | [`plan`] | from what was typed to what is measured, on which model, in how much memory |
 //! | [`measure`] | runs a test, and the limits around each repetition |
 //! | [`report`] | the table, and JSON |
+//! | [`write`] | random weights as a folder, instead of measuring |
 
 mod measure;
 mod plan;
 mod report;
+mod write;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use bouquet_model::Encoding;
-use bouquet_model::random::SHAPES;
+use bouquet_model::random::{SHAPES, Shape};
 use clap::builder::PossibleValuesParser;
 
 use self::measure::Bench;
@@ -39,6 +41,9 @@ pub(crate) struct BenchArgs {
     /// Put 8 outlier channels into every token, which trained models have and random weights have not
     #[arg(long, requires = "shape")]
     outliers: bool,
+    /// Write the random weights and a tokenizer to a new folder instead of measuring: in f16, or in --encoding
+    #[arg(long, value_name = "DIR", requires = "shape")]
+    write: Option<PathBuf>,
     /// Tokens of prompts, each a test; 0 for none
     #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_values_t = [128, 512], value_parser = tokens())]
     prompt: Vec<u32>,
@@ -72,6 +77,7 @@ Examples:
   bouquet bench MODEL
   bouquet bench --shape bloom-1b7 --encoding int4 --threads 2
   bouquet bench --shape bloom-560m -p 0 -n 64 --batch 4 --profile
+  bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
 
 pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the
 logits of each and the cache of keys and values; nothing is sampled. Tokens/s are the mean over the
@@ -92,8 +98,11 @@ fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
-    let plan = Plan::of(&args)?;
     let cpu = args.compute.cpu()?;
+    if let (Some(shape), Some(folder)) = (args.shape.as_deref().and_then(Shape::of_name), &args.write) {
+        return write::run(&args, shape, folder, &cpu);
+    }
+    let plan = Plan::of(&args)?;
     if args.dry_run {
         return plan.tell(&cpu, args.json);
     }

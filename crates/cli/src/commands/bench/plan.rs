@@ -16,7 +16,7 @@ use crate::open::{check_folder, open_network, options};
 use crate::{output, system};
 
 /// Seed of random weights.
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
 
 /// One test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,11 +178,14 @@ fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result
     if let (Origin::Folder(folder), Encoding::F32) = (origin, encoding) {
         return Ok(Inspection::new(spec, &Checkpoint::open(folder)?)?.weight_bytes);
     }
-    // Random weights are in f16.
-    let bytes = |rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * rows as u64 * cols as u64);
-    let block: u64 = spec.block.linears().iter().map(|linear| bytes(linear.outputs, linear.inputs)).sum();
-    let (rows, cols) = (spec.vocab_size, spec.block.hidden_size);
-    let vocabulary = encoding.of_vocabulary().bytes(rows, cols).unwrap_or(2 * rows as u64 * cols as u64);
-    let vocabulary = vocabulary * if spec.tied_head { 1 } else { 2 };
-    Ok(block * spec.num_blocks as u64 + vocabulary)
+    Ok(random_weight_bytes(spec, encoding))
+}
+
+/// The same where floats are in f16, as random weights are.
+pub(super) fn random_weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
+    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
+    let linears = spec.block.linears();
+    let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();
+    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.block.hidden_size);
+    block * spec.num_blocks as u64 + vocabulary * if spec.tied_head { 1 } else { 2 }
 }
