@@ -105,7 +105,7 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
 
 /// The exit code of an error that has one of its own.
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if let Some(ModelError::NotAFile { .. }) = error.downcast_ref() {
+    if let Some(ModelError::NotAFile { .. } | ModelError::StoredEncoding { .. }) = error.downcast_ref() {
         return Some(ASKED_WRONGLY);
     }
     error.downcast_ref::<Problem>().map(|problem| problem.code)
@@ -181,6 +181,9 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
             "the files may be of another model than config.json: fetch all of them again"
         }
         ModelError::Tensor { .. } => "the weights do not belong to this config.json, or are damaged: fetch both again",
+        ModelError::StoredEncoding { .. } => {
+            "give the encoding that they are stored in, or f32, or the folder of the floats"
+        }
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::TokenId { .. } => "use ids of this model's own tokenizer",

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod compute;
 mod errors;
 mod interrupt;
 mod limits;

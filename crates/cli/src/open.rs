@@ -4,34 +4,13 @@ use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bouquet_kernels::{Cpu, Isa};
+use bouquet_kernels::Cpu;
+use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, Network, OpenOptions};
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::errors::{asked_wrongly, wrong};
+use crate::errors::wrong;
 use crate::system;
-
-/// How to compute: flags of every command that does. No result depends on them.
-#[derive(clap::Args)]
-pub(crate) struct ComputeArgs {
-    /// Threads; the result does not depend on it [default: all there are]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// The best instruction set up to this one; the result does not depend on it [default: the best of this machine]
-    #[arg(long, value_enum, value_name = "SET")]
-    isa: Option<IsaName>,
-}
-
-/// What an instruction set is called on the command line; each has its variants, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum IsaName {
-    Scalar,
-    Avx2,
-    Avxvnni,
-    Avx512,
-    Amx,
-    Neon,
-}
 
 /// A model, and how long it took to open.
 pub(crate) struct Opened {
@@ -39,59 +18,20 @@ pub(crate) struct Opened {
     pub(crate) time: Duration,
 }
 
-impl ComputeArgs {
-    /// How many threads were asked for.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads.map_or_else(system::threads, usize::from)
-    }
-
-    /// Instruction set and threads.
-    ///
-    /// # Errors
-    /// An instruction set that this machine does not have.
-    pub(crate) fn cpu(&self) -> Result<Cpu> {
-        let Some(name) = self.isa else { return Ok(Cpu::new(self.threads())) };
-        let cpu = name.variants().iter().find_map(|&isa| Cpu::with_isa(isa, self.threads()));
-        cpu.ok_or_else(|| {
-            let here: Vec<_> = IsaName::available().map(IsaName::flag).collect();
-            asked_wrongly(format!("this machine does not have {}", name.flag()), format!("it has {}", here.join(", ")))
-        })
-    }
-}
-
-impl IsaName {
-    /// Those that this machine has.
-    pub(crate) fn available() -> impl Iterator<Item = IsaName> {
-        IsaName::value_variants().iter().copied().filter(|name| name.variants().iter().any(|isa| isa.is_available()))
-    }
-
-    /// As it is typed.
-    pub(crate) fn flag(self) -> &'static str {
-        match self {
-            IsaName::Scalar => "scalar",
-            IsaName::Avx2 => "avx2",
-            IsaName::Avxvnni => "avxvnni",
-            IsaName::Avx512 => "avx512",
-            IsaName::Amx => "amx",
-            IsaName::Neon => "neon",
-        }
-    }
-
-    fn variants(self) -> &'static [Isa] {
-        match self {
-            IsaName::Scalar => &[Isa::Scalar],
-            IsaName::Avx2 => &[Isa::Avx2],
-            IsaName::Avxvnni => &[Isa::AvxVnni],
-            IsaName::Avx512 => &[Isa::Avx512Vnni, Isa::Avx512],
-            // No kernels of its own yet.
-            IsaName::Amx => &[],
-            IsaName::Neon => &[Isa::Neon],
-        }
-    }
-}
-
 /// Memory that caches and passes may take where nobody can say how much there is: what a machine of 8 GiB can spare.
 const MEMORY_BYTES_IF_UNKNOWN: u64 = 4 << 30;
+
+/// The names of encodings, for a flag.
+pub(crate) fn encoding_names() -> impl TypedValueParser<Value = Encoding> {
+    let names = PossibleValuesParser::new(Encoding::ALL.map(Encoding::name));
+    names.map(|name| name.parse().expect("the name of an encoding"))
+}
+
+/// The encoding that was asked for, or the usual one: int8, unless the folder is encoded already.
+pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
+    check_folder(folder)?;
+    Ok(encoding.map_or_else(|| load_spec(folder).map(|spec| spec.stored.usual()), Ok)?)
+}
 
 /// Opens what of a folder's model needs no tokenizer.
 pub(crate) fn open_network(folder: &Path, cpu: Cpu, encoding: Encoding) -> Result<Network> {

@@ -126,6 +126,19 @@ impl Config {
         }
     }
 
+    /// A list of texts; none when it is absent.
+    pub fn optional_texts(&self, field: &str) -> Result<Vec<String>> {
+        let text = |value: &Value| match value {
+            Value::String(text) => Ok(text.clone()),
+            other => Err(self.error(field, format!("has {} in it, but should list texts", summary(other)))),
+        };
+        match self.value(field) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(texts)) => texts.iter().map(text).collect(),
+            Some(other) => Err(self.error(field, format!("is {}, but should be a list of texts", summary(other)))),
+        }
+    }
+
     /// An object of settings that may be absent.
     pub fn optional_object(&self, field: &str) -> Result<Option<Config>> {
         let Some(value) = self.value(field) else { return Ok(None) };

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, NotFinite, int4};
+use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, Weight};
 
+use crate::checkpoint::mmap::filled;
 use crate::{ModelError, Result};
 
 /// What linears, embedding and head are computed in.
@@ -17,11 +18,13 @@ pub enum Encoding {
     Int8,
     /// 4 bits with a small scale per group of 64; activations as with int8.
     Int4,
+    /// 4 bits with a float scale per block of 64 (NF4); arithmetic in f32.
+    Nf4,
 }
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Encoding; 3] = [Encoding::F32, Encoding::Int8, Encoding::Int4];
+    pub const ALL: [Encoding; 4] = [Encoding::F32, Encoding::Int8, Encoding::Int4, Encoding::Nf4];
 
     /// As flags and files call it.
     pub fn name(self) -> &'static str {
@@ -29,29 +32,55 @@ impl Encoding {
             Encoding::F32 => "f32",
             Encoding::Int8 => "int8",
             Encoding::Int4 => "int4",
+            Encoding::Nf4 => "nf4",
         }
     }
 
     /// Bytes that a `[rows, cols]` weight takes in this encoding; `None` where that depends on how it is stored.
     pub fn bytes(self, rows: usize, cols: usize) -> Option<u64> {
-        let row = match self {
+        let bytes = match self {
             Encoding::F32 => return None,
-            Encoding::Int8 => cols + 4,
-            Encoding::Int4 => int4::groups(cols) * (int4::GROUP / 2 + 1) + 4,
+            Encoding::Int8 => rows * (cols + 4),
+            Encoding::Int4 => rows * (int4::groups(cols) * (int4::GROUP / 2 + 1) + 4),
+            Encoding::Nf4 => nf4::code_bytes(rows, cols) + 4 * nf4::blocks(rows, cols),
         };
-        Some(rows as u64 * row as u64)
+        Some(bytes as u64)
     }
 
-    /// A stored weight in this encoding; `name` is for messages.
+    /// What embedding and head are encoded in where linears are encoded in this: with 4 bits that is int8, since 4 bits
+    /// there cost several times what they cost in all linears together.
+    pub fn of_vocabulary(self) -> Encoding {
+        match self {
+            Encoding::F32 => Encoding::F32,
+            Encoding::Int8 | Encoding::Int4 | Encoding::Nf4 => Encoding::Int8,
+        }
+    }
+
+    /// How a weight is stored.
+    pub fn of(weight: &Weight) -> Encoding {
+        match weight {
+            Weight::Float(_) => Encoding::F32,
+            Weight::Int8(..) => Encoding::Int8,
+            Weight::Int4(..) => Encoding::Int4,
+            Weight::Nf4(_) => Encoding::Nf4,
+        }
+    }
+
+    /// A stored weight as it is computed in this encoding: floats are encoded, and codes of whatever kind are taken as they
+    /// are. `name` is for messages; `release` is told of every part of the floats that is done with.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] for a number that is not finite.
-    pub fn encode(self, cpu: &Cpu, name: &str, weight: Weight) -> Result<Weight> {
-        let (Weight::Float(float), true) = (&weight, self != Encoding::F32) else { return Ok(weight) };
-        let encoded = match self {
-            Encoding::F32 => return Ok(weight),
-            Encoding::Int8 => int8(cpu, float),
-            Encoding::Int4 => int4(cpu, float),
+    pub fn encode(self, cpu: &Cpu, name: &str, weight: Weight, release: &dyn Fn(&[u8])) -> Result<Weight> {
+        let encoded = match (self, weight) {
+            (Encoding::F32, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Float)),
+            (Encoding::F32, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Float)),
+            (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
+            (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
+            (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),
+            (Encoding::Int8, Weight::Float(float)) => int8(cpu, &float, release),
+            (Encoding::Int4, Weight::Float(float)) => int4(cpu, &float, release),
+            (Encoding::Nf4, Weight::Float(float)) => nf4(cpu, &float, release),
         };
         encoded.map_err(|NotFinite { row }| ModelError::Tensor {
             name: name.to_owned(),
@@ -60,20 +89,63 @@ impl Encoding {
     }
 }
 
-fn int8(cpu: &Cpu, weight: &FloatWeight) -> std::result::Result<Weight, NotFinite> {
+type Encoded = std::result::Result<Weight, NotFinite>;
+
+fn int8(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
     let (rows, cols) = (weight.rows(), weight.cols());
-    let mut codes = vec![0; rows * cols];
-    let absmax = Int8Weight::encode(cpu, weight, &mut codes)?;
-    Ok(Weight::Int8(Int8Weight::new(rows, cols, codes.into(), absmax).into(), Arithmetic::Integer))
+    let (codes, absmax) = filled(rows * cols, |codes| {
+        in_parts(weight, release, |first, part| {
+            Int8Weight::encode(cpu, part, &mut codes[first * cols..][..part.rows() * cols])
+        })
+    })?;
+    Ok(Weight::Int8(Int8Weight::new(rows, cols, codes, absmax).into(), Arithmetic::Integer))
 }
 
-fn int4(cpu: &Cpu, weight: &FloatWeight) -> std::result::Result<Weight, NotFinite> {
+fn int4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
     let (rows, cols) = (weight.rows(), weight.cols());
     let groups = int4::groups(cols);
-    let (mut codes, mut scales) = (vec![0; rows * groups * int4::GROUP / 2], vec![0; rows * groups]);
-    let row_scales = Int4Weight::encode(cpu, weight, &mut codes, &mut scales)?;
-    let weight = Int4Weight::new(rows, cols, codes.into(), scales.into(), row_scales);
+    let width = groups * int4::GROUP / 2;
+    let mut scales = vec![0; rows * groups];
+    let (codes, row_scales) = filled(rows * width, |codes| {
+        in_parts(weight, release, |first, part| {
+            let codes = &mut codes[first * width..][..part.rows() * width];
+            Int4Weight::encode(cpu, part, codes, &mut scales[first * groups..][..part.rows() * groups])
+        })
+    })?;
+    let weight = Int4Weight::new(rows, cols, codes, scales.into(), row_scales);
     Ok(Weight::Int4(weight.into(), Arithmetic::Integer))
+}
+
+fn nf4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let (codes, absmax) = filled(nf4::code_bytes(rows, cols), |codes| {
+        in_parts(weight, release, |first, part| {
+            let codes = &mut codes[first * cols / 2..][..nf4::code_bytes(part.rows(), cols)];
+            Nf4Weight::encode(cpu, part, codes)
+        })
+    })?;
+    Ok(Weight::Nf4(Nf4Weight::new(rows, cols, codes, absmax).into()))
+}
+
+/// Calls `encode` with the number of the first row and the rows of one part of a weight after the other, and puts what
+/// it returns one after the other; so no more than a part of the floats is in memory at a time. A part has a multiple
+/// of 64 rows, hence of 64 numbers.
+fn in_parts(
+    weight: &FloatWeight,
+    release: &dyn Fn(&[u8]),
+    mut encode: impl FnMut(usize, &FloatWeight) -> std::result::Result<Vec<f32>, NotFinite>,
+) -> std::result::Result<Vec<f32>, NotFinite> {
+    const BYTES: usize = 16 << 20;
+    let row_bytes = (weight.cols() * weight.encoding().bytes()).max(1);
+    let at_a_time = (BYTES / row_bytes).max(1).next_multiple_of(64);
+    let mut scales = Vec::new();
+    for first in (0..weight.rows()).step_by(at_a_time) {
+        let part = weight.slice(first..weight.rows().min(first + at_a_time));
+        let encoded = encode(first, &part).map_err(|NotFinite { row }| NotFinite { row: first + row });
+        scales.extend(encoded?);
+        release(part.data());
+    }
+    Ok(scales)
 }
 
 impl fmt::Display for Encoding {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use bouquet_span::SpanError;
 
+use crate::encoding::Encoding;
+
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;
 
@@ -107,6 +109,14 @@ pub enum ModelError {
     /// A tokenizer that cannot be read, or that does not fit the model.
     #[error("tokenizer.json: {0}")]
     Tokenizer(String),
+    /// Codes of one encoding, where another was asked for.
+    #[error("the weights are stored in {stored}, and cannot be computed in {asked}")]
+    StoredEncoding {
+        /// What they are stored in.
+        stored: Encoding,
+        /// What was asked for.
+        asked: Encoding,
+    },
     /// A token id outside of the vocabulary.
     #[error("token id {id} is outside of the vocabulary of {vocab_size}")]
     TokenId {

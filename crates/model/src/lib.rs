@@ -22,6 +22,7 @@
 //! | `kv_cache` | keys and values of a sequence |
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
+//! | [`stored`] | how a folder says that its weights are encoded |
 //! | [`ends`] | embedding and head |
 //! | [`random`] | models of published shapes with random weights |
 //! | [`tokenizer`] | text to token ids and back |
@@ -63,6 +64,7 @@ pub mod model;
 pub mod norm;
 pub mod random;
 pub mod spec;
+pub mod stored;
 pub mod tokenizer;
 
 pub use encoding::Encoding;
@@ -70,4 +72,5 @@ pub use error::{ModelError, Result};
 pub use local::LocalSpan;
 pub use model::{Model, Network, OpenOptions};
 pub use spec::ModelSpec;
+pub use stored::Stored;
 pub use tokenizer::Tokenizer;

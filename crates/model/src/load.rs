@@ -5,7 +5,6 @@ use std::ops::Range;
 use bouquet_kernels::{Cpu, Weight};
 use bouquet_span::{LinearId, Site};
 
-use crate::Result;
 use crate::block::Block;
 use crate::block::attention::{Attention, Qkv};
 use crate::block::feed_forward::{Expert, FeedForward};
@@ -15,6 +14,18 @@ use crate::ends::{Embedding, LmHead};
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec::{ModelSpec, NormKind, QkvLayout};
+use crate::{ModelError, Result};
+
+/// What a weight is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Linear,
+    /// A linear of one of several feed-forwards.
+    Expert,
+    Router,
+    /// Embedding or head.
+    Vocabulary,
+}
 
 /// Reads the parts of one model.
 pub struct Loader<'a> {
@@ -22,7 +33,8 @@ pub struct Loader<'a> {
     pub source: &'a dyn TensorSource,
     /// What they should be.
     pub spec: &'a ModelSpec,
-    /// What linears, embedding and head are computed in, and what encodes them; `None` takes them as they are stored.
+    /// What linears, embedding and head are computed in, and what encodes them; `None` takes them as they are stored, to
+    /// be decoded.
     pub encoding: Option<(&'a Cpu, Encoding)>,
 }
 
@@ -119,7 +131,12 @@ impl Loader<'_> {
         let (Some(shape), Some(name)) = (self.spec.block.linear(site), self.spec.names.linear(id)) else {
             unreachable!("the family names every linear of its specification, but not {id}")
         };
-        let weight = self.weight(&format!("{name}.weight"), shape.outputs, shape.inputs, site != Site::Router)?;
+        let kind = match site {
+            Site::Router => Kind::Router,
+            Site::ExpertGate(_) | Site::ExpertUp(_) | Site::ExpertDown(_) => Kind::Expert,
+            _ => Kind::Linear,
+        };
+        let weight = self.weight(&name, kind, shape.outputs, shape.inputs)?;
         let bias = if shape.bias { Some(self.vector(&format!("{name}.bias"), shape.outputs)?) } else { None };
         Ok(Linear { weight, bias })
     }
@@ -135,17 +152,38 @@ impl Loader<'_> {
     }
 
     fn vocabulary(&self, name: &str) -> Result<Weight> {
-        let (rows, cols) = (self.spec.vocab_size, self.spec.block.hidden_size);
-        self.weight(&format!("{name}.weight"), rows, cols, true)
+        self.weight(name, Kind::Vocabulary, self.spec.vocab_size, self.spec.block.hidden_size)
     }
 
-    /// A router is small, and decides much: it stays as it is stored.
-    fn weight(&self, name: &str, rows: usize, cols: usize, encoded: bool) -> Result<Weight> {
-        let weight = load_weight(self.source, &self.spec.names, name, rows, cols)?;
+    /// The weight of a module, which is stored as the specification says, computed as is asked.
+    fn weight(&self, module: &str, kind: Kind, rows: usize, cols: usize) -> Result<Weight> {
+        let name = format!("{module}.weight");
+        let weight = load_weight(self.source, &self.spec.names, &name, rows, cols)?;
+        self.check_stored(module, kind, Encoding::of(&weight))?;
         match self.encoding {
-            Some((cpu, encoding)) if encoded => encoding.encode(cpu, name, weight),
+            // A router is small, and decides much: it stays as it is stored.
+            Some((cpu, encoding)) if kind != Kind::Router => {
+                let encoding = if kind == Kind::Vocabulary { encoding.of_vocabulary() } else { encoding };
+                encoding.encode(cpu, &name, weight, &|data| self.source.release(data))
+            }
             _ => Ok(weight),
         }
+    }
+
+    /// Whether a weight is stored as the configuration says.
+    fn check_stored(&self, module: &str, kind: Kind, found: Encoding) -> Result<()> {
+        let stored = &self.spec.stored;
+        let said = if kind == Kind::Vocabulary { stored.embedding } else { stored.linears };
+        let full_name = format!("{}{module}", self.spec.names.prefix);
+        // transformers holds the experts of a block in one tensor, which bitsandbytes passes over.
+        let passed_over = matches!(kind, Kind::Router | Kind::Expert);
+        let may_be_floats = passed_over || stored.skips(module) || stored.skips(&full_name);
+        if found == said || found == Encoding::F32 && may_be_floats {
+            return Ok(());
+        }
+        let name = |encoding: Encoding| if encoding == Encoding::F32 { "floats" } else { encoding.name() };
+        let problem = format!("is stored in {}, but by config.json it should be in {}", name(found), name(said));
+        Err(ModelError::Tensor { name: format!("{full_name}.weight"), problem })
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {

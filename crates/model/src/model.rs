@@ -106,9 +106,11 @@ impl Network {
     /// Puts the network of a specification together from tensors, wherever they are.
     ///
     /// # Errors
-    /// A tensor that is missing, damaged, or of another shape or type, by its name.
+    /// A tensor that is missing, damaged, or of another shape or type, by its name; codes of another encoding than the one
+    /// that is asked for.
     pub fn from_source(source: &dyn TensorSource, spec: ModelSpec, options: &OpenOptions) -> Result<Network> {
         let OpenOptions { cpu, memory_bytes, encoding, cache_encoding } = options.clone();
+        spec.stored.check(encoding)?;
         let loader = Loader { source, spec: &spec, encoding: Some((&cpu, encoding)) };
         let embedding = loader.embedding()?;
         let head = loader.head(&embedding)?;

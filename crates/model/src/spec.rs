@@ -6,6 +6,7 @@ use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_span::Site;
 
 use crate::kv_cache::CacheShape;
+use crate::stored::Stored;
 use crate::{ModelError, Result};
 
 /// A whole model.
@@ -29,6 +30,8 @@ pub struct ModelSpec {
     pub eos_token_ids: Vec<u32>,
     /// How the family calls its tensors.
     pub names: TensorNames,
+    /// How its weights are stored.
+    pub stored: Stored,
 }
 
 /// A decoder block.

@@ -9,9 +9,10 @@ use bouquet_model::{Encoding, Model, families};
 use bouquet_span::Pass;
 use serde_json::{Value, json};
 
+use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
-use crate::open::{ComputeArgs, open};
+use crate::open::{encoding_names, open, or_usual};
 use crate::output;
 
 /// What was typed.
@@ -20,6 +21,9 @@ pub(crate) struct DemoArgs {
     /// Folder of another model
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -41,7 +45,8 @@ const MAX_TOKENS: usize = 32;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let folder = args.model.clone().map_or_else(find_model, Ok)?;
-    let opened = open(&folder, args.compute.cpu()?, Encoding::F32)?;
+    let encoding = or_usual(args.encoding, &folder)?;
+    let opened = open(&folder, args.compute.cpu()?, encoding)?;
     let model = &opened.model;
     let style = output::stdout_style();
     if !args.json {
@@ -49,7 +54,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
             output::line("A small model, trained for less than an hour: it writes things that look like sentences.")?;
         }
         output::line(&format!(
-            "{}{}{}: {}, {} parameters in {} blocks of {} channels, {} tokens, opened in {}\n",
+            "{}{}{}: {}, {} parameters in {} blocks of {} channels, {} tokens, in {encoding}, opened in {}\n",
             style.strong,
             folder.display(),
             style.plain,
@@ -85,9 +90,9 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
             "generation_tokens_per_sec": generation.timings.generation_tokens_per_sec(),
         }));
     }
-    let same = same_bits(model, &folder)?;
+    let same = same_bits(model, &folder, encoding)?;
     drop(work);
-    finish(&args, &folder, texts, same)
+    finish(&args, &folder, encoding, texts, same)
 }
 
 /// Shows a prompt and what the model makes of it.
@@ -142,10 +147,10 @@ impl Same {
 }
 
 /// Computes one prompt on one thread, and on two.
-fn same_bits(model: &Model, folder: &Path) -> Result<Same> {
+fn same_bits(model: &Model, folder: &Path, encoding: Encoding) -> Result<Same> {
     let prompt_ids = model.tokenizer.encode(PROMPTS[0].1, true)?.ids;
     let logits = |threads| -> Result<Vec<f32>> {
-        let model = open(folder, Cpu::new(threads), Encoding::F32)?.model;
+        let model = open(folder, Cpu::new(threads), encoding)?.model;
         let hidden = model.embedding.embed(&model.cpu, &[&prompt_ids])?;
         let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
         Ok(model.head.logits(&model.cpu, hidden.values().view()).into_vec())
@@ -155,10 +160,11 @@ fn same_bits(model: &Model, folder: &Path) -> Result<Same> {
     Ok(Same { compared: one.len(), equal })
 }
 
-fn finish(args: &DemoArgs, folder: &Path, texts: Vec<Value>, same: Same) -> Result<()> {
+fn finish(args: &DemoArgs, folder: &Path, encoding: Encoding, texts: Vec<Value>, same: Same) -> Result<()> {
     if args.json {
         let bits = json!({ "compared": same.compared, "equal": same.equal });
-        output::json(&json!({ "model": folder.display().to_string(), "texts": texts, "same_bits": bits }))?;
+        let model = folder.display().to_string();
+        output::json(&json!({ "model": model, "encoding": encoding.name(), "texts": texts, "same_bits": bits }))?;
         return same.check();
     }
     let style = output::stdout_style();

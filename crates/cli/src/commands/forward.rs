@@ -7,13 +7,14 @@ use bouquet_generate::GenerateError;
 use bouquet_kernels::MatrixView;
 use bouquet_model::checkpoint::Dtype;
 use bouquet_model::checkpoint::write::{Planned, Writer};
-use bouquet_model::{Network, Tokenizer};
+use bouquet_model::{Encoding, Network, Tokenizer};
 use bouquet_span::{Limits, Pass};
 use serde_json::json;
 
+use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{ComputeArgs, open_network};
+use crate::open::{encoding_names, open_network};
 use crate::output;
 
 /// What was typed.
@@ -28,8 +29,8 @@ pub(crate) struct ForwardArgs {
     /// Sequences as token ids: a JSON file with an array of arrays; needs no tokenizer.json
     #[arg(long, value_name = "FILE.json")]
     token_ids: Option<PathBuf>,
-    /// Encoding to compute from
-    #[arg(long, value_enum, default_value_t = Encoding::F32)]
+    /// What weights are held in and computed with; in f32, codes are decoded
+    #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
     #[command(flatten)]
     compute: ComputeArgs,
@@ -50,22 +51,14 @@ Written in f32, all sequences one after another: logits [tokens, vocab_size], an
 hidden.n [tokens, hidden_size]: 0 is the input of the first block, i the output of block i, and the
 last one is after the final norm. lengths (i64) are the tokens of each sequence.";
 
-/// What weights are computed from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Encoding {
-    /// Weights as they are stored, arithmetic in f32
-    F32,
-}
-
 /// Tokens that go through the blocks together, unless a sequence has more.
 const TOKENS_AT_A_TIME: usize = 1024;
 
 pub(crate) fn run(args: ForwardArgs) -> Result<()> {
-    let Encoding::F32 = args.encoding;
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
-    let model = open_network(&args.model, args.compute.cpu()?, bouquet_model::Encoding::F32)?;
+    let model = open_network(&args.model, args.compute.cpu()?, args.encoding)?;
     let sequences = match given {
         Some(sequences) => sequences,
         None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,

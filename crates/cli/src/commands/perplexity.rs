@@ -9,9 +9,10 @@ use bouquet_model::Encoding;
 use serde_json::json;
 
 use super::run::read_text;
+use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{ComputeArgs, open};
+use crate::open::{encoding_names, open};
 use crate::{output, system};
 
 /// What was typed.
@@ -29,6 +30,9 @@ pub(crate) struct PerplexityArgs {
     /// Score so many windows only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_windows: Option<u32>,
+    /// What weights are held in and computed with
+    #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
+    encoding: Encoding,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -41,7 +45,9 @@ Examples:
   bouquet perplexity MODEL wiki.test.txt
   bouquet perplexity MODEL wiki.test.txt --window 256 --max-windows 128 --json
 
-Weights are used as they are stored, and computed with in f32. Compare numbers of the same window only.
+In f32, weights are used as they are stored, decoded where they are codes. In another encoding, floats are
+encoded first, embedding and head among them, and activations are rounded as run does it. Compare numbers
+of the same window only.
 
 The text is cut without special tokens: no begin-of-text token stands before it or before a window,
 even where the model is used to one (Llama). Programs that put one there get other numbers.";
@@ -51,7 +57,7 @@ const DEFAULT_WINDOW: usize = 512;
 
 pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
-    let opened = open(&args.model, args.compute.cpu()?, Encoding::F32)?;
+    let opened = open(&args.model, args.compute.cpu()?, args.encoding)?;
     let work = Work::begin();
     let options = PerplexityOptions {
         window: window(&args, opened.model.spec.max_positions)?,
@@ -68,6 +74,7 @@ pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
     let speed = result.tokens as f64 / time.as_secs_f64();
     if args.json {
         return output::json(&json!({
+            "encoding": args.encoding.name(),
             "perplexity": output::number(result.perplexity),
             "mean_nll": result.mean_nll,
             "tokens": result.tokens,

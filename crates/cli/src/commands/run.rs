@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::generation_flags::GenerationArgs;
 use super::interactive;
+use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{ComputeArgs, open};
+use crate::open::{encoding_names, open, or_usual};
 use crate::{output, system};
 
 /// What was typed.
@@ -30,6 +31,9 @@ pub(crate) struct RunArgs {
     file: Option<PathBuf>,
     #[command(flatten)]
     generation: GenerationArgs,
+    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object at the end
@@ -56,17 +60,17 @@ enum Source {
 pub(crate) fn run(args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
-    let cpu = args.compute.cpu()?;
+    let (cpu, encoding) = (args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     let prompt = match source {
         Source::Text(prompt) => prompt,
         Source::Conversation => {
-            let opened = open(&args.model, cpu, Encoding::F32)?;
+            let opened = open(&args.model, cpu, encoding)?;
             return interactive::converse(&opened.model, &args.generation.plan(&opened.model)?);
         }
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
-    let opened = open(&args.model, cpu, Encoding::F32)?;
+    let opened = open(&args.model, cpu, encoding)?;
     let plan = args.generation.plan(&opened.model)?;
     let prompt_ids = cut(&opened.model, &prompt, plan.context)?;
     if prompt_ids.is_empty() && args.prompt.is_some() {

@@ -17,6 +17,7 @@ fn greedy_text_is_that_of_transformers() {
     ] {
         let prompt = prompt(name);
         let args = ["run", arg(&model), &prompt, "--max-tokens", "32", "--ignore-eos", "--temperature", "0"];
+        let args = [args.as_slice(), &["--encoding", "f32"]].concat();
         let object = json(&[args.as_slice(), &["--json"]].concat());
         let ids = integers(&golden(name), "greedy.single");
         let generated: Vec<i64> =
@@ -83,7 +84,7 @@ fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
 #[test]
 fn stop_strings_end_the_text_before_them() {
     let (model, prompt) = (small(), prompt("bloom-small-trained"));
-    let args = ["run", arg(&model), &prompt, "--max-tokens", "32", "--json"];
+    let args = ["run", arg(&model), &prompt, "--encoding", "f32", "--max-tokens", "32", "--json"];
     let whole = json(&args)["text"].as_str().unwrap().to_owned();
     let stop = "smaller num";
     let stopped = json(&[args.as_slice(), &["--stop", "nowhere", "--stop", stop]].concat());

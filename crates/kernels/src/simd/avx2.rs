@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 
 use super::chains::chains_with;
 use super::dots::dots_with;
+use super::levels::decode_levels_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows, spin_with};
+use super::{Factors, Lanes, Levels, Out, Rows, spin_with};
 use crate::lanes::LANES;
 
 /// Lanes 0 to 7, and 8 to 15.
@@ -36,6 +37,14 @@ pub(super) unsafe fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
 pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
     // SAFETY: the instruction set is here, by the caller's word.
     unsafe { decode_with::<Pair>(from, to) }
+}
+
+/// # Safety
+/// The machine has AVX2, FMA and F16C; lengths are checked.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn decode_levels(from: Levels<'_>, first: usize, to: &mut [f32]) {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { decode_levels_with::<Pair>(from, first, to) }
 }
 
 /// # Safety
@@ -88,6 +97,21 @@ impl Lanes for Pair {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(16).cast()));
             Pair(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: Self, from: *const u8) -> Self {
+        // SAFETY: see above; of an index the low 3 bits count, and the fourth, made a sign, tells the halves apart.
+        unsafe {
+            let bytes = _mm_loadl_epi64(from.cast());
+            let codes = _mm_unpacklo_epi8(_mm_srli_epi16::<4>(bytes), bytes);
+            let half = |codes: __m128i| {
+                let index = _mm256_cvtepu8_epi32(codes);
+                let (low, high) = (_mm256_permutevar8x32_ps(table.0, index), _mm256_permutevar8x32_ps(table.1, index));
+                _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+            };
+            Pair(half(codes), half(_mm_unpackhi_epi64(codes, codes)))
         }
     }
 

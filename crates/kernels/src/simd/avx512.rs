@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 
 use super::chains::chains_with;
 use super::dots::dots_with;
+use super::levels::decode_levels_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows, spin_with};
+use super::{Factors, Lanes, Levels, Out, Rows, spin_with};
 use crate::lanes::LANES;
 
 /// # Safety
@@ -32,6 +33,14 @@ pub(super) unsafe fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
 pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
     // SAFETY: the instruction set is here, by the caller's word.
     unsafe { decode_with::<__m512>(from, to) }
+}
+
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ and VL; lengths are checked.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn decode_levels(from: Levels<'_>, first: usize, to: &mut [f32]) {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { decode_levels_with::<__m512>(from, first, to) }
 }
 
 /// # Safety
@@ -80,6 +89,16 @@ impl Lanes for __m512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: Self, from: *const u8) -> Self {
+        // SAFETY: see above; of an index the low 4 bits count.
+        unsafe {
+            let bytes = _mm_loadl_epi64(from.cast());
+            let codes = _mm_unpacklo_epi8(_mm_srli_epi16::<4>(bytes), bytes);
+            _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table)
         }
     }
 

@@ -11,6 +11,7 @@
 mod chains;
 mod dots;
 pub(crate) mod ints;
+mod levels;
 mod rows;
 mod scalar;
 
@@ -25,6 +26,7 @@ use crate::lanes::LANES;
 
 pub(crate) use chains::{Factors, chains};
 pub(crate) use dots::dots;
+pub(crate) use levels::{BLOCK, Levels, decode_levels};
 pub(crate) use rows::{Out, Rows, decode};
 
 /// Makes a function that runs `body` compiled for the instruction set of its [`Cpu`](crate::Cpu), which becomes its
@@ -113,6 +115,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_f16(from: *const u8) -> Self;
     /// 16 bf16 numbers, widened.
     unsafe fn load_bf16(from: *const u8) -> Self;
+    /// 16 codes of 4 bits in 8 bytes, the first in the high half: for each the number of that place in `table`.
+    unsafe fn lookup(table: Self, from: *const u8) -> Self;
     /// 16 numbers.
     unsafe fn store(self, to: *mut f32);
     /// `a · b + self`, rounded once.

@@ -4,8 +4,9 @@ use std::arch::aarch64::*;
 
 use super::chains::chains_with;
 use super::dots::dots_with;
+use super::levels::decode_levels_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows};
+use super::{Factors, Lanes, Levels, Out, Rows, spin_with};
 use crate::lanes::{self, LANES};
 
 /// Lanes 0 to 3, 4 to 7, 8 to 11, 12 to 15.
@@ -38,6 +39,22 @@ pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
     unsafe { decode_with::<Quad>(from, to) }
 }
 
+/// # Safety
+/// The machine has NEON; lengths are checked.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn decode_levels(from: Levels<'_>, first: usize, to: &mut [f32]) {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { decode_levels_with::<Quad>(from, first, to) }
+}
+
+/// # Safety
+/// The machine has NEON.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn spin_floats(steps: usize) -> u64 {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { spin_with::<Quad, 6>(steps) }
+}
+
 // SAFETY of all blocks below: the trait demands the instruction set and valid pointers of its callers.
 impl Lanes for Quad {
     #[inline(always)]
@@ -68,6 +85,29 @@ impl Lanes for Quad {
     unsafe fn load_bf16(from: *const u8) -> Self {
         // SAFETY: see above.
         unsafe { Self::load(from.cast::<[u16; LANES]>().read_unaligned().map(lanes::bf16_to_f32).as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: Self, from: *const u8) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = vld1_u8(from);
+            let codes =
+                vzip1q_u8(vcombine_u8(vshr_n_u8::<4>(bytes), bytes), vcombine_u8(vand_u8(bytes, vdup_n_u8(15)), bytes));
+            let table = uint8x16x4_t(
+                vreinterpretq_u8_f32(table.0[0]),
+                vreinterpretq_u8_f32(table.0[1]),
+                vreinterpretq_u8_f32(table.0[2]),
+                vreinterpretq_u8_f32(table.0[3]),
+            );
+            let (low, high) = (vmovl_u8(vget_low_u8(codes)), vmovl_u8(vget_high_u8(codes)));
+            let quarters = [vget_low_u16(low), vget_high_u16(low), vget_low_u16(high), vget_high_u16(high)];
+            Quad(quarters.map(|codes| {
+                // The four bytes of a number stand at 4 times its code.
+                let places = vmlaq_n_u32(vdupq_n_u32(0x0302_0100), vmovl_u16(codes), 0x0404_0404);
+                vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(places)))
+            }))
+        }
     }
 
     #[inline(always)]

@@ -2,8 +2,9 @@
 
 use super::chains::chains_with;
 use super::dots::dots_with;
+use super::levels::decode_levels_with;
 use super::rows::decode_with;
-use super::{Factors, Lanes, Out, Rows, spin_with};
+use super::{Factors, Lanes, Levels, Out, Rows, spin_with};
 use crate::lanes::{self, LANES};
 
 pub(super) fn dots(x: Rows<'_>, w: Rows<'_>, y: Out<'_>) {
@@ -19,6 +20,11 @@ pub(super) fn chains(factors: Factors<'_>, w: Rows<'_>, y: Out<'_>) {
 pub(super) fn decode(from: Rows<'_>, to: Out<'_>) {
     // SAFETY: as above.
     unsafe { decode_with::<[f32; LANES]>(from, to) }
+}
+
+pub(super) fn decode_levels(from: Levels<'_>, first: usize, to: &mut [f32]) {
+    // SAFETY: as above.
+    unsafe { decode_levels_with::<[f32; LANES]>(from, first, to) }
 }
 
 pub(super) fn spin_floats(steps: usize) -> u64 {
@@ -55,6 +61,13 @@ impl Lanes for [f32; LANES] {
         // SAFETY: the caller vouches for 16 numbers.
         let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         halves.map(lanes::bf16_to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: Self, from: *const u8) -> Self {
+        // SAFETY: the caller vouches for 8 bytes.
+        let bytes = unsafe { from.cast::<[u8; LANES / 2]>().read_unaligned() };
+        std::array::from_fn(|i| table[usize::from(if i % 2 == 0 { bytes[i / 2] >> 4 } else { bytes[i / 2] & 15 })])
     }
 
     #[inline(always)]

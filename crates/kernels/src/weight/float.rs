@@ -47,6 +47,18 @@ impl FloatWeight {
         FloatWeight { encoding, rows, cols, data }
     }
 
+    /// Some of the rows, sharing their bytes. Panics when the weight does not have them.
+    pub fn slice(&self, rows: Range<usize>) -> FloatWeight {
+        let row_bytes = self.cols * self.encoding.bytes();
+        let data = self.data.slice(rows.start * row_bytes..rows.end * row_bytes);
+        FloatWeight { rows: rows.len(), data, ..*self }
+    }
+
+    /// The numbers as they are stored, row after row.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
     /// How each number is stored.
     pub fn encoding(&self) -> FloatEncoding {
         self.encoding
@@ -65,11 +77,6 @@ impl FloatWeight {
     /// Bytes that the numbers occupy.
     pub fn bytes(&self) -> usize {
         self.data.len()
-    }
-
-    /// The numbers, row-major.
-    pub fn data(&self) -> &Bytes {
-        &self.data
     }
 
     /// See [`Weight::product`](super::Weight::product), which has checked the shapes.
@@ -97,6 +104,13 @@ impl FloatWeight {
     pub(super) fn decode(&self, cpu: &Cpu, rows: Range<usize>, out: &mut [f32]) {
         let count = rows.len();
         decode(cpu, self.as_rows().part(rows, 0..self.cols), Out::new(out, self.cols, count, self.cols));
+    }
+
+    /// Some of all the numbers, row after row, as f32.
+    pub(super) fn decode_flat(&self, cpu: &Cpu, range: Range<usize>, out: &mut [f32]) {
+        let (bytes, len) = (self.encoding.bytes(), range.len());
+        let data = &self.data[range.start * bytes..range.end * bytes];
+        decode(cpu, Rows::new(data, self.encoding, len, 1, len), Out::new(out, len, 1, len));
     }
 
     /// As the kernels read it.

@@ -4,9 +4,11 @@
 //! This file checks shapes, which are the same for all, and hands on.
 
 pub(crate) mod codes;
+pub mod dynamic;
 mod float;
 pub mod int4;
 mod int8;
+pub mod nf4;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +24,7 @@ pub use codes::OUTLIER;
 pub use float::{FloatEncoding, FloatWeight};
 pub use int4::Int4Weight;
 pub use int8::Int8Weight;
+pub use nf4::Nf4Weight;
 
 use codes::CodeRows;
 
@@ -35,6 +38,8 @@ pub enum Weight {
     Int8(Arc<Int8Weight>, Arithmetic),
     /// 4 bits with a small scale per group of 64.
     Int4(Arc<Int4Weight>, Arithmetic),
+    /// 4 bits with a scale per block of 64, computed in f32.
+    Nf4(Arc<Nf4Weight>),
 }
 
 /// What a weight of integers is multiplied with.
@@ -71,6 +76,7 @@ impl Weight {
             Weight::Float(weight) => weight.rows(),
             Weight::Int8(weight, _) => weight.rows(),
             Weight::Int4(weight, _) => weight.rows(),
+            Weight::Nf4(weight) => weight.rows(),
         }
     }
 
@@ -80,6 +86,7 @@ impl Weight {
             Weight::Float(weight) => weight.cols(),
             Weight::Int8(weight, _) => weight.cols(),
             Weight::Int4(weight, _) => weight.cols(),
+            Weight::Nf4(weight) => weight.cols(),
         }
     }
 
@@ -89,6 +96,7 @@ impl Weight {
             Weight::Float(weight) => weight.bytes(),
             Weight::Int8(weight, _) => weight.bytes(),
             Weight::Int4(weight, _) => weight.bytes(),
+            Weight::Nf4(weight) => weight.bytes(),
         }
     }
 
@@ -99,6 +107,7 @@ impl Weight {
             Weight::Float(weight) => weight.data(),
             Weight::Int8(weight, _) => weight.codes(),
             Weight::Int4(weight, _) => weight.codes(),
+            Weight::Nf4(weight) => weight.codes(),
         }
     }
 
@@ -114,6 +123,7 @@ impl Weight {
                 return codes::product(cpu, codes, scales, x, bias, y);
             }
             Weight::Float(weight) => weight.product(cpu, x, y.reborrow()),
+            Weight::Nf4(weight) => weight.product(cpu, x, y.reborrow()),
             Weight::Int8(..) | Weight::Int4(..) => {
                 let (codes, scales) = self.codes().expect("integers");
                 codes::float_product(cpu, codes, scales, x, y.reborrow());
@@ -131,6 +141,7 @@ impl Weight {
         assert_eq!((dx.rows(), dx.cols()), (dy.rows(), self.cols()), "the shape of dx");
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.product_backward(cpu, dy, dx),
+            (Weight::Nf4(weight), _) => weight.product_backward(cpu, dy, dx),
             (_, Some((codes, scales))) => codes::product_backward(cpu, codes, scales, dy, dx),
             _ => unreachable!("all others are codes"),
         }
@@ -144,6 +155,7 @@ impl Weight {
         }
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.gather(cpu, ids, out),
+            (Weight::Nf4(weight), _) => weight.gather(cpu, ids, out),
             (_, Some((codes, scales))) => codes::gather(cpu, codes, scales, ids, out),
             _ => unreachable!("all others are codes"),
         }
@@ -152,7 +164,7 @@ impl Weight {
     /// Codes and the scale of each row, where there are any.
     fn codes(&self) -> Option<(CodeRows<'_>, &[f32])> {
         match self {
-            Weight::Float(_) => None,
+            Weight::Float(_) | Weight::Nf4(_) => None,
             Weight::Int8(weight, _) => Some(weight.view()),
             Weight::Int4(weight, _) => Some(weight.view()),
         }

@@ -77,6 +77,10 @@ impl TensorSource for Checkpoint {
     fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         Ok(self.tensors.get(name).and_then(|&file| self.files[file].tensor(name)))
     }
+
+    fn release(&self, data: &[u8]) {
+        self.files.iter().for_each(|file| file.release(data));
+    }
 }
 
 fn open_shards(folder: &Path, index_path: &Path, bytes: &[u8]) -> Result<Checkpoint> {

@@ -8,6 +8,7 @@
 //! | [`safetensors`] | one file: its header, and every lie that a header can tell |
 //! | `mmap` | a file as bytes |
 //! | [`parts`] | a weight or a vector of a model, checked against what it should be |
+//! | [`encoded`] | a weight in codes: the tensors that it is made of |
 //! | [`in_memory`] | tensors in memory |
 //! | [`mod@write`] | a file written a piece at a time |
 
@@ -18,9 +19,10 @@ use bytes::Bytes;
 
 use crate::Result;
 
+pub mod encoded;
 pub mod folder;
 pub mod in_memory;
-mod mmap;
+pub(crate) mod mmap;
 pub mod parts;
 pub mod safetensors;
 mod unique;
@@ -40,6 +42,9 @@ pub trait TensorSource {
 
     /// The tensor of that exact name; `Ok(None)` when there is none.
     fn tensor(&self, name: &str) -> Result<Option<Tensor>>;
+
+    /// Says that a part of a tensor is not needed for a while, so that it need not be held in memory. It stays what it is.
+    fn release(&self, _data: &[u8]) {}
 }
 
 /// One tensor, as stored.

@@ -3,7 +3,7 @@
 use bouquet_kernels::{FloatEncoding, Weight};
 use half::{bf16, f16};
 
-use super::{Dtype, Tensor, TensorSource};
+use super::{Dtype, Tensor, TensorSource, encoded};
 use crate::files::shown;
 use crate::spec::TensorNames;
 use crate::{ModelError, Result};
@@ -22,10 +22,12 @@ pub fn find(source: &dyn TensorSource, prefix: &str, name: &str) -> Result<(Stri
 }
 
 /// The weight `[outputs, inputs]` of a name without prefix, as stored; its bytes stay where they are. Its numbers are not
-/// looked at: what is not finite among them shows in the first output of its block.
+/// looked at: what is not finite among them shows in the first output of its block. Codes ([`encoded`]) are known by
+/// their type, and decoded where they are used until somebody asks for something else.
 ///
 /// # Errors
-/// [`ModelError::MissingTensor`]; [`ModelError::Tensor`] for another shape, or for numbers that are not floats.
+/// [`ModelError::MissingTensor`]; [`ModelError::Tensor`] for another shape, for numbers that are neither floats nor
+/// codes, and for codes that miss what belongs to them.
 pub fn load_weight(
     source: &dyn TensorSource,
     names: &TensorNames,
@@ -34,7 +36,10 @@ pub fn load_weight(
     inputs: usize,
 ) -> Result<Weight> {
     let (name, tensor) = find(source, names.prefix, name)?;
-    let encoding = check(&name, &tensor, &[outputs, inputs])?;
+    if matches!(tensor.dtype, Dtype::I8 | Dtype::U8) {
+        return encoded::load(source, &name, tensor, outputs, inputs);
+    }
+    let encoding = check_floats(&name, &tensor, &[outputs, inputs])?;
     Ok(Weight::from_bytes(encoding, outputs, inputs, tensor.data))
 }
 
@@ -44,7 +49,7 @@ pub fn load_weight(
 /// Those of [`load_weight`]; [`ModelError::Tensor`] for a number that is not finite.
 pub fn load_vector(source: &dyn TensorSource, names: &TensorNames, name: &str, length: usize) -> Result<Vec<f32>> {
     let (name, tensor) = find(source, names.prefix, name)?;
-    let encoding = check(&name, &tensor, &[length])?;
+    let encoding = check_floats(&name, &tensor, &[length])?;
     let numbers = decode(encoding, &tensor.data);
     match numbers.iter().position(|number| !number.is_finite()) {
         None => Ok(numbers),
@@ -53,26 +58,34 @@ pub fn load_vector(source: &dyn TensorSource, names: &TensorNames, name: &str, l
 }
 
 /// How the numbers of a tensor are stored, when it has this shape and holds floats.
-fn check(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<FloatEncoding> {
+fn check_floats(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<FloatEncoding> {
+    check(name, tensor, &[Dtype::F32, Dtype::F16, Dtype::Bf16], shape)?;
+    Ok(match tensor.dtype {
+        Dtype::F16 => FloatEncoding::F16,
+        Dtype::Bf16 => FloatEncoding::Bf16,
+        _ => FloatEncoding::F32,
+    })
+}
+
+/// Whether a tensor has this shape, and numbers of one of these types.
+pub(super) fn check(name: &str, tensor: &Tensor, dtypes: &[Dtype], shape: &[usize]) -> Result<()> {
     if tensor.shape != shape {
         return wrong(name, format!("should have shape {shape:?}, but has {:?}", tensor.shape));
     }
-    let encoding = match tensor.dtype {
-        Dtype::F32 => FloatEncoding::F32,
-        Dtype::F16 => FloatEncoding::F16,
-        Dtype::Bf16 => FloatEncoding::Bf16,
-        ref other => {
-            return wrong(name, format!("should hold F32, F16 or BF16 numbers, but holds {other}"));
-        }
-    };
-    let expected = shape.iter().product::<usize>() * encoding.bytes();
-    if tensor.data.len() != expected {
+    if !dtypes.contains(&tensor.dtype) {
+        let (last, others) = dtypes.split_last().expect("a type to have");
+        let others = others.iter().map(Dtype::name).collect::<Vec<_>>().join(", ");
+        let or = if others.is_empty() { "" } else { " or " };
+        return wrong(name, format!("should hold {others}{or}{last} numbers, but holds {}", tensor.dtype));
+    }
+    let expected = shape.iter().product::<usize>() as u64 * tensor.dtype.bytes().expect("the type is known");
+    if tensor.data.len() as u64 != expected {
         return wrong(name, format!("should have {expected} bytes, but has {}", tensor.data.len()));
     }
-    Ok(encoding)
+    Ok(())
 }
 
-fn decode(encoding: FloatEncoding, bytes: &[u8]) -> Vec<f32> {
+pub(super) fn decode(encoding: FloatEncoding, bytes: &[u8]) -> Vec<f32> {
     match encoding {
         FloatEncoding::F32 => bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect(),
         FloatEncoding::F16 => bytes.as_chunks().0.iter().map(|&number| f16::from_le_bytes(number).to_f32()).collect(),
@@ -80,6 +93,6 @@ fn decode(encoding: FloatEncoding, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-fn wrong<T>(name: &str, problem: String) -> Result<T> {
+pub(super) fn wrong<T>(name: &str, problem: String) -> Result<T> {
     Err(ModelError::Tensor { name: shown(name), problem })
 }

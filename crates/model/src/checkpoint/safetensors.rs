@@ -32,6 +32,7 @@ const LENGTH_BYTES: u64 = 8;
 /// An open file.
 #[derive(Clone, Debug)]
 pub struct SafetensorsFile {
+    mapped: mmap::Mapped,
     data: Bytes,
     tensors: BTreeMap<String, Entry>,
 }
@@ -62,12 +63,13 @@ impl SafetensorsFile {
         let Some((mut file, length)) = files::open(path)? else { return Ok(None) };
         let tensors = read_header(&mut file, length, path)?;
         let io = |source| ModelError::Io { path: path.to_owned(), source };
-        let data = mmap::map(&file).map_err(io)?;
+        let mapped = mmap::map(&file).map_err(io)?;
+        let data = mapped.bytes();
         // The file may have changed since its length was asked.
         if data.len() as u64 != length {
             return Err(damaged(path, "its length changed while it was opened"));
         }
-        Ok(Some(SafetensorsFile { data, tensors }))
+        Ok(Some(SafetensorsFile { mapped, data, tensors }))
     }
 
     /// Names of all tensors, sorted.
@@ -79,6 +81,11 @@ impl SafetensorsFile {
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let Entry { dtype, shape, range } = self.tensors.get(name)?;
         Some(Tensor { dtype: dtype.clone(), shape: shape.clone(), data: self.data.slice(range.clone()) })
+    }
+
+    /// See [`TensorSource::release`](super::TensorSource::release).
+    pub fn release(&self, data: &[u8]) {
+        self.mapped.release(data);
     }
 }
 

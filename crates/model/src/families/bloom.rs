@@ -11,6 +11,7 @@ use crate::spec::{
     AttentionSpec, BlockSpec, FeedForwardSpec, ModelSpec, NormKind, NormSpec, Positions, QkvLayout, Residual,
     TensorNames,
 };
+use crate::stored::Stored;
 
 /// How BLOOM calls its tensors.
 pub const NAMES: TensorNames = TensorNames {
@@ -83,5 +84,6 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         max_positions: None,
         eos_token_ids: config.eos_token_ids()?,
         names: NAMES,
+        stored: Stored::floats(),
     })
 }

@@ -13,6 +13,7 @@ use crate::spec::{
     AttentionSpec, BlockSpec, FeedForwardSpec, ModelSpec, NormKind, NormSpec, Positions, QkvLayout, Residual, RopeSpec,
     TensorNames,
 };
+use crate::stored::Stored;
 
 /// How Llama calls its tensors.
 pub const NAMES: TensorNames = TensorNames {
@@ -74,6 +75,7 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         max_positions: Some(config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(2048)),
         eos_token_ids: config.eos_token_ids()?,
         names: NAMES,
+        stored: Stored::floats(),
     })
 }
 

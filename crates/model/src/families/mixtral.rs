@@ -7,6 +7,7 @@ use super::{limits, llama};
 use crate::Result;
 use crate::config::{Bounds, Config};
 use crate::spec::{AttentionSpec, BlockSpec, ExpertSpec, FeedForwardSpec, ModelSpec, Residual, TensorNames};
+use crate::stored::Stored;
 
 /// How Mixtral calls its tensors: as Llama, but for the experts, which are numbered `w1` (gate), `w2` (down), `w3` (up).
 pub const NAMES: TensorNames = TensorNames { site, ..llama::NAMES };
@@ -56,5 +57,6 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         max_positions: Some(config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(4096 * 32)),
         eos_token_ids: config.eos_token_ids()?,
         names: NAMES,
+        stored: Stored::floats(),
     })
 }

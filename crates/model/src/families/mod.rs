@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config::{Bounds, Config};
 use crate::spec::{BlockSpec, ModelSpec};
+use crate::stored::Stored;
 use crate::{ModelError, Result};
 
 pub mod bloom;
@@ -55,30 +56,13 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
     let Some((_, read)) = FAMILIES.iter().find(|(known, _)| *known == family) else {
         return Err(ModelError::UnknownFamily { family: family.chars().take(100).collect(), known: known() });
     };
-    refuse_encoded(config)?;
-    let spec = read(config)?;
+    let spec = ModelSpec { stored: Stored::read(config)?, ..read(config)? };
     check_size(config, &spec)?;
     if let Some(id) = spec.eos_token_ids.iter().find(|&&id| id as usize >= spec.vocab_size) {
         let problem = format!("has {id}, which is outside of the vocabulary of {}", spec.vocab_size);
         return Err(config.error("eos_token_id", problem));
     }
     Ok(spec)
-}
-
-/// Weights that were encoded by another program.
-fn refuse_encoded(config: &Config) -> Result<()> {
-    for field in ["quantization_config", "compression_config"] {
-        if !config.has(field) {
-            continue;
-        }
-        let method = match config.optional_object(field)? {
-            Some(encoding) => encoding.optional_text("quant_method")?.unwrap_or("unnamed").to_owned(),
-            None => "unnamed".to_owned(),
-        };
-        let method = crate::files::shown(&method);
-        return Err(config.error(field, format!("says that the weights are encoded ({method}), which is not read yet")));
-    }
-    Ok(())
 }
 
 /// Whether all parameters together can be counted and addressed.

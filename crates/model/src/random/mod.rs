@@ -4,6 +4,7 @@
 //! Values are scaled so that activations stay near those of a trained model, but for one thing: what a model learns has
 //! outliers, channels that are large in every token, and random weights have none. They can be asked for.
 
+mod folder;
 mod numbers;
 mod shapes;
 

@@ -17,19 +17,22 @@ pub struct Shape {
     pub num_blocks: usize,
     /// `n_head`.
     pub heads: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
 }
 
 /// BLOOM (arXiv 2211.05100, table 3), as far as one machine goes.
 pub const SHAPES: [Shape; 5] = [
-    Shape { name: "bloom-560m", hidden_size: 1024, num_blocks: 24, heads: 16 },
-    Shape { name: "bloom-1b1", hidden_size: 1536, num_blocks: 24, heads: 16 },
-    Shape { name: "bloom-1b7", hidden_size: 2048, num_blocks: 24, heads: 16 },
-    Shape { name: "bloom-3b", hidden_size: 2560, num_blocks: 30, heads: 32 },
-    Shape { name: "bloom-7b1", hidden_size: 4096, num_blocks: 30, heads: 32 },
+    bloom("bloom-560m", 1024, 24, 16),
+    bloom("bloom-1b1", 1536, 24, 16),
+    bloom("bloom-1b7", 2048, 24, 16),
+    bloom("bloom-3b", 2560, 30, 32),
+    bloom("bloom-7b1", 4096, 30, 32),
 ];
 
-/// Rows of BLOOM's embedding.
-const VOCAB_SIZE: usize = 250_880;
+const fn bloom(name: &'static str, hidden_size: usize, num_blocks: usize, heads: usize) -> Shape {
+    Shape { name, hidden_size, num_blocks, heads, vocab_size: 250_880 }
+}
 
 impl Shape {
     /// The shape of a name.
@@ -45,7 +48,7 @@ impl Shape {
             "hidden_size": self.hidden_size,
             "n_layer": self.num_blocks,
             "n_head": self.heads,
-            "vocab_size": VOCAB_SIZE,
+            "vocab_size": self.vocab_size,
             "layer_norm_epsilon": 1e-5,
             "initializer_range": 0.02,
             "apply_residual_connection_post_layernorm": false,

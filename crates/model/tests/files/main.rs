@@ -1,5 +1,6 @@
 //! What is read from a folder: the fixtures as they are, every lie that a file can tell, and random damage.
 
+mod encoded;
 mod fuzz;
 mod lies;
 mod opens;

@@ -8,10 +8,10 @@ use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::profile::OperationTime;
 use bouquet_kernels::{Matrix, Weight};
 use bouquet_model::{Encoding, Network};
-use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, Site, SpanError, Step};
+use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
 
 use super::plan::Test;
-use crate::limits::{MachineLimits, Memory};
+use crate::limits::{MachineLimits, Memory, TokenCost};
 
 /// A model that is being measured.
 pub(super) struct Bench {
@@ -34,18 +34,8 @@ pub(super) struct Sample {
     pub(super) tokens_per_sec: f64,
     pub(super) bytes_per_sec: f64,
     pub(super) ops_per_sec: f64,
-    /// The larger of before and after.
+    /// The mean of before and after.
     pub(super) limits: MachineLimits,
-}
-
-/// What a token takes.
-struct Cost {
-    /// Bytes of the weights that one token passes, blocks and head.
-    weight_bytes: f64,
-    /// Operations in the blocks.
-    block_ops: f64,
-    /// Operations in the head.
-    head_ops: f64,
 }
 
 impl Bench {
@@ -86,7 +76,7 @@ impl Bench {
                 tokens_per_sec: test.tokens() as f64 / seconds,
                 bytes_per_sec: bytes / seconds,
                 ops_per_sec: ops / seconds,
-                limits: before.max(after),
+                limits: before.mean(after),
             });
             before = after;
         }
@@ -158,7 +148,7 @@ impl Bench {
 
     /// Bytes that a test reads, and operations that it does.
     fn work(&self, test: Test) -> (f64, f64) {
-        let cost = self.cost();
+        let cost = TokenCost::of(&self.network);
         let cache = self.network.spec.cache_bytes_per_token(CacheEncoding::F32) as f64;
         match test {
             Test::Prompt(tokens) => {
@@ -173,29 +163,6 @@ impl Bench {
                 (tokens * cost.weight_bytes + seen * cache, tokens * batch * (cost.block_ops + cost.head_ops))
             }
         }
-    }
-
-    /// Where a token passes some of the experts, their share of all is counted.
-    fn cost(&self) -> Cost {
-        let spec = &self.network.spec.block;
-        let share = |site| match (site, spec.feed_forward.experts) {
-            (Site::ExpertGate(_) | Site::ExpertUp(_) | Site::ExpertDown(_), Some(experts)) => {
-                experts.per_token as f64 / experts.count as f64
-            }
-            _ => 1.0,
-        };
-        let (linears, head) = (spec.linears(), &self.network.head.weight);
-        let mut cost = Cost {
-            weight_bytes: head.bytes() as f64,
-            block_ops: 0.0,
-            head_ops: 2.0 * (head.rows() * head.cols()) as f64,
-        };
-        let blocks = linears.iter().cycle().take(linears.len() * self.network.spec.num_blocks);
-        for (linear, weight) in blocks.zip(&self.network.weights) {
-            cost.weight_bytes += share(linear.site) * weight.bytes() as f64;
-            cost.block_ops += share(linear.site) * 2.0 * (weight.rows() * weight.cols()) as f64;
-        }
-        cost
     }
 }
 

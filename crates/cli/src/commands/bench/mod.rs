@@ -5,24 +5,27 @@
 //! | [`plan`] | from what was typed to what is measured, on which model, in how much memory |
 //! | [`measure`] | runs a test, and the limits around each repetition |
 //! | [`report`] | the table, and JSON |
+//! | [`write`] | random weights as a folder, instead of measuring |
 
 mod measure;
 mod plan;
 mod report;
+mod write;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use bouquet_model::Encoding;
-use bouquet_model::random::SHAPES;
+use bouquet_model::random::{SHAPES, Shape};
 use clap::builder::PossibleValuesParser;
 
 use self::measure::Bench;
 use self::plan::Plan;
 use self::report::Report;
+use crate::compute::ComputeArgs;
 use crate::interrupt::Work;
-use crate::open::ComputeArgs;
+use crate::open::encoding_names;
 use crate::output;
 
 /// What was typed.
@@ -38,6 +41,9 @@ pub(crate) struct BenchArgs {
     /// Put 8 outlier channels into every token, which trained models have and random weights have not
     #[arg(long, requires = "shape")]
     outliers: bool,
+    /// Write the random weights and a tokenizer to a new folder instead of measuring: in f16, or in --encoding
+    #[arg(long, value_name = "DIR", requires = "shape")]
+    write: Option<PathBuf>,
     /// Tokens of prompts, each a test; 0 for none
     #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_values_t = [128, 512], value_parser = tokens())]
     prompt: Vec<u32>,
@@ -50,9 +56,9 @@ pub(crate) struct BenchArgs {
     /// Sequences that generate together
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
-    /// What weights are computed in
-    #[arg(long, default_value = "int8", value_parser = encodings())]
-    encoding: String,
+    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Say where the time goes, operation by operation
@@ -71,6 +77,7 @@ Examples:
   bouquet bench MODEL
   bouquet bench --shape bloom-1b7 --encoding int4 --threads 2
   bouquet bench --shape bloom-560m -p 0 -n 64 --batch 4 --profile
+  bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
 
 pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the
 logits of each and the cache of keys and values; nothing is sampled. Tokens/s are the mean over the
@@ -85,18 +92,17 @@ fn shapes() -> PossibleValuesParser {
     PossibleValuesParser::new(SHAPES.map(|shape| shape.name))
 }
 
-fn encodings() -> PossibleValuesParser {
-    PossibleValuesParser::new(Encoding::ALL.map(Encoding::name))
-}
-
 /// Lengths of tests.
 fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(..=1 << 20)
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
-    let plan = Plan::of(&args)?;
     let cpu = args.compute.cpu()?;
+    if let (Some(shape), Some(folder)) = (args.shape.as_deref().and_then(Shape::of_name), &args.write) {
+        return write::run(&args, shape, folder, &cpu);
+    }
+    let plan = Plan::of(&args)?;
     if args.dry_run {
         return plan.tell(&cpu, args.json);
     }

@@ -17,7 +17,7 @@ use crate::open::{check_folder, open_network, options};
 use crate::{output, system};
 
 /// Seed of random weights.
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
 
 /// One test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,6 @@ impl Test {
 
 impl Plan {
     pub(super) fn of(args: &BenchArgs) -> Result<Plan> {
-        let encoding: Encoding = args.encoding.parse().expect("clap knows all encodings");
         let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
             (Some(folder), None) => {
@@ -83,6 +82,7 @@ impl Plan {
             }
             (None, None) => unreachable!("clap asks for one of them"),
         };
+        let encoding = args.encoding.unwrap_or_else(|| spec.stored.usual());
         let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
         let batch = usize::from(args.batch);
         let generations = args.generate.iter().map(|&tokens| Test::Generate { tokens: tokens as usize, batch });
@@ -179,9 +179,14 @@ fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result
     if let (Origin::Folder(folder), Encoding::F32) = (origin, encoding) {
         return Ok(Inspection::new(spec, &Checkpoint::open(folder)?)?.weight_bytes);
     }
-    // Random weights are in f16.
-    let bytes = |rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * rows as u64 * cols as u64);
-    let block: u64 = spec.block.linears().iter().map(|linear| bytes(linear.outputs, linear.inputs)).sum();
-    let vocabulary = bytes(spec.vocab_size, spec.block.hidden_size) * if spec.tied_head { 1 } else { 2 };
-    Ok(block * spec.num_blocks as u64 + vocabulary)
+    Ok(random_weight_bytes(spec, encoding))
+}
+
+/// The same where floats are in f16, as random weights are.
+pub(super) fn random_weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
+    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
+    let linears = spec.block.linears();
+    let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();
+    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.block.hidden_size);
+    block * spec.num_blocks as u64 + vocabulary * if spec.tied_head { 1 } else { 2 }
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use bouquet_model::{Encoding, families};
+use bouquet_model::families;
 use serde_json::{Value, json};
 
 use super::measure::{Bench, Measured, Sample};
 use super::plan::{Plan, Test};
-use crate::limits::MachineLimits;
+use crate::limits::{MachineLimits, arithmetic};
 use crate::{output, system};
 
 /// What is told of a whole run.
@@ -206,14 +206,6 @@ fn operations(measured: &Measured) -> Vec<(&'static str, u64, Duration)> {
 
 fn total(measured: &Measured) -> Duration {
     measured.samples.iter().map(|sample| sample.time).sum()
-}
-
-/// The arithmetic whose limit counts.
-fn arithmetic(encoding: Encoding) -> &'static str {
-    match encoding {
-        Encoding::F32 => "f32",
-        Encoding::Int8 | Encoding::Int4 => "int8",
-    }
 }
 
 /// As many decimals as say something.
