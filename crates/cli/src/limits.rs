@@ -75,6 +75,14 @@ impl MachineLimits {
         }
     }
 
+    /// The larger of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        MachineLimits {
+            read_bytes_per_sec: self.read_bytes_per_sec.max(other.read_bytes_per_sec),
+            ops_per_sec: self.ops_per_sec.max(other.ops_per_sec),
+        }
+    }
+
     /// Half way between the two, for what ran between them.
     pub(crate) fn mean(self, other: Self) -> Self {
         MachineLimits {
