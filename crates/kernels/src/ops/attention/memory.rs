@@ -128,7 +128,7 @@ impl Layout {
         store: impl Fn(&[f32], &mut [T]) + Sync,
     ) {
         /// Numbers below which a second thread is not worth waking.
-        const SMALL: usize = 8192;
+        const SMALL: usize = 512;
         let Layout { kv_heads, head_dim, capacity, start } = *self;
         let count = keys.rows();
         let room = [SharedSlice::new(stored_keys), SharedSlice::new(stored_values)];
