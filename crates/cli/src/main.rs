@@ -45,6 +45,8 @@ enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// Measure how fast a model runs here, beside the limits of the machine
     Bench(commands::bench::BenchArgs),
+    /// Say what of this machine is used, how fast it is, and what stands in the way
+    Doctor(commands::doctor::DoctorArgs),
     /// Write logits and hidden states to a file
     Forward(commands::forward::ForwardArgs),
     /// Print a completion script for a shell
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
         Command::Forward(args) => commands::forward::run(args),
         Command::Completions(args) => commands::completions::run(args),
     })

@@ -85,6 +85,14 @@ fn limited(args: &[&str]) -> Command {
     command
 }
 
+/// What `--isa` takes on this machine.
+pub(crate) fn instruction_sets() -> Vec<&'static str> {
+    let found = json(&["doctor", "--json"])["instruction_sets"].clone();
+    let found: Vec<&str> = found.as_array().unwrap().iter().map(|isa| isa.as_str().unwrap()).collect();
+    let all = ["scalar", "avx2", "avxvnni", "avx512", "amx", "neon"];
+    all.into_iter().filter(|isa| found.contains(isa)).collect()
+}
+
 /// A copy of a tiny model that can be broken.
 pub(crate) fn copy(name: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();

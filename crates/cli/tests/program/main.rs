@@ -5,6 +5,8 @@
 
 mod bad_files;
 mod bad_requests;
+mod bench;
+mod doctor;
 mod forward;
 mod harness;
 #[cfg(unix)]

@@ -24,6 +24,7 @@ use self::measure::Bench;
 use self::plan::Plan;
 use self::report::Report;
 use crate::compute::ComputeArgs;
+use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
 use crate::open::encoding_names;
 use crate::output;
@@ -39,10 +40,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME", value_parser = shapes())]
     shape: Option<String>,
     /// Put 8 outlier channels into every token, which trained models have and random weights have not
-    #[arg(long, requires = "shape")]
+    #[arg(long)]
     outliers: bool,
     /// Write the random weights and a tokenizer to a new folder instead of measuring: in f16, or in --encoding
-    #[arg(long, value_name = "DIR", requires = "shape")]
+    #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
     /// Tokens of prompts, each a test; 0 for none
     #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_values_t = [128, 512], value_parser = tokens())]
@@ -98,6 +99,11 @@ fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
+    // clap lets this pass: a model excuses from --shape.
+    if args.shape.is_none() && (args.outliers || args.write.is_some()) {
+        let message = "--outliers and --write are for random weights";
+        return Err(asked_wrongly(message, "give --shape NAME instead of a model"));
+    }
     let cpu = args.compute.cpu()?;
     if let (Some(shape), Some(folder)) = (args.shape.as_deref().and_then(Shape::of_name), &args.write) {
         return write::run(&args, shape, folder, &cpu);

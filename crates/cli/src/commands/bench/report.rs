@@ -196,12 +196,12 @@ fn profile_rows(test: Test, measured: &Measured) -> Vec<Vec<String>> {
     rows
 }
 
-/// Operations with their calls and times, and the rest.
+/// Operations with their calls and times, and what is none of them.
 fn operations(measured: &Measured) -> Vec<(&'static str, u64, Duration)> {
     let known = measured.profile.iter().map(|times| times.time).sum();
-    let rest = total(measured).saturating_sub(known);
+    let other = total(measured).saturating_sub(known);
     let named = measured.profile.iter().map(|times| (times.operation, times.calls, times.time));
-    named.chain([("rest", 0, rest)]).collect()
+    named.chain([("other", 0, other)]).collect()
 }
 
 fn total(measured: &Measured) -> Duration {
