@@ -22,11 +22,16 @@ pub enum Isa {
     Avx512Vnni,
     /// aarch64.
     Neon,
+    /// The same with FEAT_DotProd, dot products of bytes.
+    NeonDot,
+    /// The same with FEAT_I8MM, products of matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
     /// All of them, from plain to wide.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon];
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -50,6 +55,10 @@ impl Isa {
             }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns)]
             _ => false,
         }

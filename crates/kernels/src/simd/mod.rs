@@ -75,7 +75,9 @@ macro_rules! in_isa {
             $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni => unsafe { $crate::simd::avx512::$name($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            $crate::Isa::Neon => unsafe { $crate::simd::neon::$name($($arg),*) },
+            $crate::Isa::Neon | $crate::Isa::NeonDot | $crate::Isa::NeonI8mm => unsafe {
+                $crate::simd::neon::$name($($arg),*)
+            },
             _ => $crate::simd::scalar::$name($($arg),*),
         }
     };
@@ -232,7 +234,7 @@ pub(crate) fn spin_floats(isa: crate::Isa, steps: usize) -> u64 {
         crate::Isa::Avx512 | crate::Isa::Avx512Vnni => unsafe { avx512::spin_floats(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        crate::Isa::Neon => unsafe { neon::spin_floats(steps) },
+        crate::Isa::Neon | crate::Isa::NeonDot | crate::Isa::NeonI8mm => unsafe { neon::spin_floats(steps) },
         _ => scalar::spin_floats(steps),
     }
 }
