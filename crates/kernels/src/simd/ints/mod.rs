@@ -11,6 +11,8 @@
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -21,7 +23,7 @@ mod vnni;
 mod i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tiles;
 
 use std::ops::Range;
@@ -30,6 +32,9 @@ use super::unroll;
 use crate::scratch::Scratch;
 use crate::weight::codes::{CodeRows, Int4Rows, Int8Rows};
 use crate::{Cpu, Isa};
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::works as amx_works;
 
 /// Codes that rows are padded to: two groups of 64.
 pub(crate) const PADDING: usize = 128;
@@ -117,7 +122,7 @@ impl TokenCodes<'_> {
 /// Bytes of an activation's code on an instruction set.
 pub(crate) fn code_bytes(isa: Isa) -> usize {
     match isa {
-        Isa::Scalar | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 1,
+        Isa::Scalar | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 1,
         Isa::Avx2 | Isa::Avx512 => 2,
     }
 }
@@ -126,6 +131,7 @@ pub(crate) fn code_bytes(isa: Isa) -> usize {
 pub(crate) fn panel_outputs(isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 16,
+        Isa::Amx => 32,
         Isa::Avx512 | Isa::Avx512Vnni => 64,
     }
 }
@@ -147,7 +153,7 @@ pub(crate) fn few(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<
         Isa::Avx512 => unsafe { avx512::few(w, rows, x, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { vnni::few_512(w, rows, x, sums) },
+        Isa::Avx512Vnni | Isa::Amx => unsafe { vnni::few_512(w, rows, x, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { neon::few(w, rows, x, sums) },
@@ -182,6 +188,9 @@ pub(crate) fn many(
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { vnni::many_512(w, rows, x, done) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { amx::many(w, rows, x, done) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { neon::many(w, rows, x, done) },
@@ -526,7 +535,7 @@ unsafe fn many_tile<I: Ints, const M: usize, const N: usize>(
 /// Takes off what unsigned codes have too much: `sum` is that of the token's codes.
 pub(crate) fn correction(isa: Isa, sum: i32) -> i32 {
     match isa {
-        Isa::AvxVnni | Isa::Avx512Vnni => sum.wrapping_mul(-BIAS),
+        Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => sum.wrapping_mul(-BIAS),
         Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 0,
     }
 }
@@ -547,6 +556,9 @@ pub(crate) fn spin_products(isa: Isa, steps: usize) -> u64 {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { vnni::spin_products_512(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { amx::spin_products(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { neon::spin_products(steps) },
@@ -595,7 +607,7 @@ pub(crate) fn spin_reads(isa: Isa, memory: &[u8]) {
         Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::spin_reads(memory) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vnni => unsafe { avx512::spin_reads(memory) },
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => unsafe { avx512::spin_reads(memory) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => unsafe { neon::spin_reads(memory) },

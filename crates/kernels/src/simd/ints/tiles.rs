@@ -1,4 +1,4 @@
-//! Many tokens where an instruction multiplies whole matrices: FEAT_I8MM. The panels of [`many`](super::many) are
+//! Many tokens where an instruction multiplies whole matrices: FEAT_I8MM and AMX. The panels of [`many`](super::many) are
 //! walked in tiles of [`Tiles::TOKENS`] by [`Tiles::OUTPUTS`] sums; all sums of a panel wait in memory between its blocks
 //! of columns.
 
