@@ -74,6 +74,7 @@ pub mod limits;
 pub mod math;
 pub mod matrix;
 pub mod ops;
+mod permission;
 pub mod product;
 pub mod profile;
 mod recycle;

@@ -6,7 +6,7 @@ use bouquet_kernels::weight::nf4::{self, Nested};
 use bouquet_kernels::weight::{FloatWeight, Nf4Weight, dynamic};
 use bouquet_kernels::{Cpu, FloatEncoding, Isa, Matrix, Weight};
 use bytes::Bytes;
-use common::{Numbers, assert_same_bits, cpus};
+use common::{Numbers, assert_same_bits, cases, cpus};
 use proptest::prelude::*;
 
 /// Made by bitsandbytes; its first lines say how.
@@ -108,7 +108,7 @@ fn shapes() -> impl Strategy<Value = (usize, usize, usize, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn every_instruction_set_is_scalar((tokens, rows, cols, seed) in shapes()) {
