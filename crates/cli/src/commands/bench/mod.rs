@@ -5,7 +5,7 @@
 //! | [`plan`] | from what was typed to what is measured, on which model, in how much memory |
 //! | [`measure`] | runs a test, and the limits around each repetition |
 //! | [`report`] | the table, and JSON |
-//! | [`write`] | random weights as a folder, instead of measuring |
+//! | [`mod@write`] | random weights as a folder, instead of measuring |
 
 mod measure;
 mod plan;
