@@ -193,12 +193,12 @@ impl Speed {
     fn sentence(&self) -> String {
         format!(
             "{} written: {:.1} GB/s of weights read, {:.0} GOP/s computed.\n\
-             The limits here, {} on {}: {:.1} GB/s from memory (caches give more), {:.0} GOP/s in {}.",
+             The limits here, {} on {} threads: {:.1} GB/s from memory, {:.0} GOP/s in {}.",
             output::speed(Some(self.tokens_per_sec)),
             self.bytes_per_sec / 1e9,
             self.ops_per_sec / 1e9,
             self.isa.name(),
-            threads_in_words(self.threads),
+            self.threads,
             self.limits.read_bytes_per_sec / 1e9,
             self.limits.ops_per_sec / 1e9,
             self.arithmetic,
@@ -231,11 +231,11 @@ struct Same {
 
 impl Same {
     fn sentence(&self) -> String {
-        let ways: Vec<String> =
-            self.ways.iter().map(|(isa, threads)| format!("{isa} on {}", threads_in_words(*threads))).collect();
+        let mut isas: Vec<&str> = self.ways.iter().map(|&(isa, _)| isa).collect();
+        isas.dedup();
         format!(
-            "With {}: {} of {} logits have the same bits.",
-            ways.join(", "),
+            "On 1 thread and on 2, with {}: {} of {} logits have the same bits.",
+            isas.join(" and "),
             output::grouped(self.equal as u64),
             output::grouped(self.compared as u64)
         )
@@ -250,15 +250,11 @@ impl Same {
     }
 }
 
-fn threads_in_words(threads: usize) -> String {
-    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
-}
-
-/// Computes one prompt on one thread, on two, and with plain code instead of the instruction set in use.
+/// Computes one prompt on one thread and on two, with the instruction set in use and with plain code.
 fn same_bits(model: &Model, folder: &Path, encoding: Encoding) -> Result<Same> {
     let prompt_ids = model.tokenizer.encode(PROMPTS[0].1, true)?.ids;
     let (mut ways, mut logits) = (Vec::new(), Vec::new());
-    for (isa, threads) in [(model.cpu.isa(), 1), (model.cpu.isa(), 2), (Isa::Scalar, 1)] {
+    for (isa, threads) in [(model.cpu.isa(), 1), (model.cpu.isa(), 2), (Isa::Scalar, 1), (Isa::Scalar, 2)] {
         let Some(cpu) = Cpu::with_isa(isa, threads) else { continue };
         let model = open(folder, cpu, encoding)?.model;
         let hidden = model.embedding.embed(&model.cpu, &[&prompt_ids])?;

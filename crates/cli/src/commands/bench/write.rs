@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::BenchArgs;
 use super::plan::{SEED, random_weight_bytes};
-use crate::errors::{CANCELLED, Done};
+use crate::errors::{CANCELLED, Done, asked_wrongly};
 use crate::interrupt::Work;
 use crate::output;
 
@@ -18,6 +18,9 @@ pub(super) fn run(args: &BenchArgs, shape: Shape, folder: &Path, cpu: &Cpu) -> R
     let (spec, encoding) = (shape.spec(), args.encoding.unwrap_or(Encoding::F32));
     let weight_bytes = random_weight_bytes(&spec, encoding);
     let stored = if encoding == Encoding::F32 { "f16" } else { encoding.name() };
+    if folder.exists() {
+        return Err(asked_wrongly(format!("{} is there already", folder.display()), "give the path of a new folder"));
+    }
     if !args.dry_run {
         let work = Work::begin();
         let mut progress = output::Progress::new();
