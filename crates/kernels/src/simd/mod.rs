@@ -26,7 +26,7 @@ use crate::lanes::LANES;
 
 pub(crate) use chains::{Factors, chains};
 pub(crate) use dots::dots;
-pub(crate) use levels::{BLOCK, Levels, decode_levels};
+pub(crate) use levels::{BLOCK, Levels, decode_levels, dots_of_levels};
 pub(crate) use rows::{Out, Rows, decode};
 
 /// Makes a function that runs `body` compiled for the instruction set of its [`Cpu`](crate::Cpu), which becomes its
