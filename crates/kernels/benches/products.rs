@@ -5,7 +5,7 @@
 //! With words, only groups of lines that contain one of them. A multiply-add counts as two operations. Times are the
 //! best of many, and the peak beside a line is the best between its calls, since a shared machine's comes and goes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bouquet_kernels::ops::activation::{Activation, activate};
 use bouquet_kernels::ops::attention::{AttentionShape, KEY_PIECE, Piece, Sequence, attention, attention_backward};
@@ -44,6 +44,7 @@ fn main() {
         bench.training();
         bench.attention();
         bench.ops();
+        bench.jobs();
         bench.peaks();
     }
 }
@@ -267,6 +268,37 @@ impl Bench {
                     }
                 }
             }
+        }
+    }
+
+    /// Jobs of one task of 20 µs for each thread, some time after each other: what waking the others costs.
+    fn jobs(&self) {
+        let threads = self.cpu.threads();
+        for pause in [0, 50, 200, 2000, 10_000] {
+            let name = format!("job: {threads} × 20 µs every {pause} µs");
+            if !self.wants(&name) {
+                continue;
+            }
+            let wait = |micros: u64| {
+                let start = Instant::now();
+                while (start.elapsed().as_nanos() as u64) < micros * 1000 {
+                    std::hint::spin_loop();
+                }
+            };
+            let mut times: Vec<f64> = (0..200)
+                .map(|_| {
+                    if pause < 1000 {
+                        wait(pause)
+                    } else {
+                        std::thread::sleep(Duration::from_micros(pause))
+                    }
+                    let start = Instant::now();
+                    self.cpu.run(threads, |_| wait(20));
+                    start.elapsed().as_secs_f64() * 1e6
+                })
+                .collect();
+            times.sort_by(f64::total_cmp);
+            println!("{name:<52} {:>9.1} µs median, {:.1} at the 90th", times[100], times[180]);
         }
     }
 

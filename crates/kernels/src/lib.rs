@@ -19,7 +19,7 @@
 //! in, the way a prompt is cut, the instruction set and the machine. Every kernel obeys these rules; tests compare
 //! for equality, never for closeness. [`ARITHMETIC_VERSION`] is raised whenever any output bit changes.
 //!
-//! 1. **Products over the inner dimension** (`x Wᵀ`, query · key, every dot product and every sum of squares): 16
+//! 1. **Products over the inner dimension** (`x Wᵀ`, every dot product but those of rule 7, every sum of squares): 16
 //!    virtual lanes. Lane `l` accumulates, from +0, the terms `k = l, l+16, l+32, …` in ascending order with a fused
 //!    multiply-add each. Then the lanes are folded by a fixed tree: `l += l+8` for `l < 8`, `l += l+4` for `l < 4`,
 //!    `l += l+2` for `l < 2`, `l += l+1`. A tail shorter than 16 fills the first lanes only (a lane without a term is
@@ -34,7 +34,8 @@
 //!    even. Denormals are kept.
 //! 6. exp, ln, tanh, sin, cos and pow are those of [`math`], never the platform's.
 //! 7. **Attention** walks keys in pieces of [`KEY_PIECE`](ops::attention::KEY_PIECE) positions, whose borders are
-//!    multiples of it counted from absolute position 0, and skips masked keys. Inside a piece: scores by rule 1, their
+//!    multiples of it counted from absolute position 0, and skips masked keys. Inside a piece: scores (query · key) by
+//!    rule 3 over the channels, their
 //!    maximum, exponentials, their sum by rule 2 (lane = position modulo 16), values by rule 3. Pieces are merged in
 //!    ascending order. An exponential below e⁻⁶⁴ counts as 0. Thus neither cuts of a prompt, nor caches, nor threads
 //!    that share a long context set an order.
@@ -66,6 +67,7 @@ compile_error!("weights are read in place from little-endian files");
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("a model is larger than what narrower pointers reach");
 
+mod affinity;
 pub mod cpu;
 mod lanes;
 pub mod limits;

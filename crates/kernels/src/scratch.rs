@@ -28,8 +28,8 @@ thread_local! {
 /// Most buffers that a thread keeps.
 const MOST_BUFFERS: usize = 8;
 
-/// Most lines that it keeps, all buffers together: 1 MiB. What does not fit goes back at once.
-const MOST_LINES: usize = (1 << 20) / size_of::<Aligned>();
+/// Most lines that it keeps, all buffers together: 4 MiB. What does not fit goes back at once.
+const MOST_LINES: usize = (4 << 20) / size_of::<Aligned>();
 
 /// Numbers for a while, at the start of a cache line.
 pub(crate) struct Scratch {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_keeps_a_mebibyte_at_most() {
+    fn a_thread_keeps_only_so_much() {
         let kept = || KEPT.with_borrow(|kept| (kept.len(), kept.iter().map(Vec::len).sum::<usize>()));
         drop(Scratch::new(MOST_LINES * LANES + 1));
         assert_eq!(kept(), (0, 0), "too long for itself");

@@ -18,6 +18,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::affinity::keep_to_own_core;
+
 /// How long a thread spins before it sleeps.
 const SPIN: Duration = Duration::from_micros(80);
 
@@ -89,11 +91,16 @@ impl Pool {
             opened: Condvar::new(),
             left: Condvar::new(),
         });
+        let workers = workers.min(MOST_WORKERS);
         let start = |index| {
             let shared = Arc::clone(&shared);
-            spawn(index, Box::new(move || shared.work())).ok()
+            let work = move || {
+                keep_to_own_core(index, workers + 1);
+                shared.work();
+            };
+            spawn(index, Box::new(work)).ok()
         };
-        let workers = (1..=workers.min(MOST_WORKERS)).map_while(start).collect();
+        let workers = (1..=workers).map_while(start).collect();
         Pool { shared, workers, turn: Mutex::new(()) }
     }
 

@@ -32,8 +32,9 @@ fn shapes() -> Vec<AttentionShape> {
     ]
 }
 
-/// Keys or values `[tokens, kv_heads * head_dim]` of one sequence, as pieces `[kv_heads, capacity, head_dim]`.
-fn pieces(shape: &AttentionShape, rows: &[f32], capacity: usize) -> Vec<Vec<f32>> {
+/// Keys or values `[tokens, kv_heads * head_dim]` of one sequence, as pieces: values `[kv_heads, capacity, head_dim]`,
+/// keys `[kv_heads, head_dim, capacity]`.
+fn pieces(shape: &AttentionShape, rows: &[f32], capacity: usize, keys: bool) -> Vec<Vec<f32>> {
     let width = shape.kv_heads * shape.head_dim;
     let tokens = rows.len() / width;
     (0..tokens.div_ceil(KEY_PIECE))
@@ -43,8 +44,11 @@ fn pieces(shape: &AttentionShape, rows: &[f32], capacity: usize) -> Vec<Vec<f32>
             for token in piece * KEY_PIECE..tokens.min((piece + 1) * KEY_PIECE) {
                 for head in 0..shape.kv_heads {
                     let from = &rows[token * width + head * shape.head_dim..][..shape.head_dim];
-                    data[(head * capacity + token % KEY_PIECE) * shape.head_dim..][..shape.head_dim]
-                        .copy_from_slice(from);
+                    for (channel, number) in from.iter().enumerate() {
+                        let (row, offset) = (head * shape.head_dim, token % KEY_PIECE);
+                        let by_position = (head * capacity + offset) * shape.head_dim + channel;
+                        data[if keys { (row + channel) * capacity + offset } else { by_position }] = *number;
+                    }
                 }
             }
             data
@@ -85,8 +89,8 @@ impl Batch {
             .rows()
             .into_iter()
             .map(|rows| {
-                let keys = pieces(&self.shape, self.keys.slice(rows.clone()).data(), capacity);
-                let values = pieces(&self.shape, self.values.slice(rows.clone()).data(), capacity);
+                let keys = pieces(&self.shape, self.keys.slice(rows.clone()).data(), capacity, true);
+                let values = pieces(&self.shape, self.values.slice(rows.clone()).data(), capacity, false);
                 (rows, keys, values)
             })
             .collect();

@@ -31,7 +31,7 @@ fn activations(numbers: &mut Numbers, rows: usize, cols: usize) -> Matrix {
     let mut x = numbers.matrix(rows, cols);
     for value in x.data_mut() {
         *value *= 3.0;
-        if numbers.bits() % 40 == 0 {
+        if numbers.bits().is_multiple_of(40) {
             *value *= 20.0;
         }
     }

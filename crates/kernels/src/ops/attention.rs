@@ -15,8 +15,8 @@ use std::ops::Range;
 use crate::math::exp;
 use crate::matrix::numbers;
 use crate::scratch::Scratch;
-use crate::simd::{Rows, per_isa};
-use crate::{MatrixView, lanes};
+use crate::simd::{Factors, Out, Rows, chains, per_isa};
+use crate::{Cpu, MatrixView, lanes};
 
 pub use backward::attention_backward;
 pub use forward::attention;
@@ -41,12 +41,13 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
-/// One piece: keys and values of up to [`KEY_PIECE`] positions, each `[kv_heads, capacity, head_dim]`.
+/// One piece: keys and values of up to [`KEY_PIECE`] positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece<'a> {
-    /// Keys, already rotated where the model rotates them.
+    /// Keys, already rotated where the model rotates them, `[kv_heads, head_dim, capacity]`: neighbouring positions lie
+    /// side by side, so that the scores of many keys grow together, channel by channel.
     pub keys: &'a [f32],
-    /// Values.
+    /// Values, `[kv_heads, capacity, head_dim]`.
     pub values: &'a [f32],
     /// Positions that the piece has room for.
     pub capacity: usize,
@@ -116,11 +117,14 @@ impl AttentionShape {
 }
 
 impl<'a> Piece<'a> {
-    /// Keys and values of one key head, `[capacity, head_dim]` each.
+    /// Keys `[head_dim, capacity]` and values `[capacity, head_dim]` of one key head.
     fn head(&self, kv_head: usize, head_dim: usize) -> (Rows<'a>, Rows<'a>) {
         let numbers = self.capacity * head_dim;
-        let of = |data: &'a [f32]| Rows::of(&data[kv_head * numbers..][..numbers], self.capacity, head_dim);
-        (of(self.keys), of(self.values))
+        let part = kv_head * numbers..(kv_head + 1) * numbers;
+        (
+            Rows::of(&self.keys[part.clone()], head_dim, self.capacity),
+            Rows::of(&self.values[part], self.capacity, head_dim),
+        )
     }
 }
 
@@ -150,6 +154,18 @@ fn pack(x: MatrixView<'_>, tokens: Range<usize>, head: usize, group: usize, head
         packed[row * width..][..width].copy_from_slice(&x.row(token)[head * head_dim..][..width]);
     }
     packed
+}
+
+/// The dot products of rows of queries with some of the keys of a piece, in the same columns of rows of `scores`.
+fn dot_products(cpu: &Cpu, queries: &[f32], keys: Rows<'_>, columns: Range<usize>, width: usize, scores: &mut [f32]) {
+    let head_dim = keys.count();
+    let rows = queries.len() / head_dim.max(1);
+    for scores in scores.chunks_mut(width).take(rows) {
+        scores[columns.clone()].fill(0.0);
+    }
+    let mut scores = Out::new(scores, width, rows, columns.end);
+    let queries = Factors::new(queries, rows, head_dim, head_dim, 1);
+    chains(cpu, queries, keys.part(0..head_dim, columns.clone()), scores.part(0..rows, columns));
 }
 
 /// Scores this far below the largest have no weight: e⁻⁶⁴ is a 10²⁰th of what rounding loses. Without a floor, ALiBi

@@ -209,14 +209,15 @@ macro_rules! encode_as {
         per_isa! {
             fn $name(x: &[f32], codes: &mut [$code]) -> Summary {
                 const ROUND: f32 = 12_582_912.0;
-                let mut largest = 0.0f32;
-                let mut outliers = 0u32;
+                // Magnitudes order as their bits do, NaN above all; the order of integers is free, so these are lanes.
+                let (mut largest, mut outliers) = (0u32, 0u32);
                 for &x in x {
-                    let magnitude = x.abs();
-                    outliers += u32::from(is_outlier(x));
-                    let inlier = if magnitude < OUTLIER { magnitude } else { 0.0 };
-                    largest = if inlier > largest { inlier } else { largest };
+                    let magnitude = x.abs().to_bits();
+                    let inlier = magnitude < OUTLIER.to_bits();
+                    outliers += u32::from(!inlier);
+                    largest = largest.max(if inlier { magnitude } else { 0 });
                 }
+                let largest = f32::from_bits(largest);
                 let zero = largest < 1e-35;
                 let (factor, scale) = if zero { (0.0, 0.0) } else { (LARGEST / largest, largest / LARGEST) };
                 let mut sum = 0i32;
@@ -259,15 +260,17 @@ pub(super) fn product(
             let mut sums = Scratch::new(count * rows.len());
             let sums: &mut [i32] = bytemuck::cast_slice_mut(&mut sums);
             ints::few(cpu, w, rows.clone(), tokens.codes(0..count), sums);
-            let mut beside = Scratch::new(rows.len());
             for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
-                beside.fill(0.0);
-                if !tokens.outliers(token).is_empty() {
-                    outliers_of_rows(cpu, w, rows.start, tokens.outliers(token), &mut beside);
-                }
+                let outliers = tokens.outliers(token);
+                let beside = (!outliers.is_empty()).then(|| {
+                    let mut beside = Scratch::zeros(rows.len());
+                    outliers_of_rows(cpu, w, rows.start, outliers, &mut beside);
+                    beside
+                });
                 // SAFETY: each task has its own rows of the weight.
                 let y = unsafe { out.part(token, rows.start, rows.len()) };
-                finish(cpu, sums, tokens.summary(token), &beside, &scales[rows.clone()], bias(rows.clone()), y);
+                let (scales, bias) = (&scales[rows.clone()], bias(rows.clone()));
+                finish(cpu, sums, tokens.summary(token), beside.as_deref(), scales, bias, y);
             }
         });
         return;
@@ -292,19 +295,21 @@ pub(super) fn product(
             }
         }
         let codes = tokens.codes(first..count.min(first + TOKENS));
-        let mut beside = [0.0; MOST_OUTPUTS];
-        let beside = &mut beside[..width];
-        let scales = &scales[rows.clone()];
+        let (scales, bias) = (&scales[rows.clone()], bias(rows.clone()));
         ints::many(cpu, w, rows.clone(), codes, |token, sums| {
-            let token = first + token;
-            beside.fill(0.0);
-            let outliers = &places[tokens.ranges[token].clone()];
-            if !outliers.is_empty() {
-                add_outliers(cpu, outliers, &decoded, beside);
+            let mut beside = [0.0; MOST_OUTPUTS];
+            for (index, sums) in sums.iter().enumerate() {
+                let token = first + token + index;
+                let outliers = &places[tokens.ranges[token].clone()];
+                let beside = (!outliers.is_empty()).then(|| {
+                    beside[..width].fill(0.0);
+                    add_outliers(cpu, outliers, &decoded, &mut beside[..width]);
+                    &beside[..width]
+                });
+                // SAFETY: each task has its own tokens and rows of the weight.
+                let y = unsafe { out.part(token, rows.start, width) };
+                finish(cpu, sums, tokens.summary(token), beside, scales, bias, y);
             }
-            // SAFETY: each task has its own tokens and rows of the weight.
-            let y = unsafe { out.part(token, rows.start, width) };
-            finish(cpu, sums, tokens.summary(token), beside, scales, bias(rows.clone()), y);
         });
     });
 }
@@ -333,16 +338,25 @@ per_isa! {
 }
 
 per_isa! {
-    /// From sums of integers to the output.
-    fn finish(sums: &[i32], token: Summary, beside: &[f32], scales: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    /// From sums of integers to the output. Without outliers their sum is +0, and is added too.
+    fn finish(
+        sums: &[i32], token: Summary, beside: Option<&[f32]>, scales: &[f32], bias: Option<&[f32]>, y: &mut [f32],
+    ) {
         let count = y.len();
-        let (sums, beside, scales) = (&sums[..count], &beside[..count], &scales[..count]);
-        for i in 0..count {
-            y[i] = (sums[i].wrapping_add(token.sum) as f32 * token.scale + beside[i]) * scales[i];
-        }
-        if let Some(bias) = bias {
-            for (y, bias) in y.iter_mut().zip(bias) {
-                *y += bias;
+        let (sums, scales) = (&sums[..count], &scales[..count]);
+        let integers = |i: usize| sums[i].wrapping_add(token.sum) as f32 * token.scale;
+        match (beside, bias) {
+            (None, Some(bias)) => {
+                let bias = &bias[..count];
+                (0..count).for_each(|i| y[i] = (integers(i) + 0.0) * scales[i] + bias[i]);
+            }
+            (None, None) => (0..count).for_each(|i| y[i] = (integers(i) + 0.0) * scales[i]),
+            (Some(beside), bias) => {
+                let beside = &beside[..count];
+                (0..count).for_each(|i| y[i] = (integers(i) + beside[i]) * scales[i]);
+                if let Some(bias) = bias {
+                    y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+                }
             }
         }
     }

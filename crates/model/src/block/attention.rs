@@ -73,7 +73,7 @@ impl Attention {
         }
         for (sequence, cache) in batch.sequences.iter().zip(caches.iter_mut()) {
             assert_eq!(cache.tokens(), sequence.start, "where the cache ends, and where these tokens begin");
-            cache.append(keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
+            cache.append(cpu, keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
         }
         let mut context = Matrix::zeros(queries.rows(), queries.cols());
         let sequences = sequences(batch, caches.iter().map(|cache| &**cache));

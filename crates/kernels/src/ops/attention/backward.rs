@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, distance, exponentials, pack, weight, within_piece};
+use super::{
+    AttentionShape, KEY_PIECE, Sequence, Softmax, distance, dot_products, exponentials, pack, weight, within_piece,
+};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
 use crate::scratch::Scratch;
@@ -57,11 +59,31 @@ pub fn attention_backward(
                 values: d_values.block(sequence.rows.clone(), columns(kv_head..kv_head + 1)),
             }
         };
+        let keys = keys_by_position(sequence, kv_head, shape.head_dim);
         for start in (0..sequence.rows.len()).step_by(per_block) {
             let block = start..sequence.rows.len().min(start + per_block);
-            add_block(cpu, shape, queries, sequence, out, d_out, kv_head, block, &mut gradients);
+            add_block(cpu, shape, queries, sequence, &keys, out, d_out, kv_head, block, &mut gradients);
         }
     });
+}
+
+/// The keys of one key head, `[positions, head_dim]`: the gradients of queries are sums of these. Pieces that nobody sees
+/// are left as they are.
+fn keys_by_position(sequence: &Sequence<'_>, kv_head: usize, head_dim: usize) -> Scratch {
+    let tokens = sequence.rows.len();
+    let mut rows = Scratch::new(tokens * head_dim);
+    for (piece, rows) in sequence.pieces.iter().zip(rows.chunks_mut(KEY_PIECE * head_dim)) {
+        if piece.keys.is_empty() {
+            continue;
+        }
+        let keys = &piece.keys[kv_head * piece.capacity * head_dim..][..piece.capacity * head_dim];
+        for (channel, keys) in keys.chunks_exact(piece.capacity).enumerate() {
+            for (row, key) in rows.chunks_exact_mut(head_dim).zip(keys) {
+                row[channel] = *key;
+            }
+        }
+    }
+    rows
 }
 
 /// Rows whose scores are held at once.
@@ -80,6 +102,7 @@ fn add_block(
     shape: &AttentionShape,
     queries: MatrixView<'_>,
     sequence: &Sequence<'_>,
+    keys: &[f32],
     out: MatrixView<'_>,
     d_out: MatrixView<'_>,
     kv_head: usize,
@@ -109,8 +132,7 @@ fn add_block(
         let (keys, values) = sequence.pieces[index].head(kv_head, head_dim);
         let (union, shift) = (union(index), index * KEY_PIECE - base);
         let columns = shift + union.start..shift + union.end;
-        let mut to = Out::new(&mut probabilities, width, rows, width);
-        dots(cpu, q_rows, keys.part(union.clone(), 0..head_dim), to.part(0..rows, columns.clone()));
+        dot_products(cpu, &queries, keys, union.clone(), width, &mut probabilities[shift..]);
         let mut to = Out::new(&mut d_dots, width, rows, width);
         dots(cpu, d_out_rows, values.part(union, 0..head_dim), to.part(0..rows, columns));
         for row in 0..rows {
@@ -141,12 +163,12 @@ fn add_block(
 
     let mut d_queries = Scratch::zeros(rows * head_dim);
     for index in pieces {
-        let (keys, _) = sequence.pieces[index].head(kv_head, head_dim);
         let (union, shift) = (union(index), index * KEY_PIECE - base);
+        let keys = Rows::of(&keys[index * KEY_PIECE * head_dim..], union.end, head_dim);
         let ranges: Vec<_> = (0..rows).map(|row| seen(row, index)).collect();
         let factors = Factors::new(&d_dots[shift..], rows, width, union.end, 1).with_ranges(&ranges);
         let to = Out::new(&mut d_queries, head_dim, rows, head_dim);
-        chains(cpu, factors, keys.part(0..union.end, 0..head_dim), to);
+        chains(cpu, factors, keys, to);
 
         // Seen from the keys: which rows see the key.
         let first = index * KEY_PIECE + union.start;

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, distance, exponentials, pack, within_piece};
+use super::{AttentionShape, KEY_PIECE, Sequence, Softmax, distance, dot_products, exponentials, pack, within_piece};
 use crate::cpu::SharedOut;
 use crate::lanes::LANES;
 use crate::scratch::Scratch;
-use crate::simd::{Factors, Out, Rows, chains, dots, per_isa};
+use crate::simd::{Factors, Out, chains, per_isa};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
 /// Rows that a task aims for.
@@ -76,11 +76,9 @@ fn attend(
     for index in shape.pieces(&positions) {
         let (keys, piece_values) = sequence.pieces[index].head(kv_head, head_dim);
         let seen = |row: usize| within_piece(shape.visible(positions.start + row / group), index);
-        // q kᵀ: dot products with all keys that any row sees; each row then takes its own.
+        // q kᵀ with all keys that any row sees; each row then takes its own.
         let union = seen(0).start / LANES * LANES..seen(rows - 1).end;
-        let mut to = Out::new(&mut scores, KEY_PIECE, rows, KEY_PIECE);
-        let keys = keys.part(union.clone(), 0..head_dim);
-        dots(cpu, Rows::of(&queries, rows, head_dim), keys, to.part(0..rows, union.clone()));
+        dot_products(cpu, &queries, keys, union.clone(), KEY_PIECE, &mut scores);
 
         let mut factors = Vec::with_capacity(rows);
         for row in 0..rows {

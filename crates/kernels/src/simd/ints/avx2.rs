@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, STREAMS, TokenCodes, few_with, many_with, reads_with, spin_with};
+use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with, spin_with};
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -17,7 +17,7 @@ pub(super) unsafe fn few(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>,
 /// # Safety
 /// As [`few`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[Sums])) {
     // 6 × 2 accumulators, 2 of weights, one of a token and its products are all 16 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Halves256, 6, 2>(w, rows, x, done) }

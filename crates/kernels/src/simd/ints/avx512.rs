@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, STREAMS, TokenCodes, few_with, many_with, reads_with, spin_with};
+use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with, spin_with};
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -17,7 +17,7 @@ pub(super) unsafe fn few(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>,
 /// # Safety
 /// As [`few`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[Sums])) {
     // 6 × 4 accumulators, 4 of weights, one of a token and its products are 30 of 32 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Halves512, 6, 4>(w, rows, x, done) }

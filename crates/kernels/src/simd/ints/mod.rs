@@ -31,13 +31,16 @@ pub(crate) const PADDING: usize = 128;
 const BIAS: i32 = 128;
 
 /// Inner columns of a panel.
-const BLOCK: usize = 2048;
+const BLOCK: usize = 1024;
 
 /// Most outputs of a panel, on any instruction set.
 pub(crate) const MOST_OUTPUTS: usize = 64;
 
 /// Most lanes of a register.
 pub(crate) const MOST_LANES: usize = 16;
+
+/// The sums of a token with the rows of a panel.
+pub(crate) type Sums = [i32; MOST_OUTPUTS];
 
 /// Integers in a register. Closures are kept out of what is generic over it: they would not take on the instruction set.
 ///
@@ -143,8 +146,15 @@ pub(crate) fn few(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<
     }
 }
 
-/// The same sums for many tokens and one panel of rows: `done(token, sums of the rows)` for each token.
-pub(crate) fn many(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+/// The same sums for many tokens and one panel of rows: `done(token, sums)` with the sums of some tokens from `token` on,
+/// of which the first `rows.len()` count.
+pub(crate) fn many(
+    cpu: &Cpu,
+    w: CodeRows<'_>,
+    rows: Range<usize>,
+    x: TokenCodes<'_>,
+    done: impl FnMut(usize, &[Sums]),
+) {
     assert!(rows.start < rows.end && rows.end <= w.rows() && rows.len() <= panel_outputs(cpu.isa()), "rows");
     x.check(w.cols(), 4 / code_bytes(cpu.isa()));
     match cpu.isa() {
@@ -166,20 +176,36 @@ pub(crate) fn many(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes
 
 /// Rows of codes as registers read them.
 trait Source: Copy {
+    /// Where a row is.
+    type Row: Copy;
+    /// Cache lines of [`PADDING`] codes.
+    const LINES: usize;
+
+    /// A row, which must exist.
+    fn row(self, row: usize) -> Self::Row;
+
     /// `WIDTH` codes of a row from column `k`, a multiple of `WIDTH`, on. Those behind the last column are 0.
     ///
     /// # Safety
-    /// As for [`Ints`]; the row exists, and `k` is below the number of columns.
-    unsafe fn load<I: Ints>(self, row: usize, k: usize) -> I;
+    /// As for [`Ints`]; `k` is below the number of columns.
+    unsafe fn load<I: Ints>(self, row: Self::Row, k: usize) -> I;
 
     /// Where the codes of a row from column `k` on are, roughly.
-    fn address(self, row: usize, k: usize) -> *const u8;
+    fn address(row: Self::Row, k: usize) -> *const u8;
 }
 
 impl Source for Int8Rows<'_> {
+    type Row = *const u8;
+    const LINES: usize = 2;
+
     #[inline(always)]
-    unsafe fn load<I: Ints>(self, row: usize, k: usize) -> I {
-        let from = self.address(row, k);
+    fn row(self, row: usize) -> Self::Row {
+        self.data[row * self.cols..][..self.cols].as_ptr()
+    }
+
+    #[inline(always)]
+    unsafe fn load<I: Ints>(self, row: Self::Row, k: usize) -> I {
+        let from = Self::address(row, k);
         let left = self.cols - k;
         // SAFETY: the caller's; what lies behind the row is not read.
         unsafe {
@@ -193,23 +219,34 @@ impl Source for Int8Rows<'_> {
     }
 
     #[inline(always)]
-    fn address(self, row: usize, k: usize) -> *const u8 {
-        self.data.as_ptr().wrapping_add(row * self.cols + k)
+    fn address(row: Self::Row, k: usize) -> *const u8 {
+        row.wrapping_add(k)
     }
 }
 
 impl Source for Int4Rows<'_> {
+    /// Codes and scales.
+    type Row = (*const u8, *const u8);
+    const LINES: usize = 1;
+
     #[inline(always)]
-    unsafe fn load<I: Ints>(self, row: usize, k: usize) -> I {
-        let scale = self.scales[row * self.groups + k / 64];
-        let table = Int4Rows::table(scale, I::BIASED);
-        // SAFETY: the caller's; rows are stored padded.
-        unsafe { I::lookup(self.address(row, k), table, k % PADDING >= 64) }
+    fn row(self, row: usize) -> Self::Row {
+        let codes = &self.data[row * self.groups * 32..][..self.groups * 32];
+        (codes.as_ptr(), self.scales[row * self.groups..][..self.groups].as_ptr())
     }
 
     #[inline(always)]
-    fn address(self, row: usize, k: usize) -> *const u8 {
-        self.data.as_ptr().wrapping_add(row * self.groups * 32 + k / PADDING * 64 + k % 64)
+    unsafe fn load<I: Ints>(self, row: Self::Row, k: usize) -> I {
+        // SAFETY: the caller's; rows are stored padded, and each group has a scale.
+        unsafe {
+            let table = Int4Rows::table(*row.1.add(k / 64), I::BIASED);
+            I::lookup(Self::address(row, k), table, k % PADDING >= 64)
+        }
+    }
+
+    #[inline(always)]
+    fn address(row: Self::Row, k: usize) -> *const u8 {
+        row.0.wrapping_add(k / PADDING * 64 + k % 64)
     }
 }
 
@@ -239,25 +276,33 @@ unsafe fn few_rows<I: Ints, S: Source, const R: usize>(
     x: TokenCodes<'_>,
     sums: &mut [i32],
 ) {
+    // Each stream has its own part of the rows, so that it goes on where it is, far from the others.
     let count = rows.len();
-    for first in (0..count).step_by(R) {
-        let here = R.min(count - first);
-        // Where there are fewer rows, the last stands in; its copies are not stored.
-        let stream: [usize; R] = std::array::from_fn(|i| rows.start + first + i.min(here - 1));
+    let part = count.div_ceil(R);
+    for index in 0..part {
+        let place = |stream: usize| stream * part + index;
+        let here = (0..R).take_while(|&stream| place(stream) < count).count();
+        // Where there are fewer rows, the first stands in; its copies are not stored.
+        let mut streams = [w.row(rows.start + index); R];
+        for (stream, row) in streams.iter_mut().enumerate().take(here) {
+            *row = w.row(rows.start + place(stream));
+        }
         let mut token = 0;
         while token < x.count {
             // SAFETY: rows and tokens exist.
-            unsafe {
-                let (tile, four) = match x.count - token {
-                    1 => few_tile::<I, S, R, 1>(w, cols, stream, x, token),
-                    2 => few_tile::<I, S, R, 2>(w, cols, stream, x, token),
-                    3 => few_tile::<I, S, R, 3>(w, cols, stream, x, token),
-                    _ => few_tile::<I, S, R, 4>(w, cols, stream, x, token),
-                };
-                for sum in &four[..tile] {
-                    sums[token * count + first..][..here].copy_from_slice(&sum[..here]);
-                    token += 1;
+            let (tile, four) = unsafe {
+                match x.count - token {
+                    1 => few_tile::<I, S, R, 1>(w, cols, streams, x, token),
+                    2 => few_tile::<I, S, R, 2>(w, cols, streams, x, token),
+                    3 => few_tile::<I, S, R, 3>(w, cols, streams, x, token),
+                    _ => few_tile::<I, S, R, 4>(w, cols, streams, x, token),
                 }
+            };
+            for of_token in &four[..tile] {
+                for (stream, sum) in of_token[..here].iter().enumerate() {
+                    sums[token * count + place(stream)] = *sum;
+                }
+                token += 1;
             }
         }
     }
@@ -268,7 +313,7 @@ unsafe fn few_rows<I: Ints, S: Source, const R: usize>(
 unsafe fn few_tile<I: Ints, S: Source, const R: usize, const T: usize>(
     w: S,
     cols: usize,
-    rows: [usize; R],
+    rows: [S::Row; R],
     x: TokenCodes<'_>,
     token: usize,
 ) -> (usize, [[i32; 4]; 4]) {
@@ -282,7 +327,11 @@ unsafe fn few_tile<I: Ints, S: Source, const R: usize, const T: usize>(
         let whole = cols - cols % PADDING;
         let mut start = 0;
         while start < whole {
-            unroll!(O < R, { I::prefetch(w.address(rows[O], start).wrapping_add(AHEAD)) });
+            unroll!(O < R, {
+                for line in 0..S::LINES {
+                    I::prefetch(S::address(rows[O], start).wrapping_add(AHEAD + 64 * line));
+                }
+            });
             for i in 0..PADDING / I::WIDTH {
                 few_step::<I, S, R, T>(w, rows, tokens, start + i * I::WIDTH, &mut sums);
             }
@@ -302,7 +351,7 @@ unsafe fn few_tile<I: Ints, S: Source, const R: usize, const T: usize>(
 #[inline(always)]
 unsafe fn few_step<I: Ints, S: Source, const R: usize, const T: usize>(
     w: S,
-    rows: [usize; R],
+    rows: [S::Row; R],
     tokens: [*const u8; T],
     k: usize,
     sums: &mut [[I; R]; T],
@@ -327,7 +376,7 @@ fn first_four<I: Copy, const R: usize>(x: [I; R]) -> [I; 4] {
 }
 
 /// How many bytes ahead rows are asked for.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 
 /// [`many`] over the registers of one instruction set, in tiles of `M` tokens by `N` registers.
 ///
@@ -338,7 +387,7 @@ unsafe fn many_with<I: Ints, const M: usize, const N: usize>(
     w: CodeRows<'_>,
     rows: Range<usize>,
     x: TokenCodes<'_>,
-    done: impl FnMut(usize, &[i32]),
+    done: impl FnMut(usize, &[Sums]),
 ) {
     // SAFETY: the caller's.
     unsafe {
@@ -355,7 +404,7 @@ unsafe fn many_rows<I: Ints, S: Source, const M: usize, const N: usize>(
     cols: usize,
     rows: Range<usize>,
     x: TokenCodes<'_>,
-    mut done: impl FnMut(usize, &[i32]),
+    mut done: impl FnMut(usize, &[Sums]),
 ) {
     const { assert!(N * I::LANES <= MOST_OUTPUTS && M <= 8) };
     let (outputs, register) = (N * I::LANES, I::LANES * 4);
@@ -394,9 +443,7 @@ unsafe fn many_rows<I: Ints, S: Source, const M: usize, const N: usize>(
                     unroll!(T < M, {
                         unroll!(O < N, { tile_sums[T][O].store(sums[T].as_mut_ptr().add(O * I::LANES).cast()) });
                     });
-                    for t in 0..M.min(x.count - token) {
-                        done(token + t, &sums[t][..rows.len()]);
-                    }
+                    done(token, &sums[..M.min(x.count - token)]);
                 } else {
                     unroll!(T < M, {
                         unroll!(O < N, { tile_sums[T][O].store(kept.add((T * N + O) * register)) });
@@ -420,7 +467,7 @@ unsafe fn pack<I: Ints, S: Source, const N: usize>(w: S, rows: Range<usize>, col
                 for lane in 0..I::LANES {
                     let row = rows.start + n * I::LANES + lane;
                     if row < rows.end {
-                        lanes[lane] = w.load::<I>(row, k);
+                        lanes[lane] = w.load::<I>(w.row(row), k);
                     }
                 }
                 I::transpose(&mut lanes);

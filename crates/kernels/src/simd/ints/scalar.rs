@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::TokenCodes;
+use super::{MOST_OUTPUTS, Sums, TokenCodes};
 use crate::weight::codes::CodeRows;
 
 fn sum(w: CodeRows<'_>, row: usize, x: TokenCodes<'_>, token: usize) -> i32 {
@@ -19,10 +19,13 @@ pub(super) fn few(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, sums: 
     }
 }
 
-pub(super) fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, mut done: impl FnMut(usize, &[i32])) {
+pub(super) fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, mut done: impl FnMut(usize, &[Sums])) {
     for token in 0..x.count {
-        let sums: Vec<i32> = rows.clone().map(|row| sum(w, row, x, token)).collect();
-        done(token, &sums);
+        let mut sums = [0; MOST_OUTPUTS];
+        for (index, row) in rows.clone().enumerate() {
+            sums[index] = sum(w, row, x, token);
+        }
+        done(token, &[sums]);
     }
 }
 

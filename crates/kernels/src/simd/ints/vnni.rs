@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, TokenCodes, few_with, many_with, spin_with};
+use super::{Ints, MOST_LANES, Sums, TokenCodes, few_with, many_with, spin_with};
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -17,7 +17,12 @@ pub(super) unsafe fn few_512(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<
 /// # Safety
 /// As [`few_512`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn many_512(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+pub(super) unsafe fn many_512(
+    w: CodeRows<'_>,
+    rows: Range<usize>,
+    x: TokenCodes<'_>,
+    done: impl FnMut(usize, &[Sums]),
+) {
     // 6 × 4 accumulators, 4 of weights and one of a token are 29 of 32 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Bytes512, 6, 4>(w, rows, x, done) }
@@ -34,7 +39,12 @@ pub(super) unsafe fn few_256(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<
 /// # Safety
 /// As [`few_256`].
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-pub(super) unsafe fn many_256(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[i32])) {
+pub(super) unsafe fn many_256(
+    w: CodeRows<'_>,
+    rows: Range<usize>,
+    x: TokenCodes<'_>,
+    done: impl FnMut(usize, &[Sums]),
+) {
     // 6 × 2 accumulators, 2 of weights and one of a token are 15 of 16 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Bytes256, 6, 2>(w, rows, x, done) }
