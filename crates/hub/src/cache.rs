@@ -1,7 +1,8 @@
 //! The cache of one repository, laid out as Python's `huggingface_hub` does (the picture is in the root of this crate).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checksum::Etag;
@@ -28,26 +29,49 @@ impl Repository {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// The commit that a branch or tag was last seen at.
-    pub(crate) fn commit_of(&self, revision: &str) -> Option<String> {
+    /// The commit of a revision: that which it is, or that which the branch or tag was last seen at.
+    pub(crate) fn commit_of(&self, name: &Name) -> Option<String> {
+        if let Some(commit) = name.commit() {
+            return Some(commit.to_owned());
+        }
         let mut commit = String::new();
         // What is longer than a commit is none.
-        File::open(self.reference(revision)).ok()?.take(64).read_to_string(&mut commit).ok()?;
+        File::open(self.reference(name)).ok()?.take(64).read_to_string(&mut commit).ok()?;
         let commit = commit.trim();
         is_commit(commit).then(|| commit.to_owned())
     }
 
     /// Says which commit a branch or tag is at.
-    pub(crate) fn set_commit_of(&self, revision: &str, commit: &str) -> Result<()> {
-        if revision == commit || self.commit_of(revision).is_some_and(|known| known == commit) {
+    pub(crate) fn set_commit_of(&self, name: &Name, commit: &str) -> Result<()> {
+        if self.commit_of(name).is_some_and(|known| known == commit) {
             return Ok(());
         }
-        let path = self.reference(revision);
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let parent = path.parent().unwrap_or(&self.folder);
-        let written = fs::create_dir_all(parent).and_then(|()| fs::write(&temporary, commit));
-        written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| HubError::Write { path, source })
+        let path = self.reference(name);
+        // Not beside it, where it could be taken for a branch.
+        let temporary = self.folder.join(format!("ref.{}.tmp", std::process::id()));
+        let write = || {
+            fs::create_dir_all(path.parent().unwrap_or(&self.folder))?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(commit.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            HubError::Write { path: path.clone(), source }
+        })
+    }
+
+    /// Whether a file of a commit is there, or is known not to be in the repository.
+    pub(crate) fn has_or_lacks(&self, commit: &str, file: &str) -> bool {
+        self.has(commit, file) || self.lack(commit, file).exists()
+    }
+
+    /// Says that the repository does not have a file.
+    pub(crate) fn set_lacks(&self, commit: &str, file: &str) -> Result<()> {
+        let path = self.lack(commit, file);
+        let made = fs::create_dir_all(path.parent().unwrap_or(&self.folder)).and_then(|()| fs::write(&path, ""));
+        made.map_err(|source| HubError::Write { path, source })
     }
 
     /// The first file that a model of this commit lacks; `None` when it can be opened.
@@ -59,19 +83,21 @@ impl Repository {
         if has(WEIGHTS) {
             return None;
         }
-        match self.index(commit).map(|index| shards(&index)) {
-            Ok(Ok(shards)) => shards.into_iter().find(|shard| !has(shard)),
-            Ok(Err(_)) => Some(INDEX.to_owned()),
+        match self.shards(commit) {
+            Ok(shards) => shards.into_iter().find(|shard| !has(shard)),
+            Err(HubError::Damaged { .. }) => Some(INDEX.to_owned()),
             Err(_) => Some(WEIGHTS.to_owned()),
         }
     }
 
-    /// The index of a commit's weights.
-    pub(crate) fn index(&self, commit: &str) -> Result<Vec<u8>> {
+    /// The files that the index of a commit names.
+    pub(crate) fn shards(&self, commit: &str) -> Result<BTreeSet<String>> {
         let path = self.snapshot(commit).join(INDEX);
         let mut index = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(MAX_INDEX_BYTES).read_to_end(&mut index));
-        read.map(|_| index).map_err(|source| HubError::Read { path, source })
+        match File::open(&path).and_then(|file| file.take(MAX_INDEX_BYTES).read_to_end(&mut index)) {
+            Ok(_) => shards(&index).map_err(|problem| HubError::Damaged { path, problem }),
+            Err(source) => Err(HubError::Read { path, source }),
+        }
     }
 
     /// Whether a file of a commit is there.
@@ -118,11 +144,24 @@ impl Repository {
         fs::read_dir(self.folder.join("blobs")).map_or(0, |entries| entries.filter_map(of_blob).sum())
     }
 
-    /// Puts contents that are there under the name that they have in a commit.
+    /// Bytes of a file that need not be fetched any more.
+    pub(crate) fn usable(&self, facts: &Facts) -> u64 {
+        if self.has_blob(facts) {
+            return facts.size;
+        }
+        // What is longer than it should be is begun anew, and so is what no checksum could be held against.
+        let part = fs::metadata(self.part(&facts.etag)).map_or(0, |part| part.len());
+        if part <= facts.size && facts.etag.is_checksum() { part } else { 0 }
+    }
+
+    /// Puts contents that are there under the name that they have in a commit. Whoever calls holds their lock.
     pub(crate) fn link(&self, commit: &str, facts: &Facts) -> Result<()> {
         let path = self.snapshot(commit).join(&facts.file);
-        let relative = Path::new("../../blobs").join(facts.etag.as_str());
-        system::link(&relative, &self.blob(&facts.etag), &path).map_err(|source| HubError::Write { path, source })
+        let (blob, relative) = (self.blob(&facts.etag), Path::new("../../blobs").join(facts.etag.as_str()));
+        // Not beside the link, where it could be taken for a file of the repository.
+        let temporary = blob.with_extension("link");
+        let linked = system::link(&relative, &blob, &temporary).and_then(|()| fs::rename(&temporary, &path));
+        linked.map_err(|source| HubError::Write { path, source })
     }
 
     /// Bytes that this user may still write beside the blobs.
@@ -135,7 +174,12 @@ impl Repository {
         &self.folder
     }
 
-    fn reference(&self, revision: &str) -> PathBuf {
-        self.folder.join("refs").join(revision)
+    fn reference(&self, name: &Name) -> PathBuf {
+        self.folder.join("refs").join(name.revision())
+    }
+
+    /// The mark that a commit does not have a file.
+    fn lack(&self, commit: &str, file: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit).join(file)
     }
 }

@@ -127,6 +127,14 @@ pub enum HubError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file of the cache is not what it should be.
+    #[error("{} is damaged: {problem}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file of the cache could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {

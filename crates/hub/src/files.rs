@@ -16,11 +16,14 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Which part of the weights each tensor is in.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// Text to token ids.
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+
 /// What is taken where a repository has it.
 const SMALL: [&str; 7] = [
     CONFIG,
     "generation_config.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -97,7 +100,7 @@ pub(crate) fn shards(index: &[u8]) -> std::result::Result<BTreeSet<String>, Stri
 pub(crate) fn limit(file: &str) -> Option<u64> {
     match file {
         INDEX => Some(MAX_INDEX_BYTES),
-        "tokenizer.json" => Some(MAX_TOKENIZER_BYTES),
+        TOKENIZER => Some(MAX_TOKENIZER_BYTES),
         _ if file.ends_with(".safetensors") => None,
         _ => Some(MAX_SETTINGS_BYTES),
     }

@@ -90,11 +90,6 @@ impl Client {
         Ok(Client { agent: config.into(), endpoint: Endpoint { address, origin }, token, patience })
     }
 
-    /// The hub's address, without a slash at the end.
-    pub(crate) fn address(&self) -> &str {
-        &self.endpoint.address
-    }
-
     /// The name of the hub's machine.
     pub(crate) fn host(&self) -> String {
         self.endpoint.origin.to_string()
@@ -200,11 +195,6 @@ impl From<HubError> for Failure {
 impl Attempts {
     fn new(left: u32, first_wait: Duration) -> Attempts {
         Attempts { left, all: left, wait: first_wait, first_wait }
-    }
-
-    /// One attempt and no other.
-    pub(crate) fn one() -> Attempts {
-        Attempts::new(0, Duration::ZERO)
     }
 
     /// Waits before another attempt, or says that there is none.

@@ -11,6 +11,7 @@
 //!     blobs/ETAG                            contents, named by their checksum
 //!     blobs/ETAG.incomplete                 what has come of one so far
 //!     refs/main                             the commit that a revision was last seen at
+//!     .no_exist/COMMIT/tokenizer.json       the repository has no such file
 //!     snapshots/COMMIT/config.json          a link to ../../blobs/ETAG
 //! ```
 //!
@@ -60,6 +61,6 @@ pub mod settings;
 mod system;
 
 pub use error::{HubError, Result};
-pub use fetch::{Event, Hub};
+pub use fetch::{Event, Hub, Missing, Plan};
 pub use name::Name;
 pub use settings::{Patience, Settings};

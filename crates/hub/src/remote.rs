@@ -16,7 +16,7 @@ use ureq::http::{HeaderMap, Method};
 
 use crate::checksum::Etag;
 use crate::files::{self, shown};
-use crate::http::{Answer, Attempts, Client, Failure, reading_problem};
+use crate::http::{Answer, Client, Failure, reading_problem};
 use crate::name::{is_commit, percent_encoded};
 use crate::{Event, HubError, Name, Result};
 
@@ -42,20 +42,11 @@ pub(crate) struct Facts {
 }
 
 /// Asks which files a revision has.
-pub(crate) fn listing(
-    client: &Client,
-    name: &Name,
-    attempts: Attempts,
-    observe: &mut dyn FnMut(Event),
-) -> Result<Listing> {
+pub(crate) fn listing(client: &Client, name: &Name, observe: &mut dyn FnMut(Event)) -> Result<Listing> {
     let path = format!("/api/models/{}/revision/{}", name.repository(), percent_encoded(name.revision()));
-    attempts.until(observe, || {
-        let answer = client.ask(Method::GET, &path, 0, |_| false)?;
-        check(&answer, name, client)?;
-        let (host, response) = (answer.host, answer.response);
-        let bytes = read(response.into_body().into_reader(), &host, client)?;
-        parse_listing(&bytes, name).map_err(|problem| wrong(&host, "the list of files", problem).into())
-    })
+    let what = "the list of files";
+    let bytes = short_answer(client, name, &path, what, MAX_LISTING_BYTES, observe)?;
+    parse_listing(&bytes, name).map_err(|problem| wrong(&client.host(), what, problem))
 }
 
 /// Asks what a file is.
@@ -75,6 +66,18 @@ pub(crate) fn facts(
         }
         parse_facts(&answer, commit, file).map_err(|problem| wrong(&answer.host, file, problem).into())
     })
+}
+
+/// Asks for a short file, as the hub has it: without a look at its checksum.
+pub(crate) fn contents(
+    client: &Client,
+    name: &Name,
+    commit: &str,
+    file: &str,
+    limit: u64,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Vec<u8>> {
+    short_answer(client, name, &resolve_path(name, commit, file), file, limit, observe)
 }
 
 /// Where the contents of a file are asked for.
@@ -149,20 +152,32 @@ fn parse_facts(answer: &Answer, commit: &str, file: &str) -> std::result::Result
 }
 
 /// A short answer, whole: never more of it than a limit, and not for longer than a while.
-fn read(mut body: impl Read, host: &str, client: &Client) -> std::result::Result<Vec<u8>, Failure> {
-    let (start, mut bytes, mut piece) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
-    loop {
-        match body.read(&mut piece).map_err(|error| Failure::passing(host, reading_problem(&error)))? {
-            0 => return Ok(bytes),
-            read => bytes.extend_from_slice(&piece[..read]),
+fn short_answer(
+    client: &Client,
+    name: &Name,
+    path: &str,
+    what: &str,
+    limit: u64,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Vec<u8>> {
+    client.attempts().until(observe, || {
+        let answer = client.ask(Method::GET, path, 0, |_| false)?;
+        check(&answer, name, client)?;
+        let (host, mut body) = (answer.host, answer.response.into_body().into_reader());
+        let (start, mut bytes, mut piece) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
+        loop {
+            match body.read(&mut piece).map_err(|error| Failure::passing(&host, reading_problem(&error)))? {
+                0 => return Ok(bytes),
+                read => bytes.extend_from_slice(&piece[..read]),
+            }
+            if bytes.len() as u64 > limit {
+                return Err(wrong(&host, what, format!("it has more than {limit} bytes")).into());
+            }
+            if start.elapsed() > 4 * client.silence() {
+                return Err(Failure::passing(&host, format!("{what} comes too slowly")));
+            }
         }
-        if bytes.len() as u64 > MAX_LISTING_BYTES {
-            return Err(wrong(host, "the list of files", format!("it has more than {MAX_LISTING_BYTES} bytes")).into());
-        }
-        if start.elapsed() > 4 * client.silence() {
-            return Err(Failure::passing(host, "the list of files comes too slowly"));
-        }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -2,24 +2,16 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Makes `link` lead to `blob`, which `relative` is as seen from the link. Where links are not allowed (Windows, some
-/// network disks), the file gets a second name, or a copy. What was under that name is replaced in one step.
+/// Makes `link` lead to `blob`, which `relative` is as seen from where the link will be. Where links are not allowed
+/// (Windows, some network disks), the file gets a second name, or a copy.
 pub(crate) fn link(relative: &Path, blob: &Path, link: &Path) -> io::Result<()> {
-    let mut name = link.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(name);
-    match fs::remove_file(&temporary) {
+    match fs::remove_file(link) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    symlink(relative, &temporary)
-        .or_else(|_| fs::hard_link(blob, &temporary))
-        .or_else(|_| fs::copy(blob, &temporary).map(|_| ()))?;
-    fs::rename(&temporary, link).inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
+    symlink(relative, link).or_else(|_| fs::hard_link(blob, link)).or_else(|_| fs::copy(blob, link).map(|_| ()))
 }
 
 #[cfg(unix)]

@@ -7,16 +7,21 @@ use crate::*;
 #[test]
 fn what_is_fetched_lies_as_python_lays_it_out() {
     let bench = Bench::model(3000);
-    let mut begun = None;
-    let mut last = 0;
-    let folder = bench.fetch_with(bench.settings(), "org/name", &mut |event| match event {
-        Event::Begins { files, bytes, already, .. } => begun = Some((files, bytes, already)),
-        Event::Progress { done, .. } => last = done,
+    let hub = bench.hub();
+    let plan = hub.plan(&bench.name(), &mut |_| {}).unwrap();
+    let bytes = (CONFIG.len() + "{}".len() + 3000) as u64;
+    let order: Vec<&str> = plan.missing.iter().map(Missing::file).collect();
+    assert_eq!(order, ["config.json", "tokenizer.json", "model.safetensors"]);
+    assert_eq!((plan.bytes(), plan.bytes_arrived(), plan.bytes_to_come()), (bytes, 0, bytes));
+    assert!(listed(bench.cache.path()).is_empty(), "a plan writes nothing");
+    let mut last = None;
+    let folder = hub.carry_out(&plan, &mut |event| match event {
+        Event::Progress { file, number, done } => last = Some((file.to_owned(), number, done)),
         other => panic!("{other:?}"),
     });
     let folder = folder.unwrap();
-    let bytes = (CONFIG.len() + "{}".len() + 3000) as u64;
-    assert_eq!((begun, last), (Some((3, bytes, 0)), bytes));
+    assert_eq!(last, Some(("model.safetensors".to_owned(), 3, bytes)));
+    assert_eq!((&plan.folder, plan.commit.as_str()), (&folder, server::COMMIT));
     assert_eq!(folder, bench.repository().join("snapshots").join(server::COMMIT));
     assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), weights(3000));
     assert_eq!(fs::read_to_string(bench.repository().join("refs/main")).unwrap(), server::COMMIT);
@@ -38,13 +43,14 @@ fn what_is_there_is_not_fetched_again() {
     let bench = Bench::model(300);
     let folder = bench.fetch().unwrap();
     bench.server.requests();
+    assert_eq!(bench.find(), Some(folder.clone()));
+    let at_commit = Name::parse(&format!("org/name@{}", server::COMMIT)).unwrap();
+    assert_eq!(bench.hub().find(&at_commit), Some(folder.clone()));
+    assert_eq!(bench.offline().unwrap(), folder);
+    assert!(bench.server.requests().is_empty(), "nobody is asked for what is there");
     assert_eq!(bench.fetch().unwrap(), folder);
     let paths: Vec<String> = bench.server.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/api/models/org/name/revision/main"], "only whether there is something newer");
-    let at_commit = format!("org/name@{}", server::COMMIT);
-    assert_eq!(bench.fetch_with(bench.settings(), &at_commit, &mut |_| {}).unwrap(), folder);
-    assert_eq!(bench.offline().unwrap(), folder);
-    assert!(bench.server.requests().is_empty(), "a commit never changes, and offline asks nobody");
 }
 
 #[test]
@@ -136,18 +142,40 @@ fn offline_says_what_is_not_there() {
 }
 
 #[test]
-fn a_hub_that_does_not_answer_is_not_needed_for_what_is_there() {
+fn a_repository_without_a_tokenizer_is_asked_about_it_once() {
+    let bench = Bench::new(&[("config.json", CONFIG), ("model.safetensors", b"weights")]);
+    let folder = bench.fetch().unwrap();
+    assert_eq!(bench.find(), Some(folder.clone()));
+    fs::remove_dir_all(bench.repository().join(".no_exist")).unwrap();
+    assert_eq!(bench.find(), None, "another program may have left the tokenizer out");
+    assert_eq!(bench.offline().unwrap(), folder);
+    bench.fetch().unwrap();
+    assert_eq!(bench.find(), Some(folder));
+}
+
+#[test]
+fn an_index_that_is_damaged_on_the_disk_says_which_file_it_is() {
+    let index = br#"{"weight_map": {"a": "model-1.safetensors"}}"#;
+    let files: [(&str, &[u8]); 3] =
+        [("config.json", CONFIG), ("model.safetensors.index.json", index), ("model-1.safetensors", b"one")];
+    let bench = Bench::new(&files);
+    let path = bench.fetch().unwrap().join("model.safetensors.index.json");
+    fs::write(&path, "{").unwrap();
+    assert_eq!(bench.find(), None);
+    assert!(matches!(bench.fetch(), Err(HubError::Damaged { path: damaged, .. }) if damaged == path));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_cache_that_may_only_be_read_is_enough_for_what_it_has() {
+    use std::os::unix::fs::PermissionsExt;
     let bench = Bench::model(300);
     let folder = bench.fetch().unwrap();
-    for reply in [503, 401, 404] {
-        bench.server.behave(move |_, answer| *answer = server::Reply::error(reply, ""));
-        let mut said = 0;
-        let found = bench.fetch_with(bench.settings(), "org/name", &mut |event| {
-            assert!(matches!(event, Event::Cached { .. }), "{event:?}");
-            said += 1;
-        });
-        assert_eq!((found.unwrap(), said), (folder.clone(), 1));
-    }
+    fs::remove_file(bench.repository().join("refs/main")).unwrap();
+    fs::set_permissions(bench.repository().join("refs"), fs::Permissions::from_mode(0o500)).unwrap();
+    let found = bench.fetch();
+    fs::set_permissions(bench.repository().join("refs"), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(found.unwrap(), folder);
 }
 
 #[test]

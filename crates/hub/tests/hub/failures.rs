@@ -37,15 +37,10 @@ fn the_next_run_goes_on_where_the_last_one_ended() {
     let bench = Bench::model(3000);
     fs::create_dir_all(bench.repository().join("blobs")).unwrap();
     fs::write(part(&bench, 3000), &weights(3000)[..1234]).unwrap();
-    let mut already = 0;
-    bench
-        .fetch_with(bench.settings(), "org/name", &mut |event| {
-            if let Event::Begins { already: bytes, .. } = event {
-                already = bytes;
-            }
-        })
-        .unwrap();
-    assert_eq!(already, 1234);
+    let hub = bench.hub();
+    let plan = hub.plan(&bench.name(), &mut |_| {}).unwrap();
+    assert_eq!(plan.bytes_arrived(), 1234);
+    hub.carry_out(&plan, &mut |_| {}).unwrap();
     assert!(bench.server.requests().iter().any(|request| request.range.as_deref() == Some("bytes=1234-")));
     assert!(!part(&bench, 3000).exists());
 }

@@ -184,7 +184,7 @@ fn names_that_lead_out_of_the_cache_are_refused() {
         let bench = Bench::new(&[("config.json", CONFIG), ("model.safetensors.index.json", index.as_bytes())]);
         let error = bench.fetch().unwrap_err();
         assert!(matches!(error, HubError::Wrong { .. }), "{error}");
-        assert_eq!(listed(bench.cache.path()).len(), 2, "the repository and its locks");
+        assert!(listed(bench.cache.path()).is_empty());
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bouquet_hub::{Event, Hub, HubError, Name, Patience, Settings};
+use bouquet_hub::{Event, Hub, HubError, Missing, Name, Patience, Settings};
 use server::Server;
 use tempfile::TempDir;
 
@@ -58,6 +58,18 @@ impl Bench {
         };
         let endpoint = self.server.address();
         Settings { endpoint, patience, ..Settings::new(self.cache.path()) }
+    }
+
+    fn hub(&self) -> Hub {
+        Hub::open(self.settings()).unwrap()
+    }
+
+    fn name(&self) -> Name {
+        Name::parse("org/name").unwrap()
+    }
+
+    fn find(&self) -> Option<PathBuf> {
+        self.hub().find(&self.name())
     }
 
     fn fetch(&self) -> Result<PathBuf, HubError> {
