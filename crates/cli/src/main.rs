@@ -5,6 +5,7 @@
 
 mod commands;
 mod errors;
+mod hub;
 mod interrupt;
 mod open;
 mod output;
@@ -28,8 +29,10 @@ Examples:
   bouquet run MODEL \"Once upon a time\"           go on from a text
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
+  bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
-A MODEL is a folder in the layout of Hugging Face: config.json, tokenizer.json, safetensors.";
+A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a name of
+its hub, org/name or org/name@revision, which is fetched if the cache lacks it.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -41,6 +44,8 @@ enum Command {
     Perplexity(commands::perplexity::PerplexityArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
+    /// Fetch a model from the hub, or what is new of it
+    Pull(commands::pull::PullArgs),
     /// Write logits and hidden states to a file
     Forward(commands::forward::ForwardArgs),
     /// Print a completion script for a shell
@@ -56,6 +61,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Pull(args) => commands::pull::run(args),
         Command::Forward(args) => commands::forward::run(args),
         Command::Completions(args) => commands::completions::run(args),
     })

@@ -1,6 +1,6 @@
 //! Opening a model for a command: the folder, the threads, and the memory that its sessions may take.
 
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,6 @@ use anyhow::Result;
 use bouquet_kernels::Cpu;
 use bouquet_model::{Encoding, Model, Network, OpenOptions};
 
-use crate::errors::wrong;
 use crate::system;
 
 /// Flags that every command that computes has.
@@ -37,55 +36,15 @@ const MEMORY_BYTES_IF_UNKNOWN: u64 = 4 << 30;
 
 /// Opens what of a folder's model needs no tokenizer.
 pub(crate) fn open_network(folder: &Path, threads: usize) -> Result<Network> {
-    check_folder(folder)?;
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
     Ok(Network::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding: Encoding::F32 })?)
 }
 
 /// Opens the model of a folder; what it computes with may take the memory that is there.
 pub(crate) fn open(folder: &Path, threads: usize) -> Result<Opened> {
-    check_folder(folder)?;
     let start = Instant::now();
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
     let model =
         Model::open(folder, &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes, encoding: Encoding::F32 })?;
     Ok(Opened { model, time: start.elapsed() })
-}
-
-/// Refuses a name of the hub, which is no folder, in words that help.
-pub(crate) fn check_folder(folder: &Path) -> Result<()> {
-    if folder.exists() || !is_hub_name(folder) {
-        return Ok(());
-    }
-    let name = folder.display();
-    Err(wrong(
-        format!("{name} is not a folder here, and models are opened from a local folder"),
-        format!("fetch it first, with `hf download {name} --local-dir DIR` say, and give that folder"),
-    ))
-}
-
-/// `org/name`, without a dot or a slash in front.
-fn is_hub_name(path: &Path) -> bool {
-    let normal = path.components().filter(|component| matches!(component, Component::Normal(_))).count();
-    normal == 2 && path.components().count() == 2 && !path.to_string_lossy().ends_with('/')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_the_hub_are_told_from_paths() {
-        for (path, expected) in [
-            ("bigscience/bloom-560m", true),
-            ("./bigscience/bloom", false),
-            ("/models/bloom", false),
-            ("../bloom", false),
-            ("bloom", false),
-            ("a/b/c", false),
-            ("models/bloom/", false),
-        ] {
-            assert_eq!(is_hub_name(Path::new(path)), expected, "{path}");
-        }
-    }
 }

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
 use crate::open::{ThreadArgs, open};
-use crate::output;
+use crate::{hub, output};
 
 /// What was typed.
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
-    /// Folder of another model
+    /// Folder of another model, or its name on the hub
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ const PROMPTS: [(&str, &str); 3] = [
 const MAX_TOKENS: usize = 32;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
-    let folder = args.model.clone().map_or_else(find_model, Ok)?;
+    let folder = args.model.clone().map_or_else(find_model, hub::folder)?;
     let threads = args.threads.threads();
     let opened = open(&folder, threads)?;
     let model = &opened.model;

@@ -14,13 +14,13 @@ use super::interactive;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
 use crate::open::{ThreadArgs, open};
-use crate::{output, system};
+use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Folder of the model
+    /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// Text to go on from; else standard input, or a conversation in a terminal. One that begins with a hyphen goes
     /// behind --
@@ -53,9 +53,10 @@ enum Source {
     Conversation,
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<()> {
+pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
+    args.model = hub::folder(args.model)?;
     let threads = args.threads.threads();
     let prompt = match source {
         Source::Text(prompt) => prompt,

@@ -23,10 +23,10 @@ pub(crate) fn small() -> PathBuf {
     root().join("models/bloom-small-trained")
 }
 
-/// The binary, in the repository, without colours.
+/// The binary, in the repository, without colours and without a network.
 pub(crate) fn bouquet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bouquet"));
-    command.current_dir(root()).stdin(Stdio::null());
+    command.current_dir(root()).stdin(Stdio::null()).env("HF_HUB_OFFLINE", "1");
     command
 }
 
@@ -81,7 +81,7 @@ fn limited(args: &[&str]) -> Command {
     }
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_bouquet")]).args(args);
-    command.current_dir(root()).stdin(Stdio::null());
+    command.current_dir(root()).stdin(Stdio::null()).env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -7,7 +7,12 @@ mod bad_files;
 mod bad_requests;
 mod forward;
 mod harness;
+mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod measure;
 mod run;
+/// The hub of that crate's tests; not all that it can do is needed here.
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/server.rs"]
+mod server;
