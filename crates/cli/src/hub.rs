@@ -157,6 +157,10 @@ pub(crate) fn hint(error: &HubError) -> Option<String> {
             format!("unset HF_HUB_OFFLINE, or fetch it where there is a network: bouquet pull {name}")
         }
         HubError::Unreachable { .. } => go_on.into(),
+        HubError::Certificate { .. } => {
+            "somebody may stand between; if your network does so by design, set SSL_CERT_FILE to its certificates"
+                .into()
+        }
         HubError::Status { status: 429, .. } => {
             "try again in some minutes, or log in: a hub lets those with an HF_TOKEN ask more often".into()
         }
@@ -184,7 +188,9 @@ pub(crate) fn hint(error: &HubError) -> Option<String> {
             "try again; if it stays so, the hub or what is between it and you is at fault (HF_ENDPOINT, a proxy)".into()
         }
         HubError::NoSpace { .. } => "make room, or set HF_HUB_CACHE to a folder on a larger disk".into(),
-        HubError::Damaged { .. } => "remove that file, and fetch the model again with bouquet pull".into(),
+        HubError::Damaged { .. } => {
+            "if it is of the cache, remove it and fetch the model again with bouquet pull".into()
+        }
         HubError::Locked { .. } => "end that process, or wait for it; its lock goes with it".into(),
         HubError::Write { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge | std::io::ErrorKind::QuotaExceeded => {

@@ -31,8 +31,8 @@ Examples:
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
-A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a name of
-its hub, org/name or org/name@revision, which is fetched if the cache lacks it.";
+A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
+name of its hub, org/name or org/name@revision, which is fetched if the cache lacks it.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -45,6 +45,14 @@ pub enum HubError {
         /// What happened.
         problem: String,
     },
+    /// Somebody answers, and cannot show to be who was asked.
+    #[error("{host} shows no certificate that is trusted: {problem}")]
+    Certificate {
+        /// Who was asked.
+        host: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Another answer than one that carries what was asked for.
     #[error("{host} answers with HTTP status {status}{}", said(message))]
     Status {

@@ -85,8 +85,13 @@ impl Client {
             .timeout_send_request(Some(patience.silence))
             .timeout_recv_response(Some(patience.silence))
             .timeout_per_read(Some(patience.silence))
-            .timeout_per_write(Some(patience.silence))
-            .build();
+            .timeout_per_write(Some(patience.silence));
+        #[cfg(feature = "tls")]
+        let config = match &settings.certificates {
+            Some(path) => config.tls_config(trusted(path)?),
+            None => config,
+        };
+        let config = config.build();
         Ok(Client { agent: config.into(), endpoint: Endpoint { address, origin }, token, patience })
     }
 
@@ -279,13 +284,36 @@ fn joined(base: &Uri, location: &str) -> Option<Uri> {
     }
 }
 
+/// The certificates of a file.
+#[cfg(feature = "tls")]
+fn trusted(path: &std::path::Path) -> Result<ureq::tls::TlsConfig> {
+    use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+    let pem = std::fs::read(path).map_err(|source| HubError::Read { path: path.to_owned(), source })?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(HubError::Damaged { path: path.to_owned(), problem: "it has no certificate in PEM".to_owned() });
+    }
+    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates)).build())
+}
+
 /// What the HTTP crate says. All but certificates may pass.
 fn unreachable(host: &str, error: &ureq::Error) -> Failure {
-    use ureq::Error::{InvalidProxyUrl, Tls, TlsRequired};
-    let passing = !matches!(error, Tls(_) | TlsRequired | InvalidProxyUrl);
-    #[cfg(feature = "tls")]
-    let passing = passing && !matches!(error, ureq::Error::Rustls(_));
-    Failure { passing, ..Failure::passing(host, problem(error)) }
+    use ureq::Error::{InvalidProxyUrl, Io, TlsRequired};
+    match error {
+        // As rustls packs it.
+        Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            HubError::Certificate { host: host.to_owned(), problem: error.to_string() }.into()
+        }
+        _ => {
+            let passing = !matches!(error, TlsRequired | InvalidProxyUrl);
+            Failure { passing, ..Failure::passing(host, problem(error)) }
+        }
+    }
 }
 
 /// What went wrong while a body was read; the HTTP crate packs its own errors into those of the system.
@@ -362,5 +390,18 @@ mod tests {
         for token in ["a b", "a\nb", "ä"] {
             assert!(matches!(Client::new(&settings("https://hub.example", token)), Err(HubError::Token)), "{token:?}");
         }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_file_of_certificates_has_some() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let settings =
+            |path: &std::path::Path| Settings { certificates: Some(path.into()), ..Settings::new("/nowhere") };
+        assert!(matches!(Client::new(&settings(file.path())), Err(HubError::Damaged { .. })));
+        assert!(matches!(Client::new(&settings("/nowhere/c.pem".as_ref())), Err(HubError::Read { .. })));
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(file.path(), pem).unwrap();
+        assert!(Client::new(&settings(file.path())).is_ok());
     }
 }

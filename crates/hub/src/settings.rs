@@ -7,6 +7,7 @@
 //! | `HF_TOKEN` | the token; else the file `HF_TOKEN_PATH`, else `token` in `HF_HOME` |
 //! | `HF_ENDPOINT` | the hub, `https://huggingface.co` unless told otherwise |
 //! | `HF_HUB_OFFLINE` | `1`, `true`, `yes` or `on`: ask nobody |
+//! | `SSL_CERT_FILE` | certificates to trust (PEM), instead of those of the web: for networks that read what is encrypted |
 //!
 //! An empty variable is none. Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// What lets a user see private and gated models. Sent to the hub itself and to nobody else.
     pub token: Option<String>,
+    /// A file of the certificates (PEM) that are trusted instead of those of the web.
+    pub certificates: Option<PathBuf>,
     /// Ask nobody; what is not in the cache is not there.
     pub offline: bool,
     /// How long to wait for what.
@@ -72,7 +75,7 @@ impl Settings {
     /// The hub of Hugging Face without a token, and a cache.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         let (endpoint, patience) = (ENDPOINT.to_owned(), Patience::default());
-        Settings { endpoint, cache: cache.into(), token: None, offline: false, patience }
+        Settings { endpoint, cache: cache.into(), token: None, certificates: None, offline: false, patience }
     }
 
     /// What the environment says.
@@ -105,6 +108,7 @@ impl Settings {
         Ok(Settings {
             endpoint: endpoint.unwrap_or_else(|| ENDPOINT.to_owned()),
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
+            certificates: path("SSL_CERT_FILE"),
             offline: text("HF_HUB_OFFLINE").or_else(|| text("TRANSFORMERS_OFFLINE")).is_some_and(is_true),
             ..Settings::new(cache)
         })
@@ -114,9 +118,15 @@ impl Settings {
 /// The token stays out of logs.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { endpoint, cache, token, offline, patience } = self;
-        let token = token.as_ref().map(|_| "...");
-        write!(f, "Settings {{ {endpoint:?}, {cache:?}, token: {token:?}, offline: {offline}, {patience:?} }}")
+        let Settings { endpoint, cache, token, certificates, offline, patience } = self;
+        f.debug_struct("Settings")
+            .field("endpoint", endpoint)
+            .field("cache", cache)
+            .field("token", &token.as_ref().map(|_| "..."))
+            .field("certificates", certificates)
+            .field("offline", offline)
+            .field("patience", patience)
+            .finish()
     }
 }
 
@@ -185,6 +195,7 @@ mod tests {
         for (value, offline) in [("1", true), ("ON", true), ("yes", true), ("True", true), ("0", false), ("", false)] {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", value)], home).offline, offline, "{value}");
         }
+        assert_eq!(settings(&[("SSL_CERT_FILE", "~/c.pem")], home).certificates, Some(home.join("c.pem")));
         assert_eq!(settings(&[("HF_ENDPOINT", "http://mirror/")], home).endpoint, "http://mirror/");
     }
 }

@@ -28,12 +28,12 @@ Examples:
   bouquet pull bigscience/bloom-560m@main --dry-run
   HF_HUB_CACHE=/disk/models bouquet pull bigscience/bloom-7b1
 
-Prints the folder. It is in the cache that Python's huggingface_hub uses, and each finds what the other
-fetched: config.json, the tokenizer, generation_config.json and safetensors. Pickle files are never fetched.
-A download that ended early goes on where it ended, and what came is checked against the hub's checksums.
+Prints the folder, which is in the cache of Python's huggingface_hub: each finds what the other
+fetched. That is config.json, generation_config.json, the tokenizer and safetensors, never pickle. A
+download that ended early goes on where it ended; all is checked against the hub's checksums.
 
 Environment: HF_HOME and HF_HUB_CACHE (where the cache is), HF_TOKEN (for private and gated models),
-HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (ask nobody), HTTPS_PROXY.";
+HF_ENDPOINT (another hub), HF_HUB_OFFLINE=1 (ask nobody), HTTPS_PROXY, SSL_CERT_FILE.";
 
 pub(crate) fn run(args: PullArgs) -> Result<()> {
     let name = Name::parse(&args.name).ok_or_else(|| {

@@ -47,7 +47,7 @@ impl Hub {
     }
 
     fn env(&self, command: &mut Command) {
-        command.env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN");
+        command.env_remove("HF_HUB_OFFLINE");
         command.env("HF_ENDPOINT", self.server.address()).env("HF_HOME", self.cache.path());
     }
 
@@ -81,7 +81,10 @@ impl Hub {
     fn part_bytes(&self) -> u64 {
         let parts = fs::read_dir(self.repository().join("blobs")).into_iter().flatten().filter_map(|entry| {
             let path = entry.unwrap().path();
-            path.extension().is_some_and(|ending| ending == "incomplete").then(|| path.metadata().unwrap().len())
+            // It may get its name at any time.
+            path.extension()
+                .is_some_and(|ending| ending == "incomplete")
+                .then(|| path.metadata().map_or(0, |part| part.len()))
         });
         parts.sum()
     }
