@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use ureq::http::{Method, StatusCode};
 
+use crate::attempts::Failure;
 use crate::cache::Repository;
 use crate::checksum::Hasher;
 use crate::fetch::Meter;
-use crate::http::{Answer, Client, Failure, reading_problem};
+use crate::http::{Answer, Client, reading_problem};
 use crate::remote::{Facts, check, resolve_path, wrong};
 use crate::{Event, HubError, Name, Result, lock};
 

@@ -116,7 +116,7 @@ pub enum HubError {
         problem: String,
     },
     /// Not enough room.
-    #[error("{name} needs {needed} bytes more, and {} has only {available} left", folder.display())]
+    #[error("{name} needs {} MiB more, and {} has only {} MiB left", needed.div_ceil(1 << 20), folder.display(), available >> 20)]
     NoSpace {
         /// The model.
         name: String,

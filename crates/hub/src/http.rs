@@ -3,21 +3,18 @@
 //! that leads to where its contents are).
 
 use std::io;
-use std::thread;
 use std::time::Duration;
 
 use ureq::http::header::{AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER};
 use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use ureq::{Agent, Body};
 
+use crate::attempts::{Attempts, Failure};
 use crate::settings::Patience;
-use crate::{Event, HubError, Result, Settings};
+use crate::{HubError, Result, Settings};
 
 /// Redirects from a file's address to its contents; the hub needs two.
 const MAX_REDIRECTS: usize = 10;
-
-/// The longest wait between two attempts, whatever a hub asks for.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The hub, as seen from here.
 pub(crate) struct Client {
@@ -41,26 +38,10 @@ struct Origin {
     port: u16,
 }
 
-/// Why an attempt failed, and whether another one may do better.
-pub(crate) struct Failure {
-    error: HubError,
-    passing: bool,
-    /// What the hub asks to wait.
-    wait: Option<Duration>,
-}
-
 /// An answer, and who gave it.
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
     pub(crate) host: String,
-}
-
-/// Attempts at one thing.
-pub(crate) struct Attempts {
-    left: u32,
-    all: u32,
-    wait: Duration,
-    first_wait: Duration,
 }
 
 impl Client {
@@ -175,66 +156,6 @@ impl Answer {
     pub(crate) fn status(&self) -> HubError {
         let message = self.header("x-error-message").unwrap_or_default().to_owned();
         HubError::Status { host: self.host.clone(), status: self.response.status().as_u16(), message }
-    }
-}
-
-impl Failure {
-    /// What went wrong, but would not with another attempt.
-    pub(crate) fn once(error: HubError) -> Failure {
-        Failure { error, passing: true, wait: None }
-    }
-
-    /// What may go better the next time.
-    pub(crate) fn passing(host: &str, problem: impl Into<String>) -> Failure {
-        let error = HubError::Unreachable { host: host.to_owned(), problem: problem.into() };
-        Failure { error, passing: true, wait: None }
-    }
-}
-
-impl From<HubError> for Failure {
-    fn from(error: HubError) -> Failure {
-        Failure { error, passing: false, wait: None }
-    }
-}
-
-impl Attempts {
-    fn new(left: u32, first_wait: Duration) -> Attempts {
-        Attempts { left, all: left, wait: first_wait, first_wait }
-    }
-
-    /// Waits before another attempt, or says that there is none.
-    ///
-    /// # Errors
-    /// That of the failure, when it will not pass, or too many have failed.
-    pub(crate) fn again(&mut self, failure: Failure, observe: &mut dyn FnMut(Event)) -> Result<()> {
-        if !failure.passing || self.left == 0 {
-            return Err(failure.error);
-        }
-        self.left -= 1;
-        let wait = failure.wait.unwrap_or_default().max(self.wait).min(MAX_WAIT);
-        self.wait = self.wait.saturating_mul(2);
-        observe(Event::Retries { problem: &failure.error, wait });
-        thread::sleep(wait);
-        Ok(())
-    }
-
-    /// Forgets what failed: there was progress since.
-    pub(crate) fn renew(&mut self) {
-        (self.left, self.wait) = (self.all, self.first_wait);
-    }
-
-    /// Attempts until one works.
-    pub(crate) fn until<T>(
-        mut self,
-        observe: &mut dyn FnMut(Event),
-        mut attempt: impl FnMut() -> std::result::Result<T, Failure>,
-    ) -> Result<T> {
-        loop {
-            match attempt() {
-                Ok(value) => return Ok(value),
-                Err(failure) => self.again(failure, observe)?,
-            }
-        }
     }
 }
 

@@ -28,7 +28,8 @@
 //! | [`fetch`] | the whole way, from a [`Name`] to a folder |
 //! | `files` | which files of a repository are needed |
 //! | `remote` | what is asked of a hub, and what it may answer |
-//! | `http` | requests: deadlines, redirects, the token, another try |
+//! | `http` | requests: deadlines, redirects, the token |
+//! | `attempts` | what failed and may pass, and when to try again |
 //! | `download` | one blob, whole and checked |
 //! | `checksum` | SHA-256, or the SHA-1 of git |
 //! | `cache` | the layout above |
@@ -47,6 +48,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attempts;
 mod cache;
 mod checksum;
 mod download;

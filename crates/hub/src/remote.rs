@@ -14,9 +14,10 @@ use serde::Deserialize;
 use ureq::http::header::{CONTENT_LENGTH, ETAG};
 use ureq::http::{HeaderMap, Method};
 
+use crate::attempts::Failure;
 use crate::checksum::Etag;
 use crate::files::{self, shown};
-use crate::http::{Answer, Client, Failure, reading_problem};
+use crate::http::{Answer, Client, reading_problem};
 use crate::name::{is_commit, percent_encoded};
 use crate::{Event, HubError, Name, Result};
 
