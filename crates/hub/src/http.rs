@@ -16,6 +16,9 @@ use crate::{HubError, Result, Settings};
 /// Redirects from a file's address to its contents; the hub needs two.
 const MAX_REDIRECTS: usize = 10;
 
+/// Characters of what a hub says about an error.
+const MAX_MESSAGE_CHARS: usize = 300;
+
 /// The hub, as seen from here.
 pub(crate) struct Client {
     agent: Agent,
@@ -154,8 +157,12 @@ impl Answer {
 
     /// The error of a status that nothing more is known about.
     pub(crate) fn status(&self) -> HubError {
-        let message = self.header("x-error-message").unwrap_or_default().to_owned();
-        HubError::Status { host: self.host.clone(), status: self.response.status().as_u16(), message }
+        HubError::Status { host: self.host.clone(), status: self.response.status().as_u16(), message: self.message() }
+    }
+
+    /// What the hub says about an error, in a sentence or two.
+    pub(crate) fn message(&self) -> String {
+        self.header("x-error-message").unwrap_or_default().chars().take(MAX_MESSAGE_CHARS).collect()
     }
 }
 

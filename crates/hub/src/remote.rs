@@ -98,7 +98,7 @@ pub(crate) fn check(answer: &Answer, name: &Name, client: &Client) -> std::resul
     if status.is_success() {
         return Ok(());
     }
-    let message = answer.header("x-error-message").unwrap_or_default().to_owned();
+    let message = answer.message();
     let repository = name.repository();
     let error = match (status.as_u16(), answer.header("x-error-code").unwrap_or_default()) {
         // Only the hub knows who may see what; who serves the contents has other reasons.

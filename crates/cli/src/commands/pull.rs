@@ -77,7 +77,10 @@ fn report(hub: &Hub, name: &Name, plan: &Plan) -> String {
 }
 
 fn as_json(hub: &Hub, name: &Name, plan: &Plan, dry_run: bool) -> Value {
-    let file = |missing: &Missing| json!({"file": missing.file(), "bytes": missing.bytes(), "bytes_to_come": missing.bytes() - missing.arrived});
+    let file = |missing: &Missing| {
+        let bytes = missing.bytes();
+        json!({"file": missing.file(), "bytes": bytes, "bytes_to_come": bytes - missing.arrived})
+    };
     json!({
         "name": name.repository(),
         "revision": name.revision(),

@@ -198,4 +198,9 @@ fn names_that_the_hub_does_not_know_are_told_apart() {
         reply.set("X-Error-Message", "Ask for access.");
     });
     assert!(matches!(fetch("org/name"), HubError::Gated { message, .. } if message == "Ask for access."));
+    bench.server.behave(|_, reply| {
+        *reply = server::Reply::error(400, "");
+        reply.set("X-Error-Message", "a".repeat(5000));
+    });
+    assert!(fetch("org/name").to_string().len() < 400);
 }
