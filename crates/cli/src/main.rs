@@ -6,6 +6,7 @@
 mod commands;
 mod compute;
 mod errors;
+mod hub;
 mod interrupt;
 mod limits;
 mod open;
@@ -30,8 +31,10 @@ Examples:
   bouquet run MODEL \"Once upon a time\"           go on from a text
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
+  bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
-A MODEL is a folder in the layout of Hugging Face: config.json, tokenizer.json, safetensors.";
+A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
+name of its hub, org/name or org/name@revision, which is fetched if the cache lacks it.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,6 +46,8 @@ enum Command {
     Perplexity(commands::perplexity::PerplexityArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
+    /// Fetch a model from the hub, or what is new of it
+    Pull(commands::pull::PullArgs),
     /// Measure how fast a model runs here, beside the limits of the machine
     Bench(commands::bench::BenchArgs),
     /// Say what of this machine is used, how fast it is, and what stands in the way
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Pull(args) => commands::pull::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Forward(args) => commands::forward::run(args),

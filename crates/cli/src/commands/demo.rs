@@ -15,12 +15,12 @@ use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
 use crate::limits::{MachineLimits, Memory, TokenCost, arithmetic};
 use crate::open::{encoding_names, open, or_usual};
-use crate::output;
+use crate::{hub, output};
 
 /// What was typed.
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
-    /// Folder of another model
+    /// Folder of another model, or its name on the hub
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
@@ -46,7 +46,7 @@ const PROMPTS: [(&str, &str); 3] = [
 const MAX_TOKENS: usize = 32;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
-    let folder = args.model.clone().map_or_else(find_model, Ok)?;
+    let folder = args.model.clone().map_or_else(find_model, hub::folder)?;
     let encoding = or_usual(args.encoding, &folder)?;
     let opened = open(&folder, args.compute.cpu()?, encoding)?;
     let model = &opened.model;

@@ -189,12 +189,9 @@ fn try_to_write(folder: &Path) -> std::io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Where the programs of Hugging Face keep what they fetched, as their `huggingface_hub` finds it.
+/// Where models of the hub are kept.
 fn hub_cache() -> Option<PathBuf> {
-    let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let caches = || path("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    let home = || path("HF_HOME").or_else(|| Some(caches()?.join("huggingface")));
-    path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(home()?.join("hub")))
+    bouquet_hub::Settings::from_env().ok().map(|settings| settings.cache)
 }
 
 fn report(findings: &Findings, speed: &Speed, problems: &[Problem]) -> String {

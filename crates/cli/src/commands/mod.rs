@@ -9,4 +9,5 @@ mod generation_flags;
 pub(crate) mod inspect;
 mod interactive;
 pub(crate) mod perplexity;
+pub(crate) mod pull;
 pub(crate) mod run;

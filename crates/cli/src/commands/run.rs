@@ -15,13 +15,13 @@ use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
 use crate::open::{encoding_names, open, or_usual};
-use crate::{output, system};
+use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Folder of the model
+    /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// Text to go on from; else standard input, or a conversation in a terminal. One that begins with a hyphen goes
     /// behind --
@@ -57,9 +57,10 @@ enum Source {
     Conversation,
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<()> {
+pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
+    args.model = hub::folder(args.model)?;
     let (cpu, encoding) = (args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     let prompt = match source {
         Source::Text(prompt) => prompt,

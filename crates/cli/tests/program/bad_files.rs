@@ -50,8 +50,8 @@ fn folders_that_are_no_models_are_told_apart() {
     let empty = tempfile::tempdir().unwrap();
     refused_by_all(empty.path(), "config.json is missing");
     refused_by_all(&empty.path().join("nothing"), "no such folder");
-    refused(&["run", "bigscience/bloom-560m", "x"], 1, "local folder");
-    refused(&["inspect", "bigscience/bloom-560m"], 1, "local folder");
+    refused(&["run", "bigscience/bloom-560m", "x"], 1, "is not in the cache");
+    refused(&["inspect", "bigscience/bloom-560m"], 1, "is not in the cache");
     refused_by_all(&tiny("bloom-tiny").join("config.json"), "not a model's folder");
 }
 

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::BenchArgs;
 use crate::errors::{asked_wrongly, wrong};
-use crate::open::{check_folder, open_network, options};
-use crate::{output, system};
+use crate::open::{open_network, options};
+use crate::{hub, output, system};
 
 /// Seed of random weights.
 pub(super) const SEED: u64 = 1;
@@ -76,9 +76,9 @@ impl Plan {
     pub(super) fn of(args: &BenchArgs) -> Result<Plan> {
         let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
-            (Some(folder), None) => {
-                check_folder(folder)?;
-                (folder_name(folder), families::load_spec(folder)?, Origin::Folder(folder.clone()))
+            (Some(model), None) => {
+                let folder = hub::folder(model.clone())?;
+                (folder_name(model), families::load_spec(&folder)?, Origin::Folder(folder))
             }
             (None, None) => unreachable!("clap asks for one of them"),
         };
