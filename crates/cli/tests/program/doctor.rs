@@ -13,7 +13,7 @@ fn doctor_tells_what_is_here() {
     }
     assert!(cfg!(not(target_os = "linux")) || object["available_memory_bytes"].as_u64() > Some(1 << 20));
     let shown = stdout(&["doctor", "--isa", "scalar"]);
-    for words in ["instruction sets", "scalar is used", "GB/s", "GOP/s", "huggingface", "Problems"] {
+    for words in ["instruction sets", "scalar is used", "GB/s", "GOP/s", "no-cache", "Problems"] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
 }
