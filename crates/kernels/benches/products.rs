@@ -27,7 +27,7 @@ fn main() {
             "--isa" => {
                 let name = arguments.next().unwrap_or_default();
                 let named = |isa: &Isa| isa.name() == name;
-                isas.push(Isa::ALL.into_iter().find(named).expect("scalar, avx2, avxvnni, avx512, avx512vnni or neon"));
+                isas.push(Isa::ALL.into_iter().find(named).expect("the name of an instruction set, such as avx512vnni"));
             }
             word => words.push(word.to_owned()),
         }
@@ -232,9 +232,14 @@ impl Bench {
             }
             let flops = 2.0 * (tokens * inner * outputs) as f64;
             let (x, dy) = (matrix(tokens, inner), matrix(tokens, outputs));
-            for encoding in [FloatEncoding::F32, FloatEncoding::F16] {
-                let (w, mut dx) = (weight(encoding, outputs, inner), Matrix::zeros(tokens, inner));
-                let name = format!("dy W {encoding:?} {tokens}×{outputs}→{inner}");
+            for encoding in ["f32", "f16", "nf4"] {
+                let w = match encoding {
+                    "f32" => weight(FloatEncoding::F32, outputs, inner),
+                    "f16" => weight(FloatEncoding::F16, outputs, inner),
+                    _ => coded(encoding, outputs, inner),
+                };
+                let mut dx = Matrix::zeros(tokens, inner);
+                let name = format!("dy W {encoding} {tokens}×{outputs}→{inner}");
                 self.line(&name, flops, 0.0, |_| {
                     w.product_backward(&self.cpu, dy.view(), dx.view_mut());
                 });
