@@ -66,9 +66,8 @@ impl IsaName {
             IsaName::Avx2 => &[Isa::Avx2],
             IsaName::Avxvnni => &[Isa::AvxVnni],
             IsaName::Avx512 => &[Isa::Avx512Vnni, Isa::Avx512],
-            // No kernels of its own yet.
-            IsaName::Amx => &[],
-            IsaName::Neon => &[Isa::Neon],
+            IsaName::Amx => &[Isa::Amx],
+            IsaName::Neon => &[Isa::NeonI8mm, Isa::NeonDot, Isa::Neon],
         }
     }
 }

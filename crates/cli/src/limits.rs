@@ -82,6 +82,14 @@ impl MachineLimits {
             ops_per_sec: self.ops_per_sec.max(other.ops_per_sec),
         }
     }
+
+    /// Half way between the two, for what ran between them.
+    pub(crate) fn mean(self, other: Self) -> Self {
+        MachineLimits {
+            read_bytes_per_sec: (self.read_bytes_per_sec + other.read_bytes_per_sec) / 2.0,
+            ops_per_sec: (self.ops_per_sec + other.ops_per_sec) / 2.0,
+        }
+    }
 }
 
 impl TokenCost {

@@ -1,7 +1,6 @@
 //! Opening a model for a command: the folder, the threads, and the memory that its sessions may take.
 
 use std::path::{Component, Path};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -43,7 +42,7 @@ pub(crate) fn open_network(folder: &Path, cpu: Cpu, encoding: Encoding) -> Resul
 /// How models are opened here: what they compute with may take the memory that is there.
 pub(crate) fn options(cpu: Cpu, encoding: Encoding) -> OpenOptions {
     let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
-    OpenOptions { cpu: Arc::new(cpu), memory_bytes, encoding }
+    OpenOptions::new(cpu, memory_bytes, encoding)
 }
 
 /// Opens the model of a folder.

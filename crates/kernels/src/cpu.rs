@@ -6,6 +6,8 @@ use std::ops::Range;
 use crate::MatrixViewMut;
 use crate::profile::{OperationTime, Profile};
 use crate::simd::Out;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::ints;
 use crate::threads::Pool;
 
 /// An instruction set that has kernels of its own. `Scalar` is the truth that the others are tested against.
@@ -21,13 +23,29 @@ pub enum Isa {
     Avx512,
     /// The same with AVX-512 VNNI.
     Avx512Vnni,
+    /// The same with AMX, products of matrices of bytes; where the system lets us and a first product is right.
+    Amx,
     /// aarch64.
     Neon,
+    /// The same with FEAT_DotProd, dot products of bytes.
+    NeonDot,
+    /// The same with FEAT_I8MM, products of matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
     /// All of them, from plain to wide.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon];
+    pub const ALL: [Isa; 9] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+        Isa::Amx,
+        Isa::Neon,
+        Isa::NeonDot,
+        Isa::NeonI8mm,
+    ];
 
     /// The best that this machine has.
     pub fn best() -> Isa {
@@ -42,7 +60,10 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "neoni8mm",
         }
     }
 
@@ -66,8 +87,14 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Vnni.is_available() && ints::amx_works(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns)]
             _ => false,
         }

@@ -47,10 +47,13 @@ impl Encoding {
         Some(bytes as u64)
     }
 
-    /// What embedding and head are encoded in where linears are encoded in this: with nf4 that is int8, which is closer to
-    /// the floats that others compute them in, and whose products are those of integers.
+    /// What embedding and head are encoded in where linears are encoded in this: with 4 bits that is int8, since 4 bits
+    /// there cost several times what they cost in all linears together.
     pub fn of_vocabulary(self) -> Encoding {
-        if self == Encoding::Nf4 { Encoding::Int8 } else { self }
+        match self {
+            Encoding::F32 => Encoding::F32,
+            Encoding::Int8 | Encoding::Int4 | Encoding::Nf4 => Encoding::Int8,
+        }
     }
 
     /// How a weight is stored.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bouquet_kernels::ops::attention::CacheEncoding;
 use serde::Serialize;
 
 use crate::checkpoint::TensorSource;
@@ -81,7 +82,7 @@ impl Inspection {
             tensors.push(TensorSummary { name: name.to_owned(), dtype, shape: tensor.shape, bytes });
         }
         let weight_bytes = weight_bytes_by_dtype.values().sum();
-        let per_token = spec.cache_bytes_per_token();
+        let per_token = spec.cache_bytes_per_token(CacheEncoding::F32);
         let need = |context: usize| {
             let kv_cache_bytes = per_token.saturating_mul(context as u64);
             MemoryNeed { context, kv_cache_bytes, total_bytes: kv_cache_bytes.saturating_add(weight_bytes) }

@@ -34,7 +34,7 @@
 //! use bouquet_model::{Encoding, Model, OpenOptions};
 //! use bouquet_span::Pass;
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
-//! let options = OpenOptions { cpu: Arc::new(Cpu::new(2)), memory_bytes: 1 << 30, encoding: Encoding::Int8 };
+//! let options = OpenOptions::new(Cpu::new(2), 1 << 30, Encoding::Int8);
 //! let model = Model::open(folder.as_ref(), &options)?;
 //! let token_ids = model.tokenizer.encode("Once upon a time", true)?.ids;
 //! let hidden = model.embedding.embed(&model.cpu, &[&token_ids])?;

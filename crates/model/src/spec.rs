@@ -2,9 +2,10 @@
 //! a page in [`families`](crate::families) and at most another variant here.
 
 use bouquet_kernels::ops::activation::Activation;
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_span::Site;
 
-use crate::kv_cache::KvCache;
+use crate::kv_cache::CacheShape;
 use crate::stored::Stored;
 use crate::{ModelError, Result};
 
@@ -59,9 +60,8 @@ impl ModelSpec {
     }
 
     /// Bytes of keys and values that a token takes in all blocks.
-    pub fn cache_bytes_per_token(&self) -> u64 {
-        let AttentionSpec { kv_heads, head_dim, .. } = self.block.attention;
-        KvCache::bytes_per_token(kv_heads, head_dim) * self.num_blocks as u64
+    pub fn cache_bytes_per_token(&self, encoding: CacheEncoding) -> u64 {
+        CacheShape::new(&self.block, encoding).bytes_per_token() * self.num_blocks as u64
     }
 }
 

@@ -88,7 +88,7 @@ impl Attention {
             }
         });
         let context = cpu.timed("attention", || {
-            let mut context = Matrix::zeros(queries.rows(), queries.cols());
+            let mut context = Matrix::unset(queries.rows(), queries.cols());
             let sequences = sequences(batch, caches.iter().map(|cache| &**cache));
             attention::attention(cpu, &self.shape, queries.view(), &sequences, context.view_mut());
             context
@@ -111,9 +111,9 @@ impl Attention {
         let Call { cpu, batch, .. } = call;
         let d_context = self.output.backward(call, Site::O, call.tokens(), context.view(), d_output, leaves);
         let kv_channels = self.shape.kv_heads * self.shape.head_dim;
-        let mut d_queries = Matrix::zeros(queries.rows(), queries.cols());
-        let mut d_keys = Matrix::zeros(queries.rows(), kv_channels);
-        let mut d_values = Matrix::zeros(queries.rows(), kv_channels);
+        let mut d_queries = Matrix::unset(queries.rows(), queries.cols());
+        let mut d_keys = Matrix::unset(queries.rows(), kv_channels);
+        let mut d_values = Matrix::unset(queries.rows(), kv_channels);
         attention::attention_backward(
             cpu,
             &self.shape,
@@ -187,7 +187,7 @@ impl Qkv {
 fn split(cpu: &Cpu, shape: &AttentionShape, fused: &Matrix) -> (Matrix, Matrix, Matrix) {
     let (group, per_head, width) = fused_layout(shape);
     let part = |channels: usize, from: usize| {
-        let mut part = Matrix::zeros(fused.rows(), shape.kv_heads * channels);
+        let mut part = Matrix::unset(fused.rows(), shape.kv_heads * channels);
         cpu.for_each_row(part.view_mut(), |row, part| {
             for (part, fused) in part.chunks_exact_mut(channels).zip(fused.row(row).chunks_exact(width)) {
                 part.copy_from_slice(&fused[from..from + channels]);

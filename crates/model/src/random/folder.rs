@@ -174,7 +174,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let source = RandomModel::new(&SMALL.spec(), 5, true, 2);
         for encoding in Encoding::ALL {
-            let options = OpenOptions { cpu: Cpu::new(2).into(), memory_bytes: 1 << 30, encoding };
+            let options = OpenOptions::new(Cpu::new(2), 1 << 30, encoding);
             let folder = parent.path().join(encoding.name());
             assert!(source.write(&SMALL, &options.cpu, encoding, &folder, &mut |_, _| true).unwrap());
             let written = Model::open(&folder, &options).unwrap();

@@ -20,7 +20,7 @@ fn small() -> ModelSpec {
 fn logits(outliers: bool, threads: usize, encoding: Encoding) -> Vec<f32> {
     let (spec, cpu) = (small(), Arc::new(Cpu::new(threads)));
     let source = RandomModel::new(&spec, 3, outliers, threads);
-    let options = OpenOptions { cpu, memory_bytes: 1 << 30, encoding };
+    let options = OpenOptions::new(cpu, 1 << 30, encoding);
     let network = Network::from_source(&source, spec, &options).unwrap();
     let hidden = network.embedding.embed(&network.cpu, &[&[1, 7, 499, 3]]).unwrap();
     let (hidden, _) = network.blocks.forward(hidden, &Pass::default()).unwrap();

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_generate::PROMPT_CHUNK;
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::profile::OperationTime;
 use bouquet_kernels::{Matrix, Weight};
 use bouquet_model::{Encoding, Network};
@@ -33,7 +34,7 @@ pub(super) struct Sample {
     pub(super) tokens_per_sec: f64,
     pub(super) bytes_per_sec: f64,
     pub(super) ops_per_sec: f64,
-    /// The larger of before and after.
+    /// The mean of before and after.
     pub(super) limits: MachineLimits,
 }
 
@@ -75,7 +76,7 @@ impl Bench {
                 tokens_per_sec: test.tokens() as f64 / seconds,
                 bytes_per_sec: bytes / seconds,
                 ops_per_sec: ops / seconds,
-                limits: before.max(after),
+                limits: before.mean(after),
             });
             before = after;
         }
@@ -148,7 +149,7 @@ impl Bench {
     /// Bytes that a test reads, and operations that it does.
     fn work(&self, test: Test) -> (f64, f64) {
         let cost = TokenCost::of(&self.network);
-        let cache = self.network.spec.cache_bytes_per_token() as f64;
+        let cache = self.network.spec.cache_bytes_per_token(CacheEncoding::F32) as f64;
         match test {
             Test::Prompt(tokens) => {
                 let passes = tokens.div_ceil(PROMPT_CHUNK) as f64;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::inspect::Inspection;
 use bouquet_model::random::{RandomModel, Shape};
@@ -114,7 +115,7 @@ impl Plan {
     /// Keys and values of the largest test.
     fn cache_bytes(&self) -> u64 {
         let tokens = self.tests.iter().map(|test| test.tokens()).max().unwrap_or(0) as u64;
-        tokens.saturating_mul(self.spec.cache_bytes_per_token())
+        tokens.saturating_mul(self.spec.cache_bytes_per_token(CacheEncoding::F32))
     }
 
     /// Whether weights and cache fit into the memory that is free.
