@@ -27,7 +27,9 @@ fn main() {
             "--isa" => {
                 let name = arguments.next().unwrap_or_default();
                 let named = |isa: &Isa| isa.name() == name;
-                isas.push(Isa::ALL.into_iter().find(named).expect("the name of an instruction set, such as avx512vnni"));
+                isas.push(
+                    Isa::ALL.into_iter().find(named).expect("the name of an instruction set, such as avx512vnni"),
+                );
             }
             word => words.push(word.to_owned()),
         }
