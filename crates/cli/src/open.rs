@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, Network, OpenOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -26,14 +27,27 @@ pub(crate) fn encoding_names() -> impl TypedValueParser<Value = Encoding> {
     names.map(|name| name.parse().expect("the name of an encoding"))
 }
 
+/// How keys and values are kept: a flag of commands that generate.
+#[derive(clap::Args)]
+pub(crate) struct CacheArgs {
+    /// How keys and values of a sequence are kept; f16 takes half the memory, and results differ a little
+    #[arg(long, default_value = CacheEncoding::F32.name(), value_parser = cache_names())]
+    pub(crate) kv_cache: CacheEncoding,
+}
+
+fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
+    let names = PossibleValuesParser::new(CacheEncoding::ALL.map(CacheEncoding::name));
+    names.map(|name| CacheEncoding::ALL.into_iter().find(|known| known.name() == name).expect("one of the names"))
+}
+
 /// The encoding that was asked for, or the usual one: int8, unless the folder is encoded already.
 pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
     Ok(encoding.map_or_else(|| load_spec(folder).map(|spec| spec.stored.usual()), Ok)?)
 }
 
 /// Opens what of a folder's model needs no tokenizer.
-pub(crate) fn open_network(folder: &Path, cpu: Cpu, encoding: Encoding) -> Result<Network> {
-    Ok(Network::open(folder, &options(cpu, encoding))?)
+pub(crate) fn open_network(folder: &Path, options: &OpenOptions) -> Result<Network> {
+    Ok(Network::open(folder, options)?)
 }
 
 /// How models are opened here: what they compute with may take the memory that is there.
@@ -43,8 +57,8 @@ pub(crate) fn options(cpu: Cpu, encoding: Encoding) -> OpenOptions {
 }
 
 /// Opens the model of a folder.
-pub(crate) fn open(folder: &Path, cpu: Cpu, encoding: Encoding) -> Result<Opened> {
+pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Opened> {
     let start = Instant::now();
-    let model = Model::open(folder, &options(cpu, encoding))?;
+    let model = Model::open(folder, options)?;
     Ok(Opened { model, time: start.elapsed() })
 }

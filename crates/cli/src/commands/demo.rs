@@ -14,7 +14,7 @@ use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
 use crate::limits::{MachineLimits, Memory, TokenCost, arithmetic};
-use crate::open::{encoding_names, open, or_usual};
+use crate::open::{encoding_names, open, options, or_usual};
 use crate::{hub, output};
 
 /// What was typed.
@@ -48,7 +48,7 @@ const MAX_TOKENS: usize = 32;
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let folder = args.model.clone().map_or_else(find_model, hub::folder)?;
     let encoding = or_usual(args.encoding, &folder)?;
-    let opened = open(&folder, args.compute.cpu()?, encoding)?;
+    let opened = open(&folder, &options(args.compute.cpu()?, encoding))?;
     let model = &opened.model;
     let style = output::stdout_style();
     if !args.json {
@@ -256,7 +256,7 @@ fn same_bits(model: &Model, folder: &Path, encoding: Encoding) -> Result<Same> {
     let (mut ways, mut logits) = (Vec::new(), Vec::new());
     for (isa, threads) in [(model.cpu.isa(), 1), (model.cpu.isa(), 2), (Isa::Scalar, 1), (Isa::Scalar, 2)] {
         let Some(cpu) = Cpu::with_isa(isa, threads) else { continue };
-        let model = open(folder, cpu, encoding)?.model;
+        let model = open(folder, &options(cpu, encoding))?.model;
         let hidden = model.embedding.embed(&model.cpu, &[&prompt_ids])?;
         let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
         ways.push((isa.name(), threads));

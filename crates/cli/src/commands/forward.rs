@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{encoding_names, open_network};
+use crate::open::{encoding_names, open_network, options};
 use crate::{hub, output};
 
 /// What was typed.
@@ -59,7 +59,7 @@ pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
     args.model = hub::folder(args.model)?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
-    let model = open_network(&args.model, args.compute.cpu()?, args.encoding)?;
+    let model = open_network(&args.model, &options(args.compute.cpu()?, args.encoding))?;
     let sequences = match given {
         Some(sequences) => sequences,
         None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,

@@ -14,7 +14,7 @@ use super::interactive;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{encoding_names, open, or_usual};
+use crate::open::{CacheArgs, encoding_names, open, options, or_usual};
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -34,6 +34,8 @@ pub(crate) struct RunArgs {
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object at the end
@@ -61,17 +63,18 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
     args.model = hub::folder(args.model)?;
-    let (cpu, encoding) = (args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
+    let mut options = options(args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
+    options.cache_encoding = args.cache.kv_cache;
     let prompt = match source {
         Source::Text(prompt) => prompt,
         Source::Conversation => {
-            let opened = open(&args.model, cpu, encoding)?;
+            let opened = open(&args.model, &options)?;
             return interactive::converse(&opened.model, &args.generation.plan(&opened.model)?);
         }
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
-    let opened = open(&args.model, cpu, encoding)?;
+    let opened = open(&args.model, &options)?;
     let plan = args.generation.plan(&opened.model)?;
     let prompt_ids = cut(&opened.model, &prompt, plan.context)?;
     if prompt_ids.is_empty() && args.prompt.is_some() {

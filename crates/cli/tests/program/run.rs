@@ -33,6 +33,15 @@ fn greedy_text_is_that_of_transformers() {
 }
 
 #[test]
+fn keys_and_values_may_be_kept_in_half_precision() {
+    let model = small();
+    let args = ["run", arg(&model), "The committee approved", "--max-tokens", "12", "--temperature", "0", "--json"];
+    let texts = ["f32", "f16"].map(|cache| json(&[args.as_slice(), &["--kv-cache", cache]].concat())["text"].clone());
+    assert_eq!(texts[0], texts[1]);
+    refused(&[args.as_slice(), &["--kv-cache", "int8"]].concat(), 2, "invalid value 'int8' for '--kv-cache");
+}
+
+#[test]
 fn json_is_one_object_of_a_known_shape() {
     let object = json(&["run", arg(&small()), "The city", "--max-tokens", "5", "--json"]);
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bouquet_kernels::ops::attention::KEY_PIECE;
+use bouquet_kernels::ops::attention::{CacheEncoding, KEY_PIECE};
 use bouquet_kernels::{Cpu, Isa, Matrix};
 use bouquet_model::spec::LinearShape;
 use bouquet_model::{Encoding, Model, OpenOptions};
@@ -38,11 +38,62 @@ fn logits_of_cuts(model: &Model, ids: &[u32], cuts: &[usize]) -> Matrix {
 
 /// The model on each instruction set that this machine has.
 fn on_every_isa(name: &str, threads: usize) -> impl Iterator<Item = (Isa, Model)> {
+    opened_on_every_isa(name, threads, |_| ())
+}
+
+/// The same, opened in another way.
+fn opened_on_every_isa(
+    name: &str,
+    threads: usize,
+    change: impl Fn(&mut OpenOptions),
+) -> impl Iterator<Item = (Isa, Model)> {
     let folder = open(name, 1).folder;
     Isa::ALL.into_iter().filter_map(move |isa| {
-        let cpu = Cpu::with_isa(isa, threads)?;
-        Some((isa, Model::open(&folder, &OpenOptions::new(cpu, CACHE_BYTES, Encoding::F32)).unwrap()))
+        let mut options = OpenOptions::new(Cpu::with_isa(isa, threads)?, CACHE_BYTES, Encoding::F32);
+        change(&mut options);
+        Some((isa, Model::open(&folder, &options).unwrap()))
     })
+}
+
+#[test]
+fn no_encoding_changes_a_bit_with_instruction_sets_or_cuts() {
+    for (name, encoding) in ["bloom-tiny", "llama-tiny", "mixtral-tiny"].into_iter().flat_map(|name| {
+        Encoding::ALL.into_iter().filter(|encoding| *encoding != Encoding::F32).map(move |encoding| (name, encoding))
+    }) {
+        let mut expected = None;
+        for (isa, model) in opened_on_every_isa(name, 2, |options| options.encoding = encoding) {
+            // As many tokens as are streamed, and more.
+            let ids = some_ids(&model, 45);
+            let found = bits(&logits_of_one_pass(&model, &ids));
+            let expected = expected.get_or_insert_with(|| found.clone());
+            assert_eq!(&found, expected, "{name}, {encoding}, {isa:?}");
+            for cuts in [&[0, 1, 2, 3, 45][..], &[0, 40, 45], &[0, 19, 20, 45]] {
+                let found = bits(&logits_of_cuts(&model, &ids, cuts));
+                assert_eq!(&found, expected, "{name}, {encoding}, {isa:?}, cut at {cuts:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_in_half_precision_change_little_and_the_same_everywhere() {
+    for name in ARCHITECTURES {
+        let mut expected = None;
+        for (isa, model) in opened_on_every_isa(name, 2, |options| options.cache_encoding = CacheEncoding::F16) {
+            let ids = some_ids(&model, KEY_PIECE + 9);
+            let at_once = logits_of_cuts(&model, &ids, &[0, ids.len()]);
+            let exact = logits_of_one_pass(&model, &ids);
+            let error = at_once.data().iter().zip(exact.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let largest = exact.data().iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            // A router may choose another expert.
+            let bound = if name.starts_with("mixtral") { f32::INFINITY } else { 0.01 * largest };
+            assert!(error > 0.0 && error < bound, "{name}: {error} of {largest}");
+            let expected = expected.get_or_insert_with(|| bits(&at_once));
+            assert_eq!(&bits(&at_once), expected, "{name}, {isa:?}");
+            let cut = logits_of_cuts(&model, &ids, &[0, 1, 100, KEY_PIECE + 1, ids.len()]);
+            assert_eq!(&bits(&cut), expected, "{name}, {isa:?}");
+        }
+    }
 }
 
 #[test]

@@ -10,13 +10,14 @@ use bouquet_kernels::{Matrix, Weight};
 use bouquet_model::{Encoding, Network};
 use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
 
-use super::plan::Test;
+use super::plan::{Plan, Test};
 use crate::limits::{MachineLimits, Memory, TokenCost};
 
 /// A model that is being measured.
 pub(super) struct Bench {
     pub(super) network: Network,
     encoding: Encoding,
+    cache_encoding: CacheEncoding,
     memory: Memory,
     limits: Limits,
 }
@@ -39,10 +40,10 @@ pub(super) struct Sample {
 }
 
 impl Bench {
-    pub(super) fn new(network: Network, encoding: Encoding, cancel: &CancelToken) -> Self {
+    pub(super) fn new(network: Network, plan: &Plan, cancel: &CancelToken) -> Self {
         let memory = Memory::of(&network.weights);
         let limits = Limits { deadline: None, cancel: cancel.clone() };
-        Bench { network, encoding, memory, limits }
+        Bench { network, encoding: plan.encoding, cache_encoding: plan.cache_encoding, memory, limits }
     }
 
     /// Bytes of all weights.
@@ -149,7 +150,7 @@ impl Bench {
     /// Bytes that a test reads, and operations that it does.
     fn work(&self, test: Test) -> (f64, f64) {
         let cost = TokenCost::of(&self.network);
-        let cache = self.network.spec.cache_bytes_per_token(CacheEncoding::F32) as f64;
+        let cache = self.network.spec.cache_bytes_per_token(self.cache_encoding) as f64;
         match test {
             Test::Prompt(tokens) => {
                 let passes = tokens.div_ceil(PROMPT_CHUNK) as f64;

@@ -26,7 +26,7 @@ use self::report::Report;
 use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::encoding_names;
+use crate::open::{CacheArgs, encoding_names};
 use crate::output;
 
 /// What was typed.
@@ -60,6 +60,8 @@ pub(crate) struct BenchArgs {
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Say where the time goes, operation by operation
@@ -117,7 +119,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let start = Instant::now();
     let mut progress = output::Progress::new();
     progress.show(&format!("opening {}", plan.name));
-    let bench = Bench::new(plan.open(if args.profile { cpu.profiled() } else { cpu })?, plan.encoding, &work.cancel);
+    let bench = Bench::new(plan.open(if args.profile { cpu.profiled() } else { cpu })?, &plan, &work.cancel);
     drop(progress);
     let mut report = Report::begin(&plan, &bench, start.elapsed(), args.json)?;
     for &test in &plan.tests {

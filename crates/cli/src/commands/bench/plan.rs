@@ -34,6 +34,7 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) spec: ModelSpec,
     pub(super) encoding: Encoding,
+    pub(super) cache_encoding: CacheEncoding,
     pub(super) tests: Vec<Test>,
     pub(super) repetitions: usize,
     origin: Origin,
@@ -98,16 +99,19 @@ impl Plan {
         }
         let weight_bytes = weight_bytes(&spec, &origin, encoding)?;
         let repetitions = usize::from(args.repetitions);
-        Ok(Plan { name, spec, encoding, tests, repetitions, origin, weight_bytes })
+        let cache_encoding = args.cache.kv_cache;
+        Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, origin, weight_bytes })
     }
 
     /// Opens the model, or makes it.
     pub(super) fn open(&self, cpu: Cpu) -> Result<Network> {
+        let mut options = options(cpu, self.encoding);
+        options.cache_encoding = self.cache_encoding;
         match &self.origin {
-            Origin::Folder(folder) => open_network(folder, cpu, self.encoding),
+            Origin::Folder(folder) => open_network(folder, &options),
             Origin::Random { outliers } => {
-                let source = RandomModel::new(&self.spec, SEED, *outliers, cpu.threads());
-                Ok(Network::from_source(&source, self.spec.clone(), &options(cpu, self.encoding))?)
+                let source = RandomModel::new(&self.spec, SEED, *outliers, options.cpu.threads());
+                Ok(Network::from_source(&source, self.spec.clone(), &options)?)
             }
         }
     }
@@ -115,7 +119,7 @@ impl Plan {
     /// Keys and values of the largest test.
     fn cache_bytes(&self) -> u64 {
         let tokens = self.tests.iter().map(|test| test.tokens()).max().unwrap_or(0) as u64;
-        tokens.saturating_mul(self.spec.cache_bytes_per_token(CacheEncoding::F32))
+        tokens.saturating_mul(self.spec.cache_bytes_per_token(self.cache_encoding))
     }
 
     /// Whether weights and cache fit into the memory that is free.

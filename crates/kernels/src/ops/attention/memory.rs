@@ -38,6 +38,17 @@ enum Stored {
 }
 
 impl CacheEncoding {
+    /// All of them.
+    pub const ALL: [CacheEncoding; 2] = [CacheEncoding::F32, CacheEncoding::F16];
+
+    /// As flags call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheEncoding::F32 => "f32",
+            CacheEncoding::F16 => "f16",
+        }
+    }
+
     /// Bytes of a number.
     pub fn bytes(self) -> usize {
         match self {
