@@ -28,6 +28,7 @@ Examples:
   bouquet run MODEL \"Once upon a time\"           go on from a text
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
+  bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
 
 A MODEL is a folder in the layout of Hugging Face: config.json, tokenizer.json, safetensors.";
 
@@ -41,6 +42,8 @@ enum Command {
     Perplexity(commands::perplexity::PerplexityArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
+    /// Write a model's folder with weights in 8 bits or fewer
+    Quantize(commands::quantize::QuantizeArgs),
     /// Write logits and hidden states to a file
     Forward(commands::forward::ForwardArgs),
     /// Print a completion script for a shell
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
         Command::Forward(args) => commands::forward::run(args),
         Command::Completions(args) => commands::completions::run(args),
     })

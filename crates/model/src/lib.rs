@@ -23,6 +23,7 @@
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`stored`] | how a folder says that its weights are encoded |
+//! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
 //! | [`ends`] | embedding and head |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
@@ -61,6 +62,7 @@ pub mod load;
 pub mod local;
 pub mod model;
 pub mod norm;
+pub mod quantize;
 pub mod spec;
 pub mod stored;
 pub mod tokenizer;

@@ -7,4 +7,5 @@ mod generation_flags;
 pub(crate) mod inspect;
 mod interactive;
 pub(crate) mod perplexity;
+pub(crate) mod quantize;
 pub(crate) mod run;

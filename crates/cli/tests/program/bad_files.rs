@@ -125,13 +125,23 @@ pub(crate) fn fill(folder: &Path, tensor: &str, number: f32) {
 }
 
 #[test]
-fn nan_weights_are_found_with_their_place() {
-    broken("bloom-tiny", "block 1", |folder| fill(folder, UP, f32::NAN));
-    broken("bloom-tiny", "transformer.ln_f.weight", |folder| fill(folder, "transformer.ln_f.weight", f32::INFINITY));
-    broken("bloom-tiny", "embedding of token id", |folder| {
-        fill(folder, "transformer.word_embeddings.weight", f32::NAN);
-    });
-    broken("llama-tiny", "the logits are not finite", |folder| fill(folder, "lm_head.weight", f32::NAN));
+fn weights_that_are_not_finite_are_found_with_their_place() {
+    // Where they are encoded, and where they are used as they are.
+    let not_finite = |model: &str, tensor: &str, number: f32, encoded: &str, used: &str| {
+        let folder = copy(model);
+        fill(folder.path(), tensor, number);
+        let run = ["run", arg(folder.path()), "Hello", "--max-tokens", "3"];
+        refused(&run, 1, encoded);
+        refused(&[&run[..], &["--encoding", "f32"]].concat(), 1, used);
+        let out = folder.path().join("out.safetensors");
+        refused(&["forward", arg(folder.path()), "--text", "Hello", "-o", arg(&out)], 1, used);
+        assert!(!out.exists());
+    };
+    not_finite("bloom-tiny", UP, f32::NAN, "h.1.mlp.dense_h_to_4h.weight has a number in row 0 that is not", "block 1");
+    not_finite("bloom-tiny", "transformer.ln_f.weight", f32::INFINITY, "transformer.ln_f.weight", "transformer.ln_f.weight");
+    let embedding = "transformer.word_embeddings.weight";
+    not_finite("bloom-tiny", embedding, f32::NAN, "word_embeddings.weight has a number", "embedding of token id");
+    not_finite("llama-tiny", "lm_head.weight", f32::NAN, "lm_head.weight has a number", "the logits are not finite");
 }
 
 #[test]

@@ -10,4 +10,5 @@ mod harness;
 #[cfg(unix)]
 mod interrupt;
 mod measure;
+mod quantize;
 mod run;
