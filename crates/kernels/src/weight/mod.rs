@@ -47,7 +47,7 @@ pub enum Weight {
 pub enum Arithmetic {
     /// Activations as they are: the weight is decoded to f32 where it is used.
     Float,
-    /// Activations rounded to int8 for each token, outliers apart ([`codes`]): fast.
+    /// Activations rounded to int8 for each token, outliers apart (LLM.int8): fast.
     Integer,
 }
 
@@ -101,7 +101,7 @@ impl Weight {
     }
 
     /// `y = x Wᵀ (+ bias)`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1 for floats; integers are exact, and
-    /// what is float about them is in [`codes`]. The bias is added last. Panics on other shapes.
+    /// what is float about them is told in `codes.rs`. The bias is added last. Panics on other shapes.
     pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, bias: Option<&[f32]>, mut y: MatrixViewMut<'_>) {
         assert_eq!(x.cols(), self.cols(), "columns of x for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((y.rows(), y.cols()), (x.rows(), self.rows()), "the shape of y");
