@@ -52,7 +52,7 @@ impl Loader<'_> {
     /// Blocks in a row.
     ///
     /// # Errors
-    /// [`ModelError::NoSuchBlock`](crate::ModelError::NoSuchBlock); a tensor that is missing, or of another shape or type, by its name.
+    /// [`ModelError::NoSuchBlock`]; a tensor that is missing, or of another shape or type, by its name.
     pub fn blocks(&self, range: Range<usize>) -> Result<Vec<Block>> {
         range.map(|index| self.block(index)).collect()
     }

@@ -138,7 +138,13 @@ fn weights_that_are_not_finite_are_found_with_their_place() {
         assert!(!out.exists());
     };
     not_finite("bloom-tiny", UP, f32::NAN, "h.1.mlp.dense_h_to_4h.weight has a number in row 0 that is not", "block 1");
-    not_finite("bloom-tiny", "transformer.ln_f.weight", f32::INFINITY, "transformer.ln_f.weight", "transformer.ln_f.weight");
+    not_finite(
+        "bloom-tiny",
+        "transformer.ln_f.weight",
+        f32::INFINITY,
+        "transformer.ln_f.weight",
+        "transformer.ln_f.weight",
+    );
     let embedding = "transformer.word_embeddings.weight";
     not_finite("bloom-tiny", embedding, f32::NAN, "word_embeddings.weight has a number", "embedding of token id");
     not_finite("llama-tiny", "lm_head.weight", f32::NAN, "lm_head.weight has a number", "the logits are not finite");
