@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use bouquet_generate::GenerateError;
+use bouquet_hub::HubError;
 use bouquet_model::ModelError;
 use bouquet_span::SpanError;
 use clap::error::ErrorKind;
 
-use crate::output;
+use crate::{hub, output};
 
 /// What went wrong.
 pub(crate) const WRONG: u8 = 1;
@@ -120,6 +121,9 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = span_error(error) {
         return span_hint(error).map(str::to_owned);
+    }
+    if let Some(error) = error.downcast_ref::<HubError>() {
+        return hub::hint(error);
     }
     if let Some(error) = error.downcast_ref::<GenerateError>() {
         return generate_hint(error);

@@ -7,15 +7,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bouquet_span::CancelToken;
 
 use crate::errors::CANCELLED;
+use crate::output;
 
 struct State {
     /// Of what is being computed.
     work: Option<CancelToken>,
     /// The file that is being written.
     half_written: Option<PathBuf>,
+    /// What is said on the way out.
+    last_words: Option<String>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { work: None, half_written: None });
+static STATE: Mutex<State> = Mutex::new(State { work: None, half_written: None, last_words: None });
 
 /// Something that can be stopped, as long as this lives.
 pub(crate) struct Work {
@@ -25,6 +28,9 @@ pub(crate) struct Work {
 
 /// A file that is removed if the program is ended, as long as this lives.
 pub(crate) struct HalfWritten;
+
+/// What is said if the program is ended, as long as this lives.
+pub(crate) struct LastWords;
 
 /// Listens for Ctrl-C, and for requests to terminate.
 pub(crate) fn install() {
@@ -36,6 +42,10 @@ pub(crate) fn install() {
             _ => {
                 if let Some(path) = &state.half_written {
                     let _ = std::fs::remove_file(path);
+                }
+                if let Some(words) = &state.last_words {
+                    output::clear_line();
+                    output::note(words);
                 }
                 std::process::exit(CANCELLED.into());
             }
@@ -69,6 +79,20 @@ impl HalfWritten {
 impl Drop for HalfWritten {
     fn drop(&mut self) {
         state().half_written = None;
+    }
+}
+
+impl LastWords {
+    /// Begins something that is safe to end at any time.
+    pub(crate) fn begin(words: String) -> LastWords {
+        state().last_words = Some(words);
+        LastWords
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        state().last_words = None;
     }
 }
 

@@ -4,8 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod compute;
 mod errors;
+mod hub;
 mod interrupt;
+mod limits;
 mod open;
 mod output;
 mod system;
@@ -29,8 +32,10 @@ Examples:
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
+  bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
-A MODEL is a folder in the layout of Hugging Face: config.json, tokenizer.json, safetensors.";
+A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
+name of its hub, org/name or org/name@revision, which is fetched if the cache lacks it.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -44,6 +49,12 @@ enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
     Quantize(commands::quantize::QuantizeArgs),
+    /// Fetch a model from the hub, or what is new of it
+    Pull(commands::pull::PullArgs),
+    /// Measure how fast a model runs here, beside the limits of the machine
+    Bench(commands::bench::BenchArgs),
+    /// Say what of this machine is used, how fast it is, and what stands in the way
+    Doctor(commands::doctor::DoctorArgs),
     /// Write logits and hidden states to a file
     Forward(commands::forward::ForwardArgs),
     /// Print a completion script for a shell
@@ -60,6 +71,9 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
+        Command::Pull(args) => commands::pull::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
         Command::Forward(args) => commands::forward::run(args),
         Command::Completions(args) => commands::completions::run(args),
     })

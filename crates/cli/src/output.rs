@@ -91,13 +91,29 @@ impl Progress {
             let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
         }
     }
+
+    /// Writes a line that stays, above it.
+    pub(crate) fn note(&mut self, text: &str) {
+        if std::mem::take(&mut self.shown) {
+            clear_line();
+        }
+        note(text);
+    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+            clear_line();
         }
+    }
+}
+
+/// Empties the line of a terminal that [`Progress`] may have been shown on.
+pub(crate) fn clear_line() {
+    let mut stderr = io::stderr().lock();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[K");
     }
 }
 

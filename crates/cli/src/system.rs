@@ -51,6 +51,31 @@ pub(crate) fn outlive_file_limit() {
 #[cfg(not(unix))]
 pub(crate) fn outlive_file_limit() {}
 
+/// The memory of this machine, in bytes.
+pub(crate) fn total_memory_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// Whether memory comes in huge pages: `always`, `madvise` (where a program asks for it, as this one does) or `never`.
+pub(crate) fn huge_pages() -> Option<String> {
+    let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
+    setting.split_whitespace().find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned()))
+}
+
+/// Processors of this machine, whether this process may use them or not.
+pub(crate) fn processors() -> Option<usize> {
+    count_of_ranges(fs::read_to_string("/sys/devices/system/cpu/online").ok()?.trim())
+}
+
+/// How many numbers a list like `0-3,8` names.
+fn count_of_ranges(list: &str) -> Option<usize> {
+    let count = |range: &str| -> Option<usize> {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
+    };
+    list.split(',').map(count).try_fold(0usize, |sum, count| sum.checked_add(count?))
+}
+
 /// The number of threads that this process is given.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -101,6 +126,13 @@ mod tests {
         let limits = "Limit    Soft Limit  Hard Limit  Units\nMax address space   1024  unlimited   bytes\n";
         assert_eq!(soft_limit(limits, "Max address space"), Some(1024));
         assert_eq!(soft_limit(&limits.replace("1024", "unlimited"), "Max address space"), None);
+    }
+
+    #[test]
+    fn lists_of_processors_are_counted() {
+        for (list, expected) in [("0", Some(1)), ("0-3,8", Some(5)), ("0-1,4-7", Some(6)), ("3-1", None), ("", None)] {
+            assert_eq!(count_of_ranges(list), expected, "{list}");
+        }
     }
 
     #[cfg(target_os = "linux")]

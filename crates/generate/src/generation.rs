@@ -13,7 +13,7 @@ use crate::{GenerateError, Result};
 
 /// Tokens of a prompt that go through the blocks together: enough to be bound by arithmetic, few enough for their
 /// activations to stay small and for a cancel to be heard. The result does not depend on it.
-const PROMPT_CHUNK: usize = 512;
+pub const PROMPT_CHUNK: usize = 512;
 
 /// How to go on from a prompt.
 #[derive(Clone, Debug)]

@@ -2,7 +2,6 @@
 //! cancelling, and perplexity.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bouquet_generate::{
     Detokenizer, FinishReason, GenerateError, GenerateOptions, Generation, Generator, PerplexityOptions,
@@ -22,7 +21,7 @@ fn root() -> PathBuf {
 fn tiny(name: &str) -> Model {
     Model::open(
         &root().join("tests/fixtures/models").join(name),
-        &OpenOptions { cpu: Arc::new(Cpu::new(2)), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 },
+        &OpenOptions::new(Cpu::new(2), CACHE_BYTES, Encoding::F32),
     )
     .unwrap()
 }
@@ -30,7 +29,7 @@ fn tiny(name: &str) -> Model {
 fn small(threads: usize) -> Model {
     Model::open(
         &root().join("models/bloom-small-trained"),
-        &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 },
+        &OpenOptions::new(Cpu::new(threads), CACHE_BYTES, Encoding::F32),
     )
     .unwrap()
 }

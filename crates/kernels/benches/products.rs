@@ -8,10 +8,12 @@
 use std::time::{Duration, Instant};
 
 use bouquet_kernels::ops::activation::{Activation, activate};
-use bouquet_kernels::ops::attention::{AttentionShape, KEY_PIECE, Piece, Sequence, attention, attention_backward};
+use bouquet_kernels::ops::attention::{
+    AttentionShape, KEY_PIECE, Numbers, Piece, Sequence, attention, attention_backward,
+};
 use bouquet_kernels::ops::norm::layer_norm;
 use bouquet_kernels::product::weight_gradient;
-use bouquet_kernels::weight::{Int4Weight, Int8Weight, int4};
+use bouquet_kernels::weight::{Int4Weight, Int8Weight, Nf4Weight, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Isa, Matrix, Weight, limits};
 use bytes::Bytes;
 
@@ -24,8 +26,10 @@ fn main() {
             "--threads" => threads = arguments.next().and_then(|n| n.parse().ok()).expect("a number of threads"),
             "--isa" => {
                 let name = arguments.next().unwrap_or_default();
-                let named = |isa: &Isa| format!("{isa:?}").eq_ignore_ascii_case(&name);
-                isas.push(Isa::ALL.into_iter().find(named).expect("scalar, avx2, avxvnni, avx512, avx512vnni or neon"));
+                let named = |isa: &Isa| isa.name() == name;
+                isas.push(
+                    Isa::ALL.into_iter().find(named).expect("the name of an instruction set, such as avx512vnni"),
+                );
             }
             word => words.push(word.to_owned()),
         }
@@ -74,10 +78,17 @@ fn weight(encoding: FloatEncoding, rows: usize, cols: usize) -> Weight {
     Weight::from_bytes(encoding, rows, cols, Bytes::from(bytes))
 }
 
+/// Encodings of codes.
+const CODED: [&str; 3] = ["int8", "int4", "nf4"];
+
 /// A weight of random codes.
-fn coded(bits: usize, rows: usize, cols: usize) -> Weight {
+fn coded(encoding: &str, rows: usize, cols: usize) -> Weight {
     let bytes = |len: usize| Bytes::from((0..len).map(|i| ((i * 2_531) >> 3) as u8 & 0x7f).collect::<Vec<_>>());
-    if bits == 8 {
+    if encoding == "nf4" {
+        let absmax = vec![1.0; nf4::blocks(rows, cols)];
+        return Weight::Nf4(Nf4Weight::new(rows, cols, bytes(nf4::code_bytes(rows, cols)), absmax).into());
+    }
+    if encoding == "int8" {
         return Weight::Int8(
             Int8Weight::new(rows, cols, bytes(rows * cols), vec![1.0; rows]).into(),
             Arithmetic::Integer,
@@ -130,7 +141,7 @@ impl Bench {
         let (threads, isa) = (self.cpu.threads(), self.cpu.isa());
         let floats = limits::f32_ops_per_sec(&self.cpu, 200) / 1e9;
         let ints = limits::int8_ops_per_sec(&self.cpu, 200) / 1e9;
-        self.read = limits::read_bytes_per_sec(&self.cpu, &vec![1u8; 1 << 29], 7) / 1e9;
+        self.read = limits::read_bytes_per_sec(&self.cpu, &[&vec![1u8; 1 << 29]], 7) / 1e9;
         let read = self.read;
         println!("{isa:?} on {threads} threads: {floats:.0} GFLOP/s f32, {ints:.0} GOP/s int8, reads {read:.1} GB/s");
     }
@@ -174,38 +185,40 @@ impl Bench {
     }
 
     fn integer_prompts(&self) {
-        for bits in [8, 4] {
+        for encoding in CODED {
             for (inner, outputs) in
                 [(1024, 1024), (1024, 3072), (1024, 4096), (4096, 1024), (4096, 4096), (16384, 4096)]
             {
                 for tokens in [16, 20, 64, 128, 512] {
-                    let name = format!("int{bits} {tokens}×{inner}→{outputs}");
+                    let name = format!("{encoding} {tokens}×{inner}→{outputs}");
                     if !self.wants(&name) {
                         continue;
                     }
                     let (x, w, mut y) =
-                        (matrix(tokens, inner), coded(bits, outputs, inner), Matrix::zeros(tokens, outputs));
+                        (matrix(tokens, inner), coded(encoding, outputs, inner), Matrix::zeros(tokens, outputs));
                     let ops = 2.0 * (tokens * inner * outputs) as f64;
-                    self.line_of(true, &name, ops, 0.0, |_| w.product(&self.cpu, x.view(), None, y.view_mut()));
+                    self.line_of(encoding != "nf4", &name, ops, 0.0, |_| {
+                        w.product(&self.cpu, x.view(), None, y.view_mut())
+                    });
                 }
             }
         }
     }
 
     fn integer_decoding(&self) {
-        for bits in [8, 4] {
+        for encoding in CODED {
             for (inner, outputs) in [(1024, 1024), (1024, 3072), (4096, 1024), (4096, 4096), (16384, 4096)] {
-                if !self.wants(&format!("decode int{bits} {inner}→{outputs}")) {
+                if !self.wants(&format!("decode {encoding} {inner}→{outputs}")) {
                     continue;
                 }
                 // Enough copies that none is still in a cache when its turn comes again.
-                let weight = coded(bits, outputs, inner);
+                let weight = coded(encoding, outputs, inner);
                 let bytes = weight.bytes();
-                let copies: Vec<_> = (0..(1usize << 29) / bytes).map(|_| coded(bits, outputs, inner)).collect();
+                let copies: Vec<_> = (0..(1usize << 29) / bytes).map(|_| coded(encoding, outputs, inner)).collect();
                 for tokens in [1, 2, 4, 8] {
                     let (x, mut y) = (matrix(tokens, inner), Matrix::zeros(tokens, outputs));
-                    let name = format!("decode int{bits} {tokens}×{inner}→{outputs}");
-                    self.line_of(true, &name, 0.0, bytes as f64, |call| {
+                    let name = format!("decode {encoding} {tokens}×{inner}→{outputs}");
+                    self.line_of(encoding != "nf4", &name, 0.0, bytes as f64, |call| {
                         copies[call % copies.len()].product(&self.cpu, x.view(), None, y.view_mut());
                     });
                 }
@@ -221,9 +234,14 @@ impl Bench {
             }
             let flops = 2.0 * (tokens * inner * outputs) as f64;
             let (x, dy) = (matrix(tokens, inner), matrix(tokens, outputs));
-            for encoding in [FloatEncoding::F32, FloatEncoding::F16] {
-                let (w, mut dx) = (weight(encoding, outputs, inner), Matrix::zeros(tokens, inner));
-                let name = format!("dy W {encoding:?} {tokens}×{outputs}→{inner}");
+            for encoding in ["f32", "f16", "nf4"] {
+                let w = match encoding {
+                    "f32" => weight(FloatEncoding::F32, outputs, inner),
+                    "f16" => weight(FloatEncoding::F16, outputs, inner),
+                    _ => coded(encoding, outputs, inner),
+                };
+                let mut dx = Matrix::zeros(tokens, inner);
+                let name = format!("dy W {encoding} {tokens}×{outputs}→{inner}");
                 self.line(&name, flops, 0.0, |_| {
                     w.product_backward(&self.cpu, dy.view(), dx.view_mut());
                 });
@@ -242,7 +260,11 @@ impl Bench {
             let shape = AttentionShape { heads, kv_heads, head_dim, scale, alibi, window: None };
             for keys in [512, 2048] {
                 let piece = numbers(kv_heads * KEY_PIECE * head_dim);
-                let pieces = vec![Piece { keys: &piece, values: &piece, capacity: KEY_PIECE }; keys / KEY_PIECE];
+                let pieces =
+                    vec![
+                        Piece { keys: Numbers::F32(&piece), values: Numbers::F32(&piece), capacity: KEY_PIECE };
+                        keys / KEY_PIECE
+                    ];
                 for tokens in [1, keys] {
                     let name = format!("attention {tokens} of {keys}, {heads}/{kv_heads} heads of {head_dim}");
                     if !self.wants(&name) {

@@ -4,7 +4,10 @@
 use std::ops::Range;
 
 use crate::MatrixViewMut;
+use crate::profile::{OperationTime, Profile};
 use crate::simd::Out;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::ints;
 use crate::threads::Pool;
 
 /// An instruction set that has kernels of its own. `Scalar` is the truth that the others are tested against.
@@ -20,13 +23,49 @@ pub enum Isa {
     Avx512,
     /// The same with AVX-512 VNNI.
     Avx512Vnni,
+    /// The same with AMX, products of matrices of bytes; where the system lets us and a first product is right.
+    Amx,
     /// aarch64.
     Neon,
+    /// The same with FEAT_DotProd, dot products of bytes.
+    NeonDot,
+    /// The same with FEAT_I8MM, products of matrices of bytes.
+    NeonI8mm,
 }
 
 impl Isa {
     /// All of them, from plain to wide.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Neon];
+    pub const ALL: [Isa; 9] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::Avx512Vnni,
+        Isa::Amx,
+        Isa::Neon,
+        Isa::NeonDot,
+        Isa::NeonI8mm,
+    ];
+
+    /// The best that this machine has.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// What reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
+            Isa::NeonI8mm => "neoni8mm",
+        }
+    }
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -48,8 +87,14 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Vnni.is_available() && ints::amx_works(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns)]
             _ => false,
         }
@@ -63,19 +108,38 @@ pub struct Cpu {
     /// Available on this machine: the kernels' `unsafe` leans on it.
     isa: Isa,
     pool: Pool,
+    profile: Option<Profile>,
 }
 
 impl Cpu {
     /// The best instruction set of this machine, on `threads` threads, the caller's among them (0 counts as 1). Where
     /// the system gives fewer, these do the work; [`threads`](Self::threads) tells how many there are.
     pub fn new(threads: usize) -> Self {
-        let best = Isa::ALL.into_iter().rev().find(|isa| isa.is_available());
-        Cpu { isa: best.unwrap_or(Isa::Scalar), pool: Pool::new(threads.max(1) - 1) }
+        Cpu { isa: Isa::best(), pool: Pool::new(threads.max(1) - 1), profile: None }
     }
 
     /// A given instruction set; `None` where this machine does not have it. Threads as in [`new`](Self::new).
     pub fn with_isa(isa: Isa, threads: usize) -> Option<Self> {
-        isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1) })
+        isa.is_available().then(|| Cpu { isa, pool: Pool::new(threads.max(1) - 1), profile: None })
+    }
+
+    /// The same, counting how long each operation takes.
+    pub fn profiled(self) -> Self {
+        Cpu { profile: Some(Profile::default()), ..self }
+    }
+
+    /// Runs `work`, an operation of that name, and counts its time if this is [`profiled`](Self::profiled). Operations may
+    /// run inside of others, but not inside of tasks of [`run`](Self::run).
+    pub fn timed<T>(&self, operation: &'static str, work: impl FnOnce() -> T) -> T {
+        match &self.profile {
+            None => work(),
+            Some(profile) => profile.timed(operation, work),
+        }
+    }
+
+    /// The time that each operation took since this was last asked; nothing unless this is [`profiled`](Self::profiled).
+    pub fn take_profile(&self) -> Vec<OperationTime> {
+        self.profile.as_ref().map_or_else(Vec::new, Profile::take)
     }
 
     /// The instruction set in use.

@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 
-/// An owned matrix `[rows, cols]`, row-major.
+use crate::recycle;
+
+/// An owned matrix `[rows, cols]`, row-major. Its memory goes to the next one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matrix {
     rows: usize,
@@ -53,6 +55,11 @@ impl Matrix {
     /// All zeros. Panics when the numbers cannot be counted.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Matrix { rows, cols, data: vec![0.0; numbers(rows, cols)] }
+    }
+
+    /// Numbers of no meaning, for an output that is written whole. Panics when they cannot be counted.
+    pub fn unset(rows: usize, cols: usize) -> Self {
+        Matrix { rows, cols, data: recycle::take(numbers(rows, cols)) }
     }
 
     /// Takes `data` as `[rows, cols]`. Panics when the length is another.
@@ -120,8 +127,14 @@ impl Matrix {
     }
 
     /// The values, row after row.
-    pub fn into_vec(self) -> Vec<f32> {
-        self.data
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(&mut self.data)
+    }
+}
+
+impl Drop for Matrix {
+    fn drop(&mut self) {
+        recycle::give(std::mem::take(&mut self.data));
     }
 }
 
@@ -160,7 +173,9 @@ impl<'a> MatrixView<'a> {
 
     /// An owned copy.
     pub fn to_matrix(&self) -> Matrix {
-        Matrix::from_vec(self.rows, self.cols, self.data.to_vec())
+        let mut matrix = Matrix::unset(self.rows, self.cols);
+        matrix.data.copy_from_slice(self.data);
+        matrix
     }
 }
 

@@ -6,7 +6,9 @@ mod common;
 use std::ops::Range;
 
 use bouquet_kernels::ops::alibi::slopes;
-use bouquet_kernels::ops::attention::{AttentionShape, KEY_PIECE, Piece, Sequence, attention, attention_backward};
+use bouquet_kernels::ops::attention::{
+    AttentionShape, CacheEncoding, KEY_PIECE, Numbers, Piece, PieceMemory, Sequence, attention, attention_backward,
+};
 use bouquet_kernels::{Cpu, Matrix};
 use common::*;
 
@@ -95,7 +97,10 @@ impl Batch {
             })
             .collect();
         let sequences = stored.iter().map(|(rows, keys, values)| {
-            let pieces = keys.iter().zip(values).map(|(keys, values)| Piece { keys, values, capacity }).collect();
+            let pieces = keys.iter().zip(values);
+            let pieces =
+                pieces.map(|(keys, values)| Piece { keys: Numbers::F32(keys), values: Numbers::F32(values), capacity });
+            let pieces = pieces.collect();
             Sequence { rows: rows.clone(), start: 0, pieces }
         });
         f(sequences.collect())
@@ -292,7 +297,7 @@ fn cuts_change_nothing() {
                     pieces.truncate((start + length).div_ceil(KEY_PIECE));
                     let first = batch.shape.window.map_or(0, |window| (start + 1).saturating_sub(window));
                     for piece in &mut pieces[..first / KEY_PIECE] {
-                        *piece = Piece { keys: &[], values: &[], capacity: 0 };
+                        *piece = Piece { keys: Numbers::F32(&[]), values: Numbers::F32(&[]), capacity: 0 };
                     }
                     let sequence = Sequence { rows: 0..length, start, pieces };
                     let mut step = Matrix::zeros(length, out.cols());
@@ -302,6 +307,40 @@ fn cuts_change_nothing() {
                 });
                 start += length;
             }
+        }
+    }
+}
+
+#[test]
+fn half_precision_is_that_of_rounded_keys_and_values() {
+    const LENGTH: usize = 300;
+    for (seed, shape) in shapes().into_iter().enumerate() {
+        let mut batch = Batch::new(shape, &[LENGTH], 900 + seed as u64);
+        let mut memories = Vec::new();
+        for start in (0..LENGTH).step_by(KEY_PIECE) {
+            let rows = start..LENGTH.min(start + KEY_PIECE);
+            let (kv_heads, head_dim) = (batch.shape.kv_heads, batch.shape.head_dim);
+            let mut memory = PieceMemory::new(CacheEncoding::F16, kv_heads, head_dim, rows.len() + 3);
+            // In two goes.
+            let middle = rows.start + rows.len() / 3;
+            for part in [rows.start..middle, middle..rows.end] {
+                let (keys, values) = (batch.keys.slice(part.clone()), batch.values.slice(part.clone()));
+                memory.fill(&Cpu::new(2), part.start - start, keys, values);
+            }
+            memories.push(memory);
+        }
+        let sequence = || {
+            let pieces = memories.iter().map(PieceMemory::piece).collect();
+            Sequence { rows: 0..LENGTH, start: 0, pieces }
+        };
+        for stored in [&mut batch.keys, &mut batch.values] {
+            stored.data_mut().iter_mut().for_each(|number| *number = half::f16::from_f32(*number).to_f32());
+        }
+        let expected = batch.forward(&Cpu::new(1));
+        for cpu in cpus() {
+            let mut out = Matrix::zeros(LENGTH, expected.cols());
+            attention(&cpu, &batch.shape, batch.queries.view(), &[sequence()], out.view_mut());
+            assert_eq!(out, expected);
         }
     }
 }

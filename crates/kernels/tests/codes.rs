@@ -5,7 +5,7 @@ mod common;
 use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, int4};
 use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Isa, Matrix, Weight};
 use bytes::Bytes;
-use common::{Numbers, assert_same_bits, cpus};
+use common::{Numbers, assert_same_bits, cases, cpus};
 use proptest::prelude::*;
 
 fn float_weight(weight: &Matrix) -> FloatWeight {
@@ -83,7 +83,7 @@ fn shapes() -> impl Strategy<Value = (usize, usize, usize, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn every_instruction_set_is_scalar((tokens, rows, cols, seed) in shapes()) {

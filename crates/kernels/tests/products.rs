@@ -116,7 +116,7 @@ fn check(tokens: usize, outputs: usize, inner: usize, magnitude: f32, seed: u64)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn odd_shapes_obey_the_rules(tokens in 0usize..12, outputs in 0usize..40, inner in 0usize..80, seed: u64) {

@@ -94,7 +94,14 @@ fn rows_are_handed_out_once_each() {
 fn isas_are_those_of_the_machine() {
     let available: Vec<Isa> = Isa::ALL.into_iter().filter(|&isa| Cpu::with_isa(isa, 1).is_some()).collect();
     assert!(available.contains(&Isa::Scalar), "{available:?}");
-    for (wide, needs) in [(Isa::AvxVnni, Isa::Avx2), (Isa::Avx512, Isa::Avx2), (Isa::Avx512Vnni, Isa::Avx512)] {
+    for (wide, needs) in [
+        (Isa::AvxVnni, Isa::Avx2),
+        (Isa::Avx512, Isa::Avx2),
+        (Isa::Avx512Vnni, Isa::Avx512),
+        (Isa::Amx, Isa::Avx512Vnni),
+        (Isa::NeonDot, Isa::Neon),
+        (Isa::NeonI8mm, Isa::NeonDot),
+    ] {
         assert!(!available.contains(&wide) || available.contains(&needs), "{available:?}");
     }
     assert_eq!(available.contains(&Isa::Neon), cfg!(target_arch = "aarch64"), "{available:?}");

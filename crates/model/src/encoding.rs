@@ -36,10 +36,24 @@ impl Encoding {
         }
     }
 
-    /// What embedding and head are encoded in where linears are encoded in this: with nf4 that is int8, which is closer to
-    /// the floats that others compute them in, and whose products are those of integers.
+    /// Bytes that a `[rows, cols]` weight takes in this encoding; `None` where that depends on how it is stored.
+    pub fn bytes(self, rows: usize, cols: usize) -> Option<u64> {
+        let bytes = match self {
+            Encoding::F32 => return None,
+            Encoding::Int8 => rows * (cols + 4),
+            Encoding::Int4 => rows * (int4::groups(cols) * (int4::GROUP / 2 + 1) + 4),
+            Encoding::Nf4 => nf4::code_bytes(rows, cols) + 4 * nf4::blocks(rows, cols),
+        };
+        Some(bytes as u64)
+    }
+
+    /// What embedding and head are encoded in where linears are encoded in this: with 4 bits that is int8, since 4 bits
+    /// there cost several times what they cost in all linears together.
     pub fn of_vocabulary(self) -> Encoding {
-        if self == Encoding::Nf4 { Encoding::Int8 } else { self }
+        match self {
+            Encoding::F32 => Encoding::F32,
+            Encoding::Int8 | Encoding::Int4 | Encoding::Nf4 => Encoding::Int8,
+        }
     }
 
     /// How a weight is stored.

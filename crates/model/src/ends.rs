@@ -40,8 +40,11 @@ impl Embedding {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(ModelError::TokenId { id: id.into(), vocab_size });
         }
-        let mut values = Matrix::zeros(ids.len(), self.weight.cols());
-        self.weight.gather(cpu, &ids, values.view_mut());
+        let mut values = cpu.timed("embedding", || {
+            let mut values = Matrix::unset(ids.len(), self.weight.cols());
+            self.weight.gather(cpu, &ids, values.view_mut());
+            values
+        });
         if let Some(norm) = &self.norm {
             values = norm.forward(cpu, values.view());
         }
@@ -60,9 +63,11 @@ impl LmHead {
 
     /// Logits `[tokens, vocab_size]` of hidden states that are normalized already.
     pub fn project(&self, cpu: &Cpu, normalized: MatrixView<'_>) -> Matrix {
-        let mut logits = Matrix::zeros(normalized.rows(), self.weight.rows());
-        self.weight.product(cpu, normalized, None, logits.view_mut());
-        logits
+        cpu.timed("product head", || {
+            let mut logits = Matrix::unset(normalized.rows(), self.weight.rows());
+            self.weight.product(cpu, normalized, None, logits.view_mut());
+            logits
+        })
     }
 
     /// Calls `work` with the logits of some rows at a time, of hidden states that are normalized already, in order: the
@@ -91,7 +96,7 @@ impl LmHead {
 
     /// The gradient for `normalized` from that of [`project`](Self::project).
     pub fn project_backward(&self, cpu: &Cpu, d_logits: MatrixView<'_>) -> Matrix {
-        let mut gradient = Matrix::zeros(d_logits.rows(), self.weight.cols());
+        let mut gradient = Matrix::unset(d_logits.rows(), self.weight.cols());
         self.weight.product_backward(cpu, d_logits, gradient.view_mut());
         gradient
     }

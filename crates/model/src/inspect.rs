@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bouquet_kernels::ops::attention::CacheEncoding;
 use serde::Serialize;
 
 use crate::checkpoint::TensorSource;
 use crate::families::{self, Parameters};
-use crate::kv_cache::KvCache;
 use crate::load::Loader;
 use crate::{ModelSpec, Result};
 
@@ -82,8 +82,7 @@ impl Inspection {
             tensors.push(TensorSummary { name: name.to_owned(), dtype, shape: tensor.shape, bytes });
         }
         let weight_bytes = weight_bytes_by_dtype.values().sum();
-        let attention = &spec.block.attention;
-        let per_token = KvCache::bytes_per_token(attention.kv_heads, attention.head_dim) * spec.num_blocks as u64;
+        let per_token = spec.cache_bytes_per_token(CacheEncoding::F32);
         let need = |context: usize| {
             let kv_cache_bytes = per_token.saturating_mul(context as u64);
             MemoryNeed { context, kv_cache_bytes, total_bytes: kv_cache_bytes.saturating_add(weight_bytes) }

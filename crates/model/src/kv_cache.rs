@@ -4,44 +4,54 @@
 
 use std::sync::Arc;
 
-use bouquet_kernels::ops::attention::{KEY_PIECE, Piece};
-use bouquet_kernels::{Cpu, Matrix, MatrixView};
+use bouquet_kernels::ops::attention::{CacheEncoding, KEY_PIECE, Piece, PieceMemory};
+use bouquet_kernels::{Cpu, MatrixView};
+
+use crate::spec::{AttentionSpec, BlockSpec};
+
+/// What the caches of a model have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CacheShape {
+    pub(crate) encoding: CacheEncoding,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
 
 /// Keys and values of one sequence, as far as it has come.
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
-    kv_heads: usize,
-    head_dim: usize,
+    shape: CacheShape,
     max_tokens: usize,
     tokens: usize,
-    pieces: Vec<Arc<StoredPiece>>,
+    pieces: Vec<Arc<PieceMemory>>,
 }
 
-/// Empty once forgotten.
-#[derive(Clone, Debug, Default)]
-struct StoredPiece {
-    capacity: usize,
-    /// `[kv_heads * head_dim, capacity]`.
-    keys: Matrix,
-    /// `[kv_heads * capacity, head_dim]`.
-    values: Matrix,
+impl CacheShape {
+    /// For blocks of this kind.
+    pub(crate) fn new(spec: &BlockSpec, encoding: CacheEncoding) -> Self {
+        let AttentionSpec { kv_heads, head_dim, .. } = spec.attention;
+        CacheShape { encoding, kv_heads, head_dim }
+    }
+
+    /// Bytes that a position takes, keys and values.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        (2 * self.encoding.bytes() * self.kv_heads * self.head_dim) as u64
+    }
+
+    fn piece(&self, capacity: usize) -> Arc<PieceMemory> {
+        Arc::new(PieceMemory::new(self.encoding, self.kv_heads, self.head_dim, capacity))
+    }
 }
 
 impl KvCache {
     /// An empty cache for up to `max_tokens` positions. Allocates nothing yet.
-    pub(crate) fn new(kv_heads: usize, head_dim: usize, max_tokens: usize) -> Self {
-        KvCache { kv_heads, head_dim, max_tokens, tokens: 0, pieces: Vec::new() }
-    }
-
-    /// Bytes that a position takes, keys and values.
-    pub(crate) fn bytes_per_token(kv_heads: usize, head_dim: usize) -> u64 {
-        2 * 4 * (kv_heads * head_dim) as u64
+    pub(crate) fn new(shape: CacheShape, max_tokens: usize) -> Self {
+        KvCache { shape, max_tokens, tokens: 0, pieces: Vec::new() }
     }
 
     /// Bytes of the pieces that are there.
     pub(crate) fn bytes(&self) -> u64 {
-        let channels = |piece: &Arc<StoredPiece>| (piece.keys.data().len() + piece.values.data().len()) as u64;
-        4 * self.pieces.iter().map(channels).sum::<u64>()
+        self.pieces.iter().map(|piece| piece.bytes() as u64).sum()
     }
 
     /// Positions filled.
@@ -56,22 +66,11 @@ impl KvCache {
         while row < keys.rows() {
             let (piece, offset) = (self.tokens / KEY_PIECE, self.tokens % KEY_PIECE);
             if piece == self.pieces.len() {
-                let capacity = KEY_PIECE.min(self.max_tokens - piece * KEY_PIECE);
-                self.pieces.push(Arc::new(StoredPiece::new(self.kv_heads, self.head_dim, capacity)));
+                self.pieces.push(self.shape.piece(KEY_PIECE.min(self.max_tokens - piece * KEY_PIECE)));
             }
             let piece = Arc::make_mut(&mut self.pieces[piece]);
-            let rows = row..keys.rows().min(row + piece.capacity - offset);
-            let (keys, values) = (keys.slice(rows.clone()), values.slice(rows.clone()));
-            cpu.for_each_row(piece.keys.view_mut(), |channel, of_channel| {
-                for (row, number) in of_channel[offset..][..rows.len()].iter_mut().enumerate() {
-                    *number = keys.row(row)[channel];
-                }
-            });
-            for row in 0..rows.len() {
-                for (head, value) in values.row(row).chunks(self.head_dim).enumerate() {
-                    piece.values.row_mut(head * piece.capacity + offset + row).copy_from_slice(value);
-                }
-            }
+            let rows = row..keys.rows().min(row + piece.capacity() - offset);
+            piece.fill(cpu, offset, keys.slice(rows.clone()), values.slice(rows.clone()));
             self.tokens += rows.len();
             row = rows.end;
         }
@@ -86,34 +85,32 @@ impl KvCache {
     /// Drops pieces that lie wholly before `position`.
     pub(crate) fn forget_before(&mut self, position: usize) {
         for piece in &mut self.pieces[..(position / KEY_PIECE).min(self.tokens / KEY_PIECE)] {
-            if piece.capacity > 0 {
-                *piece = Arc::default();
+            if piece.capacity() > 0 {
+                *piece = self.shape.piece(0);
             }
         }
     }
 
     /// The pieces as attention reads them.
-    pub(crate) fn pieces<'a>(&'a self) -> Vec<Piece<'a>> {
-        let view = |piece: &'a Arc<StoredPiece>| Piece {
-            keys: piece.keys.data(),
-            values: piece.values.data(),
-            capacity: piece.capacity,
-        };
-        self.pieces.iter().map(view).collect()
-    }
-}
-
-impl StoredPiece {
-    fn new(kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
-        let (keys, values) =
-            (Matrix::zeros(kv_heads * head_dim, capacity), Matrix::zeros(kv_heads * capacity, head_dim));
-        StoredPiece { capacity, keys, values }
+    pub(crate) fn pieces(&self) -> Vec<Piece<'_>> {
+        self.pieces.iter().map(|piece| piece.piece()).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bouquet_kernels::Matrix;
+    use bouquet_kernels::ops::attention::Numbers;
+
     use super::*;
+
+    const SHAPE: CacheShape = CacheShape { encoding: CacheEncoding::F32, kv_heads: 2, head_dim: 2 };
+
+    /// Single precision numbers of a piece.
+    fn numbers(numbers: Numbers<'_>) -> &[f32] {
+        let Numbers::F32(numbers) = numbers else { panic!("stored in single precision") };
+        numbers
+    }
 
     fn rows(from: usize, count: usize) -> Matrix {
         Matrix::from_vec(count, 4, (from * 4..(from + count) * 4).map(|value| value as f32).collect())
@@ -121,37 +118,44 @@ mod tests {
 
     #[test]
     fn appended_in_pieces_or_at_once_is_the_same() {
-        let (all, mut once, mut cut) = (rows(0, 600), KvCache::new(2, 2, 600), KvCache::new(2, 2, 600));
+        let (all, mut once, mut cut) = (rows(0, 600), KvCache::new(SHAPE, 600), KvCache::new(SHAPE, 600));
         once.append(&Cpu::new(1), all.view(), all.view());
         for (from, count) in [(0, 1), (1, 300), (301, 299)] {
             cut.append(&Cpu::new(1), rows(from, count).view(), rows(from, count).view());
         }
         assert_eq!(once.pieces().len(), 3);
         for (a, b) in once.pieces().iter().zip(cut.pieces()) {
-            assert_eq!((a.keys, a.values, a.capacity), (b.keys, b.values, b.capacity));
+            assert_eq!(a.capacity, b.capacity);
+            // What is filled: the keys of channel 0, and the values of head 0.
+            let filled = a.capacity.min(600);
+            assert_eq!(numbers(a.keys)[..filled], numbers(b.keys)[..filled]);
+            assert_eq!(numbers(a.values)[..filled * 2], numbers(b.values)[..filled * 2]);
         }
         // Head 1 of position 257: the second piece, after the first head's 256 positions.
         let piece = once.pieces()[1];
-        assert_eq!(piece.values[(256 + 1) * 2..][..2], [257.0 * 4.0 + 2.0, 257.0 * 4.0 + 3.0]);
-        assert_eq!([piece.keys[2 * 256 + 1], piece.keys[3 * 256 + 1]], [257.0 * 4.0 + 2.0, 257.0 * 4.0 + 3.0]);
+        assert_eq!(numbers(piece.values)[(256 + 1) * 2..][..2], [257.0 * 4.0 + 2.0, 257.0 * 4.0 + 3.0]);
+        assert_eq!(
+            [2 * 256 + 1, 3 * 256 + 1].map(|place| numbers(piece.keys)[place]),
+            [257.0 * 4.0 + 2.0, 257.0 * 4.0 + 3.0]
+        );
         assert_eq!(once.pieces()[2].capacity, 600 - 512);
     }
 
     #[test]
     fn beams_share_pieces_until_one_writes() {
-        let mut first = KvCache::new(2, 2, 10);
+        let mut first = KvCache::new(SHAPE, 10);
         first.append(&Cpu::new(1), rows(0, 3).view(), rows(0, 3).view());
         let mut second = first.clone();
         second.truncate(2);
         second.append(&Cpu::new(1), rows(9, 1).view(), rows(9, 1).view());
-        assert_eq!(first.pieces()[0].values[4..6], [8.0, 9.0]);
-        assert_eq!(second.pieces()[0].values[4..6], [36.0, 37.0]);
-        assert_eq!([first.pieces()[0].keys[2], second.pieces()[0].keys[2]], [8.0, 36.0]);
+        assert_eq!(numbers(first.pieces()[0].values)[4..6], [8.0, 9.0]);
+        assert_eq!(numbers(second.pieces()[0].values)[4..6], [36.0, 37.0]);
+        assert_eq!([&first, &second].map(|cache| numbers(cache.pieces()[0].keys)[2]), [8.0, 36.0]);
     }
 
     #[test]
     fn forgotten_pieces_keep_their_place() {
-        let mut cache = KvCache::new(2, 2, 600);
+        let mut cache = KvCache::new(SHAPE, 600);
         cache.append(&Cpu::new(1), rows(0, 600).view(), rows(0, 600).view());
         cache.forget_before(511);
         assert_eq!(cache.pieces().iter().map(|piece| piece.keys.is_empty()).collect::<Vec<_>>(), [true, false, false]);

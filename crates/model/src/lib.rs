@@ -25,6 +25,7 @@
 //! | [`stored`] | how a folder says that its weights are encoded |
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
 //! | [`ends`] | embedding and head |
+//! | [`random`] | models of published shapes with random weights |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
 //!
@@ -34,7 +35,7 @@
 //! use bouquet_model::{Encoding, Model, OpenOptions};
 //! use bouquet_span::Pass;
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
-//! let options = OpenOptions { cpu: Arc::new(Cpu::new(2)), memory_bytes: 1 << 30, encoding: Encoding::Int8 };
+//! let options = OpenOptions::new(Cpu::new(2), 1 << 30, Encoding::Int8);
 //! let model = Model::open(folder.as_ref(), &options)?;
 //! let token_ids = model.tokenizer.encode("Once upon a time", true)?.ids;
 //! let hidden = model.embedding.embed(&model.cpu, &[&token_ids])?;
@@ -63,6 +64,7 @@ pub mod local;
 pub mod model;
 pub mod norm;
 pub mod quantize;
+pub mod random;
 pub mod spec;
 pub mod stored;
 pub mod tokenizer;

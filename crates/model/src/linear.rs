@@ -22,13 +22,16 @@ impl Linear {
     pub(crate) fn forward(&self, call: Call<'_>, site: Site, tokens: &[Token], x: MatrixView<'_>) -> Matrix {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
-        let mut y = Matrix::zeros(x.rows(), self.weight.rows());
-        self.weight.product(cpu, x, self.bias.as_deref(), y.view_mut());
+        let mut y = cpu.timed(product_at(site), || {
+            let mut y = Matrix::unset(x.rows(), self.weight.rows());
+            self.weight.product(cpu, x, self.bias.as_deref(), y.view_mut());
+            y
+        });
         for (request, rows) in runs(tokens, |token| token.request) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
             let input = adapter_input(cpu, id, batch, &tokens[rows.clone()], x.slice(rows.clone()));
             let inner = inner_product(cpu, pair, input.view());
-            let mut share = Matrix::zeros(rows.len(), y.cols());
+            let mut share = Matrix::unset(rows.len(), y.cols());
             product::product(cpu, inner.view(), pair.b.view(), share.view_mut());
             elementwise::add(cpu, share.view(), y.slice_mut(rows));
         }
@@ -47,7 +50,7 @@ impl Linear {
     ) -> Matrix {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
-        let mut dx = Matrix::zeros(x.rows(), x.cols());
+        let mut dx = Matrix::unset(x.rows(), x.cols());
         self.weight.product_backward(cpu, dy, dx.view_mut());
         for ((request, leaf), rows) in runs(tokens, |token| (token.request, token.leaf)) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
@@ -57,17 +60,35 @@ impl Linear {
 
             let gradient = leaves[leaf].adapter.get_mut(&id).expect("leaves begin with a zero for each pair");
             product::weight_gradient(cpu, dy, inner.view(), gradient.b.view_mut());
-            let mut d_inner = Matrix::zeros(rows.len(), pair.rank());
+            let mut d_inner = Matrix::unset(rows.len(), pair.rank());
             product::product_backward(cpu, dy, pair.b.view(), d_inner.view_mut());
             scale(&mut d_inner, pair.scale);
             product::weight_gradient(cpu, d_inner.view(), input.view(), gradient.a.view_mut());
 
-            let mut d_input = Matrix::zeros(rows.len(), x.cols());
+            let mut d_input = Matrix::unset(rows.len(), x.cols());
             product::product_backward(cpu, d_inner.view(), pair.a.view(), d_input.view_mut());
             batch.drop_channels(cpu, id, tokens, d_input.view_mut());
             elementwise::add(cpu, d_input.view(), dx.slice_mut(rows));
         }
         dx
+    }
+}
+
+/// What a profile calls the product of a site.
+fn product_at(site: Site) -> &'static str {
+    match site {
+        Site::Qkv => "product qkv",
+        Site::Q => "product q",
+        Site::K => "product k",
+        Site::V => "product v",
+        Site::O => "product o",
+        Site::Gate => "product gate",
+        Site::Up => "product up",
+        Site::Down => "product down",
+        Site::Router => "product router",
+        Site::ExpertGate(_) => "product expert gate",
+        Site::ExpertUp(_) => "product expert up",
+        Site::ExpertDown(_) => "product expert down",
     }
 }
 
@@ -80,7 +101,7 @@ fn adapter_input(cpu: &Cpu, id: LinearId, batch: &Batch<'_>, tokens: &[Token], x
 
 /// `scale · x Aᵀ`, `[tokens, rank]`.
 fn inner_product(cpu: &Cpu, pair: &LowRank, x: MatrixView<'_>) -> Matrix {
-    let mut inner = Matrix::zeros(x.rows(), pair.rank());
+    let mut inner = Matrix::unset(x.rows(), pair.rank());
     product::product(cpu, x, pair.a.view(), inner.view_mut());
     scale(&mut inner, pair.scale);
     inner

@@ -8,6 +8,7 @@ mod session;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
 use bouquet_span::session::SpanKey;
@@ -16,9 +17,9 @@ use bouquet_span::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, S
 use self::memory_budget::{MemoryBudget, Reservation};
 use self::pass_bytes::PassBytes;
 use self::session::LocalSession;
-use crate::block::batch::Batch;
+use crate::block::batch::{Batch, SequenceRows};
 use crate::block::{Activations, Block};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{CacheShape, KvCache};
 use crate::spec::BlockSpec;
 
 /// A span of blocks of this process.
@@ -30,6 +31,8 @@ pub struct LocalSpan {
     /// In order; a block knows its number.
     blocks: Vec<Arc<Block>>,
     memory: Arc<MemoryBudget>,
+    /// Of sessions.
+    cache_encoding: CacheEncoding,
 }
 
 /// What a forward keeps for its backward.
@@ -61,7 +64,13 @@ impl LocalSpan {
             spec: Arc::new(spec),
             blocks: blocks.into_iter().map(Arc::new).collect(),
             memory: Arc::new(MemoryBudget::new(memory_bytes)),
+            cache_encoding: CacheEncoding::F32,
         }
+    }
+
+    /// The same, with sessions that keep keys and values so. Passes without a session keep them as they are.
+    pub fn with_cache_encoding(self, cache_encoding: CacheEncoding) -> Self {
+        LocalSpan { cache_encoding, ..self }
     }
 
     /// Some of the blocks as a span of their own, sharing weights and budget. Panics outside of [`range`](Span::range).
@@ -74,17 +83,14 @@ impl LocalSpan {
 
     /// Bytes of cache that a token of a sequence takes in this span.
     pub fn cache_bytes_per_token(&self) -> u64 {
-        let attention = &self.spec.attention;
-        KvCache::bytes_per_token(attention.kv_heads, attention.head_dim) * self.blocks.len() as u64
-    }
-
-    fn new_cache(&self, max_tokens: usize) -> KvCache {
-        KvCache::new(self.spec.attention.kv_heads, self.spec.attention.head_dim, max_tokens)
+        CacheShape::new(&self.spec, self.cache_encoding).bytes_per_token() * self.blocks.len() as u64
     }
 
     /// Runs one block over whole sequences.
     fn run_block(&self, block: &Block, batch: &Batch<'_>, input: Matrix) -> (Matrix, Activations, Vec<KvCache>) {
-        let mut caches: Vec<_> = batch.sequences.iter().map(|sequence| self.new_cache(sequence.rows.len())).collect();
+        let shape = CacheShape::new(&self.spec, CacheEncoding::F32);
+        let new_cache = |sequence: &SequenceRows| KvCache::new(shape, sequence.rows.len());
+        let mut caches: Vec<_> = batch.sequences.iter().map(new_cache).collect();
         let (output, activations) = block.forward(&self.cpu, batch, input, &mut caches.iter_mut().collect::<Vec<_>>());
         (output, activations, caches)
     }
@@ -251,7 +257,9 @@ impl Span for LocalSpan {
             .unwrap_or(u64::MAX);
         let reservation = Reservation::take(&self.memory, bytes)
             .map_err(|available| SpanError::CacheFull { needed: bytes, available })?;
-        let caches = self.blocks.iter().map(|_| vec![self.new_cache(shape.max_tokens); shape.sequences]).collect();
+        let caches = CacheShape::new(&self.spec, self.cache_encoding);
+        let caches =
+            self.blocks.iter().map(|_| vec![KvCache::new(caches, shape.max_tokens); shape.sequences]).collect();
         let state = LocalSession { pass, caches, _reservation: reservation };
         Ok(Session::new(self.key, shape, state))
     }

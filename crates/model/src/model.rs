@@ -4,9 +4,11 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::attention::CacheEncoding;
+use bouquet_kernels::{Cpu, Weight};
 use bouquet_span::Span;
 
+use crate::block::Block;
 use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::encoding::Encoding;
 use crate::ends::{Embedding, LmHead};
@@ -43,6 +45,9 @@ pub struct Network {
     pub each_block: Vec<Arc<dyn Span>>,
     /// Hidden states to logits.
     pub head: LmHead,
+    /// The weights that tokens are multiplied with, for those who count what a token costs: of all linears in order, and
+    /// of the head. Each shares its bytes with the part that it belongs to.
+    pub weights: Vec<Weight>,
 }
 
 /// How a model is opened.
@@ -54,6 +59,15 @@ pub struct OpenOptions {
     pub memory_bytes: u64,
     /// What weights are computed in.
     pub encoding: Encoding,
+    /// How sessions keep keys and values.
+    pub cache_encoding: CacheEncoding,
+}
+
+impl OpenOptions {
+    /// With keys and values in single precision.
+    pub fn new(cpu: impl Into<Arc<Cpu>>, memory_bytes: u64, encoding: Encoding) -> Self {
+        OpenOptions { cpu: cpu.into(), memory_bytes, encoding, cache_encoding: CacheEncoding::F32 }
+    }
 }
 
 impl Model {
@@ -95,14 +109,17 @@ impl Network {
     /// A tensor that is missing, damaged, or of another shape or type, by its name; codes of another encoding than the one
     /// that is asked for.
     pub fn from_source(source: &dyn TensorSource, spec: ModelSpec, options: &OpenOptions) -> Result<Network> {
-        let OpenOptions { cpu, memory_bytes, encoding } = options.clone();
+        let OpenOptions { cpu, memory_bytes, encoding, cache_encoding } = options.clone();
         spec.stored.check(encoding)?;
         let loader = Loader { source, spec: &spec, encoding: Some((&cpu, encoding)) };
         let embedding = loader.embedding()?;
         let head = loader.head(&embedding)?;
-        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), loader.blocks(0..spec.num_blocks)?, memory_bytes);
+        let blocks = loader.blocks(0..spec.num_blocks)?;
+        let weights = blocks.iter().flat_map(Block::weights).chain([&head.weight]).cloned().collect();
+        let blocks = LocalSpan::new(cpu.clone(), spec.block.clone(), blocks, memory_bytes);
+        let blocks = blocks.with_cache_encoding(cache_encoding);
         let each_block = (0..spec.num_blocks).map(|block| Arc::new(blocks.slice(block..block + 1)) as Arc<dyn Span>);
         let each_block = each_block.collect();
-        Ok(Network { spec, cpu, embedding, each_block, blocks: Arc::new(blocks), head })
+        Ok(Network { spec, cpu, embedding, each_block, blocks: Arc::new(blocks), head, weights })
     }
 }

@@ -19,19 +19,21 @@ pub struct Norm {
 impl Norm {
     /// The normalized rows.
     pub fn forward(&self, cpu: &Cpu, x: MatrixView<'_>) -> Matrix {
-        let mut y = Matrix::zeros(x.rows(), x.cols());
-        match self.spec.kind {
-            NormKind::LayerNorm => {
-                norm::layer_norm(cpu, x, &self.weight, &self.bias, self.spec.epsilon, y.view_mut());
+        cpu.timed("norms", || {
+            let mut y = Matrix::unset(x.rows(), x.cols());
+            match self.spec.kind {
+                NormKind::LayerNorm => {
+                    norm::layer_norm(cpu, x, &self.weight, &self.bias, self.spec.epsilon, y.view_mut());
+                }
+                NormKind::RmsNorm => norm::rms_norm(cpu, x, &self.weight, self.spec.epsilon, y.view_mut()),
             }
-            NormKind::RmsNorm => norm::rms_norm(cpu, x, &self.weight, self.spec.epsilon, y.view_mut()),
-        }
-        y
+            y
+        })
     }
 
     /// The gradient for `x` from that of [`forward`](Self::forward).
     pub fn backward(&self, cpu: &Cpu, x: MatrixView<'_>, dy: MatrixView<'_>) -> Matrix {
-        let mut dx = Matrix::zeros(x.rows(), x.cols());
+        let mut dx = Matrix::unset(x.rows(), x.cols());
         match self.spec.kind {
             NormKind::LayerNorm => {
                 norm::layer_norm_backward(cpu, x, &self.weight, self.spec.epsilon, dy, dx.view_mut());

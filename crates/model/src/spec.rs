@@ -2,8 +2,10 @@
 //! a page in [`families`](crate::families) and at most another variant here.
 
 use bouquet_kernels::ops::activation::Activation;
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_span::Site;
 
+use crate::kv_cache::CacheShape;
 use crate::stored::Stored;
 use crate::{ModelError, Result};
 
@@ -55,6 +57,11 @@ impl ModelSpec {
     pub fn block(&self, index: usize) -> Result<&BlockSpec> {
         let num_blocks = self.num_blocks;
         if index < num_blocks { Ok(&self.block) } else { Err(ModelError::NoSuchBlock { index, num_blocks }) }
+    }
+
+    /// Bytes of keys and values that a token takes in all blocks.
+    pub fn cache_bytes_per_token(&self, encoding: CacheEncoding) -> u64 {
+        CacheShape::new(&self.block, encoding).bytes_per_token() * self.num_blocks as u64
     }
 }
 

@@ -6,9 +6,9 @@ use toml::{Table, Value};
 /// The rooms of the house and what each stands on; what those stand on is allowed as well. A new room is a new line.
 ///
 /// ```text
-/// kernels <- span <- model <- {compress, tune, generate};  generate <- serve;  span <- swarm;  all <- cli
+/// kernels <- span <- model <- {compress, tune, generate};  generate <- serve;  span <- swarm;  hub;  all <- cli
 /// ```
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("kernels", &[]),
     ("span", &["kernels"]),
     ("model", &["span"]),
@@ -17,7 +17,8 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("generate", &["model"]),
     ("swarm", &["span"]),
     ("serve", &["generate"]),
-    ("cli", &["compress", "tune", "generate", "serve", "swarm"]),
+    ("hub", &[]),
+    ("cli", &["hub", "compress", "tune", "generate", "serve", "swarm"]),
     ("xtask", &[]),
 ];
 
@@ -130,6 +131,9 @@ mod tests {
             ("model", "generate", false),
             ("tune", "generate", false),
             ("generate", "cli", false),
+            ("cli", "hub", true),
+            ("model", "hub", false),
+            ("hub", "model", false),
             ("xtask", "kernels", false),
             ("span", "span", false),
         ] {

@@ -1,29 +1,33 @@
 //! `bouquet demo`: the small model of the repository at work, in less than half a minute.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
-use bouquet_generate::{FinishReason, GenerateOptions, Generation, SamplingOptions, StopRules, generate};
+use bouquet_generate::{FinishReason, GenerateOptions, Generation, SamplingOptions, StopRules, Timings, generate};
+use bouquet_kernels::{Cpu, Isa};
 use bouquet_model::{Encoding, Model, families};
 use bouquet_span::Pass;
 use serde_json::{Value, json};
 
+use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, encoding_names, open, or_usual};
-use crate::output;
+use crate::limits::{MachineLimits, Memory, TokenCost, arithmetic};
+use crate::open::{encoding_names, open, or_usual};
+use crate::{hub, output};
 
 /// What was typed.
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
-    /// Folder of another model
+    /// Folder of another model, or its name on the hub
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -42,9 +46,9 @@ const PROMPTS: [(&str, &str); 3] = [
 const MAX_TOKENS: usize = 32;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
-    let folder = args.model.clone().map_or_else(find_model, Ok)?;
-    let (threads, encoding) = (args.threads.threads(), or_usual(args.encoding, &folder)?);
-    let opened = open(&folder, threads, encoding)?;
+    let folder = args.model.clone().map_or_else(find_model, hub::folder)?;
+    let encoding = or_usual(args.encoding, &folder)?;
+    let opened = open(&folder, args.compute.cpu()?, encoding)?;
     let model = &opened.model;
     let style = output::stdout_style();
     if !args.json {
@@ -66,7 +70,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
     }
 
     let work = Work::begin();
-    let mut texts = Vec::new();
+    let (mut texts, mut written) = (Vec::new(), Written::default());
     for (language, prompt) in PROMPTS {
         let options = GenerateOptions {
             sampling: SamplingOptions { temperature: 0.5, top_k: 40, seed: 10, ..SamplingOptions::default() },
@@ -81,6 +85,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
         if generation.finish_reason == FinishReason::Cancelled {
             return Err(Done(CANCELLED).into());
         }
+        written.add(&generation.timings);
         texts.push(json!({
             "language": language,
             "prompt": prompt,
@@ -88,9 +93,23 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
             "generation_tokens_per_sec": generation.timings.generation_tokens_per_sec(),
         }));
     }
+    let speed = Speed::of(&written, model, encoding);
     let same = same_bits(model, &folder, encoding)?;
     drop(work);
-    finish(&args, &folder, encoding, texts, same)
+    if args.json {
+        output::json(&json!({
+            "model": folder.display().to_string(),
+            "encoding": encoding.name(),
+            "texts": texts,
+            "speed": speed.json(),
+            "same_bits": { "compared": same.compared, "equal": same.equal, "computed": same.ways },
+        }))?;
+    } else {
+        output::line(&speed.sentence())?;
+        output::line(&same.sentence())?;
+        output::line(&next_steps(&folder))?;
+    }
+    same.check()
 }
 
 /// Shows a prompt and what the model makes of it.
@@ -129,58 +148,139 @@ fn continue_text(
     Ok(generation)
 }
 
-/// How many logits were compared between 1 and 2 threads, and how many of them had the same bits.
+/// What was written, in all texts.
+#[derive(Default)]
+struct Written {
+    tokens: usize,
+    time: Duration,
+}
+
+impl Written {
+    /// The first token belongs to the prompt.
+    fn add(&mut self, timings: &Timings) {
+        self.tokens += timings.generated_tokens.saturating_sub(1);
+        self.time += timings.generation;
+    }
+}
+
+/// How fast the model wrote, and what this machine could do at best.
+struct Speed {
+    isa: Isa,
+    threads: usize,
+    arithmetic: &'static str,
+    tokens_per_sec: f64,
+    bytes_per_sec: f64,
+    ops_per_sec: f64,
+    limits: MachineLimits,
+}
+
+impl Speed {
+    fn of(written: &Written, model: &Model, encoding: Encoding) -> Speed {
+        let tokens_per_sec = written.tokens as f64 / written.time.as_secs_f64().max(1e-9);
+        let (cpu, cost) = (&model.cpu, TokenCost::of(model));
+        let memory = Memory::of(&model.weights);
+        Speed {
+            isa: cpu.isa(),
+            threads: cpu.threads(),
+            arithmetic: arithmetic(encoding),
+            tokens_per_sec,
+            bytes_per_sec: tokens_per_sec * cost.weight_bytes,
+            ops_per_sec: tokens_per_sec * (cost.block_ops + cost.head_ops),
+            limits: MachineLimits::measure(cpu, encoding, memory.pieces(&model.weights)),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        format!(
+            "{} written: {:.1} GB/s of weights read, {:.0} GOP/s computed.\n\
+             The limits here, {} on {} threads: {:.1} GB/s from memory, {:.0} GOP/s in {}.",
+            output::speed(Some(self.tokens_per_sec)),
+            self.bytes_per_sec / 1e9,
+            self.ops_per_sec / 1e9,
+            self.isa.name(),
+            self.threads,
+            self.limits.read_bytes_per_sec / 1e9,
+            self.limits.ops_per_sec / 1e9,
+            self.arithmetic,
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "isa": self.isa.name(),
+            "threads": self.threads,
+            "tokens_per_sec": self.tokens_per_sec,
+            "gb_per_sec": self.bytes_per_sec / 1e9,
+            "gop_per_sec": self.ops_per_sec / 1e9,
+            "limits": {
+                "gb_per_sec": self.limits.read_bytes_per_sec / 1e9,
+                "gop_per_sec": self.limits.ops_per_sec / 1e9,
+                "arithmetic": self.arithmetic,
+            },
+        })
+    }
+}
+
+/// How many logits were compared between several ways of computing, and how many had the same bits in all of them.
 struct Same {
     compared: usize,
     equal: usize,
+    /// Instruction sets and threads.
+    ways: Vec<(&'static str, usize)>,
 }
 
 impl Same {
+    fn sentence(&self) -> String {
+        let mut isas: Vec<&str> = self.ways.iter().map(|&(isa, _)| isa).collect();
+        isas.dedup();
+        format!(
+            "On 1 thread and on 2, with {}: {} of {} logits have the same bits.",
+            isas.join(" and "),
+            output::grouped(self.equal as u64),
+            output::grouped(self.compared as u64)
+        )
+    }
+
     fn check(&self) -> Result<()> {
         if self.equal == self.compared {
             return Ok(());
         }
-        Err(wrong("1 thread and 2 do not give the same bits", "this is a mistake in bouquet itself: please report it"))
+        let hint = "this is a mistake in bouquet itself: please report it";
+        Err(wrong("threads and instruction sets do not give the same bits", hint))
     }
 }
 
-/// Computes one prompt on one thread, and on two.
+/// Computes one prompt on one thread and on two, with the instruction set in use and with plain code.
 fn same_bits(model: &Model, folder: &Path, encoding: Encoding) -> Result<Same> {
     let prompt_ids = model.tokenizer.encode(PROMPTS[0].1, true)?.ids;
-    let logits = |threads| -> Result<Vec<f32>> {
-        let model = open(folder, threads, encoding)?.model;
+    let (mut ways, mut logits) = (Vec::new(), Vec::new());
+    for (isa, threads) in [(model.cpu.isa(), 1), (model.cpu.isa(), 2), (Isa::Scalar, 1), (Isa::Scalar, 2)] {
+        let Some(cpu) = Cpu::with_isa(isa, threads) else { continue };
+        let model = open(folder, cpu, encoding)?.model;
         let hidden = model.embedding.embed(&model.cpu, &[&prompt_ids])?;
         let (hidden, _) = model.blocks.forward(hidden, &Pass::default())?;
-        Ok(model.head.logits(&model.cpu, hidden.values().view()).into_vec())
-    };
-    let (one, two) = (logits(1)?, logits(2)?);
-    let equal = one.iter().zip(&two).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
-    Ok(Same { compared: one.len(), equal })
+        ways.push((isa.name(), threads));
+        logits.push(model.head.logits(&model.cpu, hidden.values().view()).into_vec());
+    }
+    let compared = logits[0].len();
+    let same = |index: usize| logits.iter().all(|all| all[index].to_bits() == logits[0][index].to_bits());
+    Ok(Same { compared, equal: (0..compared).filter(|&index| same(index)).count(), ways })
 }
 
-fn finish(args: &DemoArgs, folder: &Path, encoding: Encoding, texts: Vec<Value>, same: Same) -> Result<()> {
-    if args.json {
-        let bits = json!({ "compared": same.compared, "equal": same.equal });
-        let model = folder.display().to_string();
-        output::json(&json!({ "model": model, "encoding": encoding.name(), "texts": texts, "same_bits": bits }))?;
-        return same.check();
-    }
-    let style = output::stdout_style();
-    let shown = folder.display();
+/// What to type now.
+fn next_steps(folder: &Path) -> String {
+    let (style, shown) = (output::stdout_style(), folder.display());
     // As it was called: a program that is not installed is not found by its name alone.
     let program = std::env::args().next().unwrap_or_else(|| "bouquet".to_owned());
-    output::line(&format!(
-        "On 1 thread and on 2, {} of {} logits have the same bits.\n\n\
-         Next:\n  \
+    format!(
+        "\nNext:\n  \
          {g}{program} run {shown} \"Once upon a time\"{p}\n  \
-         {g}{program} inspect {shown}{p}\n  \
+         {g}{program} bench {shown}{p}\n  \
+         {g}{program} doctor{p}\n  \
          {g}{program} --help{p}",
-        output::grouped(same.equal as u64),
-        output::grouped(same.compared as u64),
         g = style.good,
         p = style.plain
-    ))?;
-    same.check()
+    )
 }
 
 /// The model beside the current folder, or beside the program.

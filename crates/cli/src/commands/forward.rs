@@ -11,16 +11,17 @@ use bouquet_model::{Encoding, Network, Tokenizer};
 use bouquet_span::{Limits, Pass};
 use serde_json::json;
 
+use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{ThreadArgs, encoding_names, open_network};
-use crate::output;
+use crate::open::{encoding_names, open_network};
+use crate::{hub, output};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ForwardArgs {
-    /// Folder of the model
+    /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// A sequence as text; can be given several times
     #[arg(long, required_unless_present = "token_ids", conflicts_with = "token_ids", allow_hyphen_values = true)]
@@ -32,7 +33,7 @@ pub(crate) struct ForwardArgs {
     #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// The safetensors file to write
     #[arg(short, long, value_name = "OUT.safetensors")]
     output: PathBuf,
@@ -53,11 +54,12 @@ last one is after the final norm. lengths (i64) are the tokens of each sequence.
 /// Tokens that go through the blocks together, unless a sequence has more.
 const TOKENS_AT_A_TIME: usize = 1024;
 
-pub(crate) fn run(args: ForwardArgs) -> Result<()> {
+pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
+    args.model = hub::folder(args.model)?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
-    let model = open_network(&args.model, args.threads.threads(), args.encoding)?;
+    let model = open_network(&args.model, args.compute.cpu()?, args.encoding)?;
     let sequences = match given {
         Some(sequences) => sequences,
         None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,

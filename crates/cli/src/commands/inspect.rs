@@ -10,22 +10,21 @@ use bouquet_model::inspect::{Inspection, TensorSummary};
 use bouquet_model::load::Loader;
 use serde_json::json;
 
-use crate::open::check_folder;
-use crate::{output, system};
+use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  bouquet inspect MODEL --json")]
 pub(crate) struct InspectArgs {
-    /// Folder of the model
+    /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// Print one JSON object, with every tensor
     #[arg(long)]
     json: bool,
 }
 
-pub(crate) fn run(args: InspectArgs) -> Result<()> {
-    check_folder(&args.model)?;
+pub(crate) fn run(mut args: InspectArgs) -> Result<()> {
+    args.model = hub::folder(args.model)?;
     let spec = load_spec(&args.model)?;
     let checkpoint = Checkpoint::open(&args.model)?;
     Loader { source: &checkpoint, spec: &spec, encoding: None }.check()?;

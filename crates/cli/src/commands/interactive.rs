@@ -114,7 +114,6 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::Arc;
 
     use bouquet_generate::{SamplingOptions, StopRules};
     use bouquet_kernels::Cpu;
@@ -137,11 +136,7 @@ mod tests {
         });
         std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         use bouquet_model::{Encoding, OpenOptions};
-        let model = Model::open(
-            folder.path(),
-            &OpenOptions { cpu: Arc::new(Cpu::new(1)), memory_bytes: 1 << 24, encoding: Encoding::F32 },
-        )
-        .unwrap();
+        let model = Model::open(folder.path(), &OpenOptions::new(Cpu::new(1), 1 << 24, Encoding::F32)).unwrap();
         let plan = Plan {
             sampling: SamplingOptions::default(),
             stop: StopRules { eos_token_ids: vec![], strings: vec![], max_tokens: 0 },

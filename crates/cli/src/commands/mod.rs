@@ -1,11 +1,14 @@
 //! A command a file.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod forward;
 mod generation_flags;
 pub(crate) mod inspect;
 mod interactive;
 pub(crate) mod perplexity;
+pub(crate) mod pull;
 pub(crate) mod quantize;
 pub(crate) mod run;

@@ -9,16 +9,17 @@ use bouquet_model::Encoding;
 use serde_json::json;
 
 use super::run::read_text;
+use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, encoding_names, open};
-use crate::{output, system};
+use crate::open::{encoding_names, open};
+use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct PerplexityArgs {
-    /// Folder of the model
+    /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// The text, in UTF-8; a byte order mark at its beginning is dropped
     file: PathBuf,
@@ -33,7 +34,7 @@ pub(crate) struct PerplexityArgs {
     #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -54,9 +55,10 @@ even where the model is used to one (Llama). Programs that put one there get oth
 /// Tokens of a window where the user does not say.
 const DEFAULT_WINDOW: usize = 512;
 
-pub(crate) fn run(args: PerplexityArgs) -> Result<()> {
+pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
-    let opened = open(&args.model, args.threads.threads(), args.encoding)?;
+    args.model = hub::folder(args.model)?;
+    let opened = open(&args.model, args.compute.cpu()?, args.encoding)?;
     let work = Work::begin();
     let options = PerplexityOptions {
         window: window(&args, opened.model.spec.max_positions)?,

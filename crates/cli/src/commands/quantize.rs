@@ -1,11 +1,9 @@
 //! `bouquet quantize`: a model's folder with its weights in codes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bouquet_kernels::Cpu;
 use bouquet_model::Encoding;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
@@ -14,16 +12,16 @@ use bouquet_span::Limits;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
+use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, check_folder};
-use crate::{output, system};
+use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct QuantizeArgs {
-    /// Folder of the model, with weights in floats
+    /// Folder of the model, or its name on the hub, with weights in floats
     model: PathBuf,
     /// What the linears of blocks are stored in
     #[arg(long, value_parser = names([Encoding::Int8, Encoding::Int4, Encoding::Nf4]))]
@@ -44,7 +42,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -67,14 +65,14 @@ fn names<const N: usize>(encodings: [Encoding; N]) -> impl TypedValueParser<Valu
     PossibleValuesParser::new(encodings.map(Encoding::name)).map(|name| name.parse().expect("the name of an encoding"))
 }
 
-pub(crate) fn run(args: QuantizeArgs) -> Result<()> {
+pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
     if args.double && args.encoding != Encoding::Nf4 {
         return Err(asked_wrongly(
             format!("--double is for nf4, and {} has no scales that it could store", args.encoding),
             "leave it out, or give --encoding nf4",
         ));
     }
-    check_folder(&args.model)?;
+    args.model = hub::folder(args.model)?;
     let spec = load_spec(&args.model)?;
     let source = Checkpoint::open(&args.model)?;
     let request = Request {
@@ -98,7 +96,7 @@ pub(crate) fn run(args: QuantizeArgs) -> Result<()> {
     }
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
-    let cpu = Arc::new(Cpu::new(args.threads.threads()));
+    let cpu = args.compute.cpu()?;
     let job = Job { cpu: &cpu, source: &source, folder: &args.model, target: &args.output, limits: &limits };
     let (start, mut shown) = (Instant::now(), output::Progress::new());
     let before = plan.write(&job, &mut |Progress { label, bytes, total }| {

@@ -11,16 +11,17 @@ use serde_json::json;
 
 use super::generation_flags::GenerationArgs;
 use super::interactive;
+use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{ThreadArgs, encoding_names, open, or_usual};
-use crate::{output, system};
+use crate::open::{encoding_names, open, or_usual};
+use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Folder of the model
+    /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// Text to go on from; else standard input, or a conversation in a terminal. One that begins with a hyphen goes
     /// behind --
@@ -34,7 +35,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]
-    threads: ThreadArgs,
+    compute: ComputeArgs,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -56,20 +57,21 @@ enum Source {
     Conversation,
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<()> {
+pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
-    let (threads, encoding) = (args.threads.threads(), or_usual(args.encoding, &args.model)?);
+    args.model = hub::folder(args.model)?;
+    let (cpu, encoding) = (args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     let prompt = match source {
         Source::Text(prompt) => prompt,
         Source::Conversation => {
-            let opened = open(&args.model, threads, encoding)?;
+            let opened = open(&args.model, cpu, encoding)?;
             return interactive::converse(&opened.model, &args.generation.plan(&opened.model)?);
         }
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
-    let opened = open(&args.model, threads, encoding)?;
+    let opened = open(&args.model, cpu, encoding)?;
     let plan = args.generation.plan(&opened.model)?;
     let prompt_ids = cut(&opened.model, &prompt, plan.context)?;
     if prompt_ids.is_empty() && args.prompt.is_some() {

@@ -50,8 +50,8 @@ fn folders_that_are_no_models_are_told_apart() {
     let empty = tempfile::tempdir().unwrap();
     refused_by_all(empty.path(), "config.json is missing");
     refused_by_all(&empty.path().join("nothing"), "no such folder");
-    refused(&["run", "bigscience/bloom-560m", "x"], 1, "local folder");
-    refused(&["inspect", "bigscience/bloom-560m"], 1, "local folder");
+    refused(&["run", "bigscience/bloom-560m", "x"], 1, "is not in the cache");
+    refused(&["inspect", "bigscience/bloom-560m"], 1, "is not in the cache");
     refused_by_all(&tiny("bloom-tiny").join("config.json"), "not a model's folder");
 }
 
@@ -125,29 +125,30 @@ pub(crate) fn fill(folder: &Path, tensor: &str, number: f32) {
 }
 
 #[test]
-fn weights_that_are_not_finite_are_found_with_their_place() {
-    // Where they are encoded, and where they are used as they are.
-    let not_finite = |model: &str, tensor: &str, number: f32, encoded: &str, used: &str| {
+fn nan_weights_are_found_with_their_place() {
+    // In f32 when they are met, in int8 when they are encoded.
+    const EMBEDDING: &str = "word_embeddings.weight";
+    for (model, tensor, number, computed, encoded) in [
+        ("bloom-tiny", UP, f32::NAN, "block 1", "h.1.mlp.dense_h_to_4h.weight"),
+        ("bloom-tiny", "transformer.ln_f.weight", f32::INFINITY, "ln_f.weight", "ln_f.weight"),
+        ("bloom-tiny", "transformer.word_embeddings.weight", f32::NAN, "embedding of token id", EMBEDDING),
+        ("llama-tiny", "lm_head.weight", f32::NAN, "the logits are not finite", "lm_head.weight"),
+    ] {
         let folder = copy(model);
         fill(folder.path(), tensor, number);
-        let run = ["run", arg(folder.path()), "Hello", "--max-tokens", "3"];
-        refused(&run, 1, encoded);
-        refused(&[&run[..], &["--encoding", "f32"]].concat(), 1, used);
-        let out = folder.path().join("out.safetensors");
-        refused(&["forward", arg(folder.path()), "--text", "Hello", "-o", arg(&out)], 1, used);
-        assert!(!out.exists());
-    };
-    not_finite("bloom-tiny", UP, f32::NAN, "h.1.mlp.dense_h_to_4h.weight has a number in row 0 that is not", "block 1");
-    not_finite(
-        "bloom-tiny",
-        "transformer.ln_f.weight",
-        f32::INFINITY,
-        "transformer.ln_f.weight",
-        "transformer.ln_f.weight",
-    );
-    let embedding = "transformer.word_embeddings.weight";
-    not_finite("bloom-tiny", embedding, f32::NAN, "word_embeddings.weight has a number", "embedding of token id");
-    not_finite("llama-tiny", "lm_head.weight", f32::NAN, "lm_head.weight has a number", "the logits are not finite");
+        for (encoding, what) in [("f32", computed), ("int8", encoded), ("int4", encoded)] {
+            let run = ["run", arg(folder.path()), "Hello", "--max-tokens", "3", "--encoding", encoding];
+            refused(&run, 1, what);
+            refused(&[run.as_slice(), &["--json"]].concat(), 1, what);
+            let text = folder.path().join("text.txt");
+            std::fs::write(&text, "Some text to score.").unwrap();
+            refused(&["perplexity", arg(folder.path()), arg(&text), "--encoding", encoding], 1, what);
+            let out = folder.path().join("out.safetensors");
+            let forward = ["forward", arg(folder.path()), "--text", "Hello", "-o", arg(&out), "--encoding", encoding];
+            refused(&forward, 1, what);
+            assert!(!out.exists());
+        }
+    }
 }
 
 #[test]

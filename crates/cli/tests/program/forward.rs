@@ -5,6 +5,8 @@ use crate::harness::*;
 /// f32 sums in another order than torch's; the goldens' own distance from float64 is about 1e-5.
 const TOLERANCE: f32 = 1e-4;
 
+const ENCODINGS: [&str; 4] = ["f32", "int8", "int4", "nf4"];
+
 /// Runs `forward` and returns the bytes of the file.
 fn forward(args: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
@@ -57,17 +59,44 @@ fn logits_and_hidden_states_are_those_of_transformers() {
 #[test]
 fn sequences_are_packed_one_after_another() {
     let (model, texts) = (tiny("bloom-tiny"), ["Eine Frau spielt Gitarre.", "Il est", "-x"]);
-    let together = forward(&[arg(&model), "--text", texts[0], "--text", texts[1], "--text", texts[2]]);
-    let mut rows = Vec::new();
-    let mut lengths = Vec::new();
-    for text in texts {
-        let alone = forward(&[arg(&model), "--text", text]);
-        rows.extend(floats(&alone, "logits").1);
-        lengths.extend(integers(&alone, "lengths"));
+    for encoding in ENCODINGS {
+        let flags = [arg(&model), "--encoding", encoding];
+        let together =
+            forward(&[flags.as_slice(), &["--text", texts[0], "--text", texts[1], "--text", texts[2]]].concat());
+        let mut rows = Vec::new();
+        let mut lengths = Vec::new();
+        for text in texts {
+            let alone = forward(&[flags.as_slice(), &["--text", text]].concat());
+            rows.extend(floats(&alone, "logits").1);
+            lengths.extend(integers(&alone, "lengths"));
+        }
+        assert_eq!(floats(&together, "logits").1, rows, "{encoding}");
+        assert_eq!(integers(&together, "lengths"), lengths);
+        assert_eq!(floats(&together, "hidden.0").0, [lengths.iter().sum::<i64>() as usize, 64]);
     }
-    assert_eq!(floats(&together, "logits").1, rows);
-    assert_eq!(integers(&together, "lengths"), lengths);
-    assert_eq!(floats(&together, "hidden.0").0, [lengths.iter().sum::<i64>() as usize, 64]);
+}
+
+#[test]
+fn instruction_sets_and_threads_give_the_same_bits_in_every_encoding() {
+    let isas = instruction_sets();
+    assert!(isas.contains(&"scalar"));
+    for model in [tiny("bloom-tiny"), tiny("mixtral-tiny")] {
+        let mut files: Vec<Vec<u8>> = Vec::new();
+        for encoding in ENCODINGS {
+            let with = |isa, threads| {
+                let flags = ["--encoding", encoding, "--isa", isa, "--threads", threads];
+                forward(&[[arg(&model), "--text", "The committee approved the plan."].as_slice(), &flags].concat())
+            };
+            let expected = with("scalar", "1");
+            for &isa in &isas {
+                for threads in ["1", "3"] {
+                    assert!(with(isa, threads) == expected, "{} in {encoding}: {isa}, {threads}", model.display());
+                }
+            }
+            assert!(files.iter().all(|other| *other != expected), "{encoding} is an encoding of its own");
+            files.push(expected);
+        }
+    }
 }
 
 #[test]

@@ -23,10 +23,10 @@ pub(crate) fn small() -> PathBuf {
     root().join("models/bloom-small-trained")
 }
 
-/// The binary, in the repository, without colours.
+/// The binary, in the repository, without colours, a network or a cache of models.
 pub(crate) fn bouquet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bouquet"));
-    command.current_dir(root()).stdin(Stdio::null());
+    alone(&mut command);
     command
 }
 
@@ -81,8 +81,22 @@ fn limited(args: &[&str]) -> Command {
     }
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_bouquet")]).args(args);
-    command.current_dir(root()).stdin(Stdio::null());
+    alone(&mut command);
     command
+}
+
+/// What `--isa` takes on this machine.
+pub(crate) fn instruction_sets() -> Vec<&'static str> {
+    let found = json(&["doctor", "--json"])["instruction_sets"].clone();
+    let found: Vec<&str> = found.as_array().unwrap().iter().map(|isa| isa.as_str().unwrap()).collect();
+    let all = ["scalar", "avx2", "avxvnni", "avx512", "amx", "neon"];
+    all.into_iter().filter(|isa| found.contains(isa)).collect()
+}
+
+/// In the repository, with nothing to read, no network and no cache of models.
+fn alone(command: &mut Command) {
+    command.current_dir(root()).stdin(Stdio::null()).env_remove("HF_HUB_CACHE").env_remove("HF_TOKEN");
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-cache"));
 }
 
 /// A copy of a tiny model that can be broken.

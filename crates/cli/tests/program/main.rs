@@ -5,10 +5,17 @@
 
 mod bad_files;
 mod bad_requests;
+mod bench;
+mod doctor;
 mod forward;
 mod harness;
+mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod measure;
 mod quantize;
 mod run;
+/// The hub of that crate's tests; not all that it can do is needed here.
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/server.rs"]
+mod server;

@@ -84,7 +84,7 @@ fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
 #[test]
 fn stop_strings_end_the_text_before_them() {
     let (model, prompt) = (small(), prompt("bloom-small-trained"));
-    let args = ["run", arg(&model), &prompt, "--max-tokens", "32", "--json"];
+    let args = ["run", arg(&model), &prompt, "--encoding", "f32", "--max-tokens", "32", "--json"];
     let whole = json(&args)["text"].as_str().unwrap().to_owned();
     let stop = &whole[whole.len() / 2..][..8];
     let stopped = json(&[args.as_slice(), &["--stop", "nowhere", "--stop", stop]].concat());
@@ -172,11 +172,19 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[test]
 fn the_demo_shows_texts_and_what_to_type_next() {
     let shown = stdout(&["demo"]);
-    for words in ["English", "French", "tokens/s", "same bits", "bouquet run models/bloom-small-trained"] {
+    let next = "bouquet run models/bloom-small-trained";
+    for words in ["in int8", "English", "French", "tokens/s", "The limits here", "same bits", next] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let object = json(&["demo", "--json", "--model", "models/bloom-small-trained", "--threads", "1"]);
     assert_eq!(object["same_bits"]["compared"], object["same_bits"]["equal"]);
+    assert!(object["same_bits"]["compared"].as_u64() > Some(8192));
+    let ways = object["same_bits"]["computed"].as_array().unwrap();
+    assert!(ways[0][1] == 1 && ways[1][1] == 2 && ways[3][0] == "scalar", "{ways:?}");
+    assert_eq!(object["encoding"], "int8");
+    for limit in ["gb_per_sec", "gop_per_sec"] {
+        assert!(object["speed"][limit].as_f64() > Some(0.0) && object["speed"]["limits"][limit].as_f64() > Some(0.0));
+    }
     for told in object["texts"].as_array().unwrap() {
         assert!(shown.contains(told["text"].as_str().unwrap()), "the same text, whatever the threads");
     }
@@ -197,7 +205,7 @@ fn completions_and_version_and_help_are_printed() {
         assert!(stdout(&["completions", shell]).contains("bouquet"), "{shell}");
     }
     assert_eq!(stdout(&["--version"]), format!("bouquet {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["demo", "run", "perplexity", "inspect", "forward", "completions"] {
+    for command in ["demo", "run", "perplexity", "inspect", "bench", "doctor", "forward", "completions"] {
         assert!(stdout(&["--help"]).contains(command));
         assert!(stdout(&[command, "--help"]).contains("Usage: bouquet"));
     }

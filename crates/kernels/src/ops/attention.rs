@@ -9,17 +9,22 @@
 
 mod backward;
 mod forward;
+mod memory;
 
 use std::ops::Range;
 
-use crate::math::exp;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::math::exp_of_moderate;
 use crate::matrix::numbers;
 use crate::scratch::Scratch;
-use crate::simd::{Factors, Out, Rows, chains, per_isa};
-use crate::{Cpu, MatrixView, lanes};
+use crate::simd::{Factors, Out, Rows, chains, decode, per_isa};
+use crate::{Cpu, FloatEncoding, MatrixView, lanes};
 
 pub use backward::attention_backward;
 pub use forward::attention;
+pub use memory::{CacheEncoding, PieceMemory};
 
 /// Positions in a piece of keys. Piece `p` covers the absolute positions `p * KEY_PIECE ..` and no others.
 pub const KEY_PIECE: usize = 256;
@@ -46,11 +51,20 @@ pub struct AttentionShape {
 pub struct Piece<'a> {
     /// Keys, already rotated where the model rotates them, `[kv_heads, head_dim, capacity]`: neighbouring positions lie
     /// side by side, so that the scores of many keys grow together, channel by channel.
-    pub keys: &'a [f32],
+    pub keys: Numbers<'a>,
     /// Values, `[kv_heads, capacity, head_dim]`.
-    pub values: &'a [f32],
+    pub values: Numbers<'a>,
     /// Positions that the piece has room for.
     pub capacity: usize,
+}
+
+/// Numbers of a piece.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Numbers<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision.
+    F16(&'a [f16]),
 }
 
 /// One sequence of a call.
@@ -116,15 +130,80 @@ impl AttentionShape {
     }
 }
 
-impl<'a> Piece<'a> {
-    /// Keys `[head_dim, capacity]` and values `[capacity, head_dim]` of one key head.
-    fn head(&self, kv_head: usize, head_dim: usize) -> (Rows<'a>, Rows<'a>) {
+impl Piece<'_> {
+    /// Keys `[head_dim, filled]` and values `[filled, head_dim]` of one key head.
+    fn head(&self, cpu: &Cpu, kv_head: usize, head_dim: usize, filled: usize) -> (HeadRows<'_>, HeadRows<'_>) {
         let numbers = self.capacity * head_dim;
         let part = kv_head * numbers..(kv_head + 1) * numbers;
         (
-            Rows::of(&self.keys[part.clone()], head_dim, self.capacity),
-            Rows::of(&self.values[part], self.capacity, head_dim),
+            HeadRows::new(cpu, self.keys.part(part.clone()), self.capacity, head_dim, filled),
+            HeadRows::new(cpu, self.values.part(part), head_dim, filled, head_dim),
         )
+    }
+}
+
+impl<'a> Numbers<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Numbers::F32(numbers) => numbers.len(),
+            Numbers::F16(numbers) => numbers.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Numbers::F32(numbers) => Numbers::F32(&numbers[range]),
+            Numbers::F16(numbers) => Numbers::F16(&numbers[range]),
+        }
+    }
+}
+
+/// Rows of a key head in single precision: where they are stored, or widened.
+struct HeadRows<'a> {
+    numbers: HeadNumbers<'a>,
+    stride: usize,
+    count: usize,
+    cols: usize,
+}
+
+enum HeadNumbers<'a> {
+    Stored(&'a [f32]),
+    Widened(Scratch),
+}
+
+impl<'a> HeadRows<'a> {
+    fn new(cpu: &Cpu, numbers: Numbers<'a>, stride: usize, count: usize, cols: usize) -> Self {
+        match numbers {
+            Numbers::F32(numbers) => HeadRows { numbers: HeadNumbers::Stored(numbers), stride, count, cols },
+            Numbers::F16(numbers) => {
+                let bytes = bytemuck::cast_slice(numbers.reinterpret_cast());
+                let mut widened = Scratch::new(count * cols);
+                let stored = Rows::new(bytes, FloatEncoding::F16, stride, count, cols);
+                decode(cpu, stored, Out::new(&mut widened, cols, count, cols));
+                HeadRows { numbers: HeadNumbers::Widened(widened), stride: cols, count, cols }
+            }
+        }
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows::new(bytemuck::cast_slice(self.data()), FloatEncoding::F32, self.stride, self.count, self.cols)
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.data()[row * self.stride..][..self.cols]
+    }
+
+    fn data(&self) -> &[f32] {
+        match &self.numbers {
+            HeadNumbers::Stored(numbers) => numbers,
+            HeadNumbers::Widened(numbers) => numbers,
+        }
     }
 }
 
@@ -175,7 +254,7 @@ const FLOOR: f32 = -64.0;
 /// `eˣ` for the distance `x` of a score from the largest; 0 below [`FLOOR`].
 #[inline(always)]
 fn weight(x: f32) -> f32 {
-    let e = exp(x);
+    let e = exp_of_moderate(if x < FLOOR { FLOOR } else { x });
     if x < FLOOR { 0.0 } else { e }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::chains::chains_with;
 use super::dots::dots_with;
-use super::levels::decode_levels_with;
+use super::levels::{decode_levels_with, dots_of_levels_with};
 use super::rows::decode_with;
 use super::{Factors, Lanes, Levels, Out, Rows, spin_with};
 use crate::lanes::LANES;
@@ -45,6 +45,14 @@ pub(super) unsafe fn decode(from: Rows<'_>, to: Out<'_>) {
 pub(super) unsafe fn decode_levels(from: Levels<'_>, first: usize, to: &mut [f32]) {
     // SAFETY: the instruction set is here, by the caller's word.
     unsafe { decode_levels_with::<Pair>(from, first, to) }
+}
+
+/// # Safety
+/// The machine has AVX2, FMA and F16C; shapes are checked.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn dots_of_levels(x: Rows<'_>, w: Levels<'_>, first: usize, y: Out<'_>) {
+    // SAFETY: the instruction set is here, by the caller's word.
+    unsafe { dots_of_levels_with::<Pair, 2>(x, w, first, y) }
 }
 
 /// # Safety

@@ -166,7 +166,7 @@ unsafe fn dots_in_panels<L: Lanes, E: Stored, const M: usize, const N: usize>(x:
 
 /// Column `col` of rows `t ..` of `x`. Where there are fewer than `M`, the first stands in; its sums are not stored.
 #[inline(always)]
-unsafe fn x_rows<const M: usize>(x: &Rows<'_>, t: usize, col: usize) -> [*const f32; M] {
+pub(super) unsafe fn x_rows<const M: usize>(x: &Rows<'_>, t: usize, col: usize) -> [*const f32; M] {
     // SAFETY: `col` lies within every row.
     unsafe {
         let mut rows = [x.row_f32(t).add(col); M];
@@ -216,7 +216,12 @@ unsafe fn tile<L: Lanes, E: Stored, const M: usize, const N: usize>(
 
 /// Folds the sums of the tile at `(t, o)`, and stores those that are within `y`.
 #[inline(always)]
-unsafe fn store_tile<L: Lanes, const M: usize, const N: usize>(sums: [[L; N]; M], t: usize, o: usize, y: &Out<'_>) {
+pub(super) unsafe fn store_tile<L: Lanes, const M: usize, const N: usize>(
+    sums: [[L; N]; M],
+    t: usize,
+    o: usize,
+    y: &Out<'_>,
+) {
     let cols = N.min(y.cols() - o);
     // SAFETY: `(t, o)` is within `y`, and what is stored is cut off at its ends.
     unsafe {

@@ -26,7 +26,7 @@ use crate::lanes::LANES;
 
 pub(crate) use chains::{Factors, chains};
 pub(crate) use dots::dots;
-pub(crate) use levels::{BLOCK, Levels, decode_levels};
+pub(crate) use levels::{BLOCK, Levels, decode_levels, dots_of_levels};
 pub(crate) use rows::{Out, Rows, decode};
 
 /// Makes a function that runs `body` compiled for the instruction set of its [`Cpu`](crate::Cpu), which becomes its
@@ -53,7 +53,7 @@ macro_rules! per_isa {
                 $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni => unsafe { avx512($($arg),*) },
+                $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
                 // Plain Rust is NEON code on aarch64 already.
                 _ => body($($arg),*),
             }
@@ -72,10 +72,12 @@ macro_rules! in_isa {
             $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { $crate::simd::avx2::$name($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni => unsafe { $crate::simd::avx512::$name($($arg),*) },
+            $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni | $crate::Isa::Amx => unsafe { $crate::simd::avx512::$name($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            $crate::Isa::Neon => unsafe { $crate::simd::neon::$name($($arg),*) },
+            $crate::Isa::Neon | $crate::Isa::NeonDot | $crate::Isa::NeonI8mm => unsafe {
+                $crate::simd::neon::$name($($arg),*)
+            },
             _ => $crate::simd::scalar::$name($($arg),*),
         }
     };
@@ -229,10 +231,10 @@ pub(crate) fn spin_floats(isa: crate::Isa, steps: usize) -> u64 {
         crate::Isa::Avx2 | crate::Isa::AvxVnni => unsafe { avx2::spin_floats(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        crate::Isa::Avx512 | crate::Isa::Avx512Vnni => unsafe { avx512::spin_floats(steps) },
+        crate::Isa::Avx512 | crate::Isa::Avx512Vnni | crate::Isa::Amx => unsafe { avx512::spin_floats(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        crate::Isa::Neon => unsafe { neon::spin_floats(steps) },
+        crate::Isa::Neon | crate::Isa::NeonDot | crate::Isa::NeonI8mm => unsafe { neon::spin_floats(steps) },
         _ => scalar::spin_floats(steps),
     }
 }

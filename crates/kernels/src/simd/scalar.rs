@@ -2,7 +2,7 @@
 
 use super::chains::chains_with;
 use super::dots::dots_with;
-use super::levels::decode_levels_with;
+use super::levels::{decode_levels_with, dots_of_levels_with};
 use super::rows::decode_with;
 use super::{Factors, Lanes, Levels, Out, Rows, spin_with};
 use crate::lanes::{self, LANES};
@@ -25,6 +25,11 @@ pub(super) fn decode(from: Rows<'_>, to: Out<'_>) {
 pub(super) fn decode_levels(from: Levels<'_>, first: usize, to: &mut [f32]) {
     // SAFETY: as above.
     unsafe { decode_levels_with::<[f32; LANES]>(from, first, to) }
+}
+
+pub(super) fn dots_of_levels(x: Rows<'_>, w: Levels<'_>, first: usize, y: Out<'_>) {
+    // SAFETY: as above.
+    unsafe { dots_of_levels_with::<[f32; LANES], 1>(x, w, first, y) }
 }
 
 pub(super) fn spin_floats(steps: usize) -> u64 {

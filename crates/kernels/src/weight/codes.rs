@@ -32,8 +32,9 @@ const MANY: usize = 20;
 /// Tokens that pass by a panel.
 const TOKENS: usize = 512;
 
-/// Codes in a task of few tokens.
-const TASK_CODES: usize = 96 * 1024;
+/// Codes in a task of few tokens, at least and at most. Long streams are read fastest: 96 thousand codes at a time give
+/// four fifths of what a million gives.
+const TASK_CODES: Range<usize> = 1 << 15..1 << 20;
 
 /// Rows of int8 codes as they are stored, `[rows, cols]`.
 #[derive(Clone, Copy)]
@@ -254,9 +255,9 @@ pub(super) fn product(
     let bias = |rows: Range<usize>| bias.map(|bias| &bias[rows]);
     let out = SharedOut::new(&mut y);
     if count < MANY {
-        let per_task = (TASK_CODES / w.cols().max(1)).next_multiple_of(4).max(4);
-        cpu.run(rows.div_ceil(per_task), |task| {
-            let rows = task * per_task..rows.min((task + 1) * per_task);
+        let tasks = shrinking_tasks(cpu.threads(), rows, w.cols());
+        cpu.run(tasks.len(), |task| {
+            let rows = tasks[task].clone();
             let mut sums = Scratch::new(count * rows.len());
             let sums: &mut [i32] = bytemuck::cast_slice_mut(&mut sums);
             ints::few(cpu, w, rows.clone(), tokens.codes(0..count), sums);
@@ -312,6 +313,21 @@ pub(super) fn product(
             }
         });
     });
+}
+
+/// The rows of each task of few tokens, two thirds of a thread's share of what is left: long at first, to be read fast,
+/// and short at last, so that threads end together.
+fn shrinking_tasks(threads: usize, rows: usize, cols: usize) -> Vec<Range<usize>> {
+    let of_codes = |codes: usize| codes / cols.max(1);
+    let mut tasks = Vec::new();
+    let mut start = 0;
+    while start < rows {
+        let share = (rows - start) * 2 / (3 * threads);
+        let length = share.clamp(of_codes(TASK_CODES.start), of_codes(TASK_CODES.end)).next_multiple_of(4).max(4);
+        tasks.push(start..rows.min(start + length));
+        start += length;
+    }
+    tasks
 }
 
 per_isa! {

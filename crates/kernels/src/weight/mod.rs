@@ -100,6 +100,17 @@ impl Weight {
         }
     }
 
+    /// What of it lies in memory in one piece, nearly all: numbers or codes, without the scales of rows. For measuring how
+    /// fast it can be read.
+    pub fn data(&self) -> &[u8] {
+        match self {
+            Weight::Float(weight) => weight.data(),
+            Weight::Int8(weight, _) => weight.codes(),
+            Weight::Int4(weight, _) => weight.codes(),
+            Weight::Nf4(weight) => weight.codes(),
+        }
+    }
+
     /// `y = x Wᵀ (+ bias)`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1 for floats; integers are exact, and
     /// what is float about them is told in `codes.rs`. The bias is added last. Panics on other shapes.
     pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, bias: Option<&[f32]>, mut y: MatrixViewMut<'_>) {

@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use super::{FloatWeight, NotFinite, dynamic};
-use crate::cpu::SharedSlice;
+use crate::cpu::{SharedOut, SharedSlice};
 use crate::lanes::LANES;
 use crate::matrix::numbers;
 use crate::product::{chains_with_on_threads, dots_with_on_threads};
 use crate::scratch::Scratch;
-use crate::simd::{self, Factors, Levels, decode_levels, per_isa};
-use crate::{Cpu, MatrixView, MatrixViewMut};
+use crate::simd::{self, Factors, Levels, decode_levels, dots_of_levels, per_isa};
+use crate::{Cpu, Isa, MatrixView, MatrixViewMut};
 
 /// Numbers of a block.
 pub const BLOCK: usize = simd::BLOCK;
@@ -49,6 +49,17 @@ pub const LEVELS: [f32; LANES] = [
     0.722_956_84,
     1.0,
 ];
+
+/// Tokens from which on rows are decoded before they are multiplied: sooner where a lookup takes many instructions.
+fn many(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => 64,
+        Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 8,
+    }
+}
+
+/// Codes in a task of fewer tokens.
+const TASK_CODES: usize = 96 * 1024;
 
 /// Codes, two to a byte, and the largest magnitude of each block.
 #[derive(Clone, Debug)]
@@ -155,7 +166,18 @@ impl Nf4Weight {
     }
 
     /// See [`Weight::product`](super::Weight::product), which has checked the shapes.
-    pub(super) fn product(&self, cpu: &Cpu, x: MatrixView<'_>, y: MatrixViewMut<'_>) {
+    pub(super) fn product(&self, cpu: &Cpu, x: MatrixView<'_>, mut y: MatrixViewMut<'_>) {
+        if (1..many(cpu.isa())).contains(&x.rows()) && self.cols > 0 && self.cols.is_multiple_of(BLOCK) {
+            let per_task = (TASK_CODES / self.cols).next_multiple_of(8).max(8);
+            let out = SharedOut::new(&mut y);
+            cpu.run(self.rows.div_ceil(per_task), |task| {
+                let rows = task * per_task..self.rows.min((task + 1) * per_task);
+                // SAFETY: each task has its own rows of the weight.
+                let y = unsafe { out.block(0..x.rows(), rows.clone()) };
+                dots_of_levels(cpu, x.into(), self.levels(), rows.start, y);
+            });
+            return;
+        }
         dots_with_on_threads(cpu, x, self.rows, y, |rows, out| self.decode(cpu, rows, 0..self.cols, out));
     }
 
@@ -174,10 +196,14 @@ impl Nf4Weight {
         });
     }
 
+    fn levels(&self) -> Levels<'_> {
+        Levels { codes: &self.codes, scales: &self.absmax, levels: &LEVELS }
+    }
+
     /// A part of the columns of some rows, as floats.
     fn decode(&self, cpu: &Cpu, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         assert_eq!(out.len(), rows.len() * cols.len(), "numbers decoded");
-        let levels = Levels { codes: &self.codes, scales: &self.absmax, levels: &LEVELS };
+        let levels = self.levels();
         if cols.len() == self.cols {
             return decode_levels(cpu, levels, rows.start * self.cols, out);
         }

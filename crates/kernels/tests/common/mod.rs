@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use bouquet_kernels::{Cpu, Isa, Matrix};
+use proptest::test_runner::Config;
 
 /// A small generator (SplitMix64); tests name their seeds.
 pub(crate) struct Numbers(pub(crate) u64);
@@ -33,6 +34,12 @@ impl Numbers {
 pub(crate) fn cpus() -> Vec<Cpu> {
     let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
     available.flat_map(|isa| (1..=3).map(move |threads| Cpu::with_isa(isa, threads).unwrap())).collect()
+}
+
+/// How often a property is tried: `cases` times, or fewer if `PROPTEST_CASES` says so, for machines that are slow.
+pub(crate) fn cases(cases: u32) -> Config {
+    let most = std::env::var("PROPTEST_CASES").ok().and_then(|most| most.parse().ok());
+    Config::with_cases(most.map_or(cases, |most: u32| most.min(cases)))
 }
 
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {

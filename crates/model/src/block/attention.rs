@@ -57,6 +57,14 @@ impl Attention {
         Attention { shape, qkv, output }
     }
 
+    /// Its linears, in the order in which data passes them.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match &self.qkv {
+            Qkv::Separate { q, k, v } => vec![q, k, v, &self.output],
+            Qkv::Fused(qkv) => vec![qkv, &self.output],
+        }
+    }
+
     /// Appends the keys and values of `x` to the cache of each sequence and attends over all that they hold.
     /// `[tokens, hidden_size]` to the same shape.
     pub(crate) fn forward(
@@ -68,16 +76,23 @@ impl Attention {
         let Call { cpu, batch, .. } = call;
         let (mut queries, mut keys, values) = self.qkv.forward(call, &self.shape, x);
         if let Some(angles) = &batch.angles {
-            rope::rotate(cpu, angles, self.shape.heads, queries.view_mut());
-            rope::rotate(cpu, angles, self.shape.kv_heads, keys.view_mut());
+            cpu.timed("positions", || {
+                rope::rotate(cpu, angles, self.shape.heads, queries.view_mut());
+                rope::rotate(cpu, angles, self.shape.kv_heads, keys.view_mut());
+            });
         }
-        for (sequence, cache) in batch.sequences.iter().zip(caches.iter_mut()) {
-            assert_eq!(cache.tokens(), sequence.start, "where the cache ends, and where these tokens begin");
-            cache.append(cpu, keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
-        }
-        let mut context = Matrix::zeros(queries.rows(), queries.cols());
-        let sequences = sequences(batch, caches.iter().map(|cache| &**cache));
-        attention::attention(cpu, &self.shape, queries.view(), &sequences, context.view_mut());
+        cpu.timed("cache", || {
+            for (sequence, cache) in batch.sequences.iter().zip(caches.iter_mut()) {
+                assert_eq!(cache.tokens(), sequence.start, "where the cache ends, and where these tokens begin");
+                cache.append(cpu, keys.slice(sequence.rows.clone()), values.slice(sequence.rows.clone()));
+            }
+        });
+        let context = cpu.timed("attention", || {
+            let mut context = Matrix::unset(queries.rows(), queries.cols());
+            let sequences = sequences(batch, caches.iter().map(|cache| &**cache));
+            attention::attention(cpu, &self.shape, queries.view(), &sequences, context.view_mut());
+            context
+        });
         let output = self.output.forward(call, Site::O, call.tokens(), context.view());
         (output, AttentionActivations { queries, context })
     }
@@ -96,9 +111,9 @@ impl Attention {
         let Call { cpu, batch, .. } = call;
         let d_context = self.output.backward(call, Site::O, call.tokens(), context.view(), d_output, leaves);
         let kv_channels = self.shape.kv_heads * self.shape.head_dim;
-        let mut d_queries = Matrix::zeros(queries.rows(), queries.cols());
-        let mut d_keys = Matrix::zeros(queries.rows(), kv_channels);
-        let mut d_values = Matrix::zeros(queries.rows(), kv_channels);
+        let mut d_queries = Matrix::unset(queries.rows(), queries.cols());
+        let mut d_keys = Matrix::unset(queries.rows(), kv_channels);
+        let mut d_values = Matrix::unset(queries.rows(), kv_channels);
         attention::attention_backward(
             cpu,
             &self.shape,
@@ -139,7 +154,10 @@ impl Qkv {
         let run = |site, linear: &Linear| linear.forward(call, site, call.tokens(), x);
         match self {
             Qkv::Separate { q, k, v } => (run(Site::Q, q), run(Site::K, k), run(Site::V, v)),
-            Qkv::Fused(qkv) => split(call.cpu, shape, &run(Site::Qkv, qkv)),
+            Qkv::Fused(qkv) => {
+                let fused = run(Site::Qkv, qkv);
+                call.cpu.timed("split qkv", || split(call.cpu, shape, &fused))
+            }
         }
     }
 
@@ -169,7 +187,7 @@ impl Qkv {
 fn split(cpu: &Cpu, shape: &AttentionShape, fused: &Matrix) -> (Matrix, Matrix, Matrix) {
     let (group, per_head, width) = fused_layout(shape);
     let part = |channels: usize, from: usize| {
-        let mut part = Matrix::zeros(fused.rows(), shape.kv_heads * channels);
+        let mut part = Matrix::unset(fused.rows(), shape.kv_heads * channels);
         cpu.for_each_row(part.view_mut(), |row, part| {
             for (part, fused) in part.chunks_exact_mut(channels).zip(fused.row(row).chunks_exact(width)) {
                 part.copy_from_slice(&fused[from..from + channels]);

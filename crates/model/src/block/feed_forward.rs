@@ -86,6 +86,16 @@ impl Sites {
 }
 
 impl FeedForward {
+    /// Its linears, in the order in which data passes them.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            FeedForward::Dense(expert) => expert.linears().collect(),
+            FeedForward::Experts { router, experts, .. } => {
+                std::iter::once(router).chain(experts.iter().flat_map(Expert::linears)).collect()
+            }
+        }
+    }
+
     /// `[tokens, hidden_size]` to the same shape.
     pub(crate) fn forward(&self, call: Call<'_>, x: MatrixView<'_>) -> (Matrix, FeedForwardActivations) {
         match self {
@@ -181,6 +191,10 @@ impl FeedForwardActivations {
 }
 
 impl Expert {
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
     fn forward(
         &self,
         call: Call<'_>,
@@ -208,10 +222,10 @@ impl Expert {
         let inner = self.inner(call.cpu, activations);
         let d_inner = self.down.backward(call, sites.down, tokens, inner.view(), dy, leaves);
         let up = activations.up.view();
-        let mut d_up = Matrix::zeros(up.rows(), up.cols());
+        let mut d_up = Matrix::unset(up.rows(), up.cols());
         match (&self.gate, &activations.gate) {
             (Some(gate_linear), Some(gate)) => {
-                let mut d_gate = Matrix::zeros(up.rows(), up.cols());
+                let mut d_gate = Matrix::unset(up.rows(), up.cols());
                 let (d_gate_view, d_up_view) = (d_gate.view_mut(), d_up.view_mut());
                 activation::gated_backward(
                     call.cpu,
@@ -236,13 +250,15 @@ impl Expert {
 
     /// The input of `down`.
     fn inner(&self, cpu: &Cpu, activations: &ExpertActivations) -> Matrix {
-        let up = activations.up.view();
-        let mut inner = Matrix::zeros(up.rows(), up.cols());
-        match &activations.gate {
-            Some(gate) => activation::gated(cpu, self.activation, gate.view(), up, inner.view_mut()),
-            None => activation::activate(cpu, self.activation, up, inner.view_mut()),
-        }
-        inner
+        cpu.timed("activation", || {
+            let up = activations.up.view();
+            let mut inner = Matrix::unset(up.rows(), up.cols());
+            match &activations.gate {
+                Some(gate) => activation::gated(cpu, self.activation, gate.view(), up, inner.view_mut()),
+                None => activation::activate(cpu, self.activation, up, inner.view_mut()),
+            }
+            inner
+        })
     }
 }
 
@@ -294,7 +310,7 @@ fn choice_backward(cpu: &Cpu, probabilities: &Matrix, parts: &[ExpertPart], d_we
 }
 
 fn gather(x: MatrixView<'_>, tokens: &[Token], rows: &[usize]) -> (Matrix, Vec<Token>) {
-    let mut gathered = Matrix::zeros(rows.len(), x.cols());
+    let mut gathered = Matrix::unset(rows.len(), x.cols());
     for (place, &row) in rows.iter().enumerate() {
         gathered.row_mut(place).copy_from_slice(x.row(row));
     }

@@ -15,7 +15,7 @@ pub(crate) mod batch;
 pub(crate) mod feed_forward;
 
 use bouquet_kernels::ops::elementwise;
-use bouquet_kernels::{Cpu, Matrix, MatrixView};
+use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight};
 use bouquet_span::adapter::LeafGrad;
 
 use self::attention::{Attention, AttentionActivations};
@@ -54,6 +54,12 @@ pub(crate) struct Activations {
 }
 
 impl Block {
+    /// Its weights, in the order in which data passes them.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        let linears = self.attention.linears().into_iter().chain(self.feed_forward.linears());
+        linears.map(|linear| &linear.weight)
+    }
+
     /// The output for packed rows, `[tokens, hidden_size]`; `caches` holds that of each sequence of the batch.
     pub(crate) fn forward(
         &self,
@@ -67,11 +73,11 @@ impl Block {
 
         let normed = self.attention_norm.forward(cpu, input.view());
         let (mut middle, attention) = self.attention.forward(call, normed.view(), caches);
-        elementwise::add(cpu, self.residual_of(&input, &normed), middle.view_mut());
+        cpu.timed("residual", || elementwise::add(cpu, self.residual_of(&input, &normed), middle.view_mut()));
 
         let normed = self.feed_forward_norm.forward(cpu, middle.view());
         let (mut output, feed_forward) = self.feed_forward.forward(call, normed.view());
-        elementwise::add(cpu, self.residual_of(&middle, &normed), output.view_mut());
+        cpu.timed("residual", || elementwise::add(cpu, self.residual_of(&middle, &normed), output.view_mut()));
 
         batch.round(cpu, &mut output);
         (output, Activations { input, attention, middle, feed_forward })

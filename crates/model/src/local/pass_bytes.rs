@@ -2,9 +2,10 @@
 //! rows that a block works in, and what is kept for a backward. An upper bound: it adds up what is never held all at once,
 //! and was about twice what a small BLOOM used.
 
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_span::{Keep, Pass};
 
-use crate::kv_cache::KvCache;
+use crate::kv_cache::CacheShape;
 use crate::spec::BlockSpec;
 
 /// Counts for some blocks and some tokens of one pass.
@@ -22,7 +23,7 @@ impl PassBytes {
     /// For `blocks` blocks over sequences of `lengths`. What is too large to count saturates.
     pub(super) fn new(spec: &BlockSpec, blocks: std::ops::Range<usize>, lengths: &[usize], pass: &Pass) -> Self {
         let tokens = lengths.iter().fold(0u64, |sum, &length| sum.saturating_add(length as u64));
-        let keys = KvCache::bytes_per_token(spec.attention.kv_heads, spec.attention.head_dim);
+        let keys = CacheShape::new(spec, CacheEncoding::F32).bytes_per_token();
         PassBytes {
             block: tokens.saturating_mul(keys + 4 * numbers_per_token(spec, pass.adapter.is_some())),
             input: tokens.saturating_mul(4 * spec.hidden_size as u64),

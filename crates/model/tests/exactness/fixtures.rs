@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::{Encoding, Model, OpenOptions};
@@ -45,11 +44,8 @@ pub(crate) fn open(model: &str, threads: usize) -> Model {
     let shipped = repository().join("models").join(model);
     let fixture = repository().join("tests/fixtures/models").join(model);
     let folder = if shipped.exists() { shipped } else { fixture };
-    Model::open(
-        &folder,
-        &OpenOptions { cpu: Arc::new(Cpu::new(threads)), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 },
-    )
-    .unwrap_or_else(|error| panic!("{model}: {error}"))
+    Model::open(&folder, &OpenOptions::new(Cpu::new(threads), CACHE_BYTES, Encoding::F32))
+        .unwrap_or_else(|error| panic!("{model}: {error}"))
 }
 
 /// Recorded outputs: tensors and the scalars of the manifest.

@@ -41,11 +41,7 @@ fn on_every_isa(name: &str, threads: usize) -> impl Iterator<Item = (Isa, Model)
     let folder = open(name, 1).folder;
     Isa::ALL.into_iter().filter_map(move |isa| {
         let cpu = Cpu::with_isa(isa, threads)?;
-        Some((
-            isa,
-            Model::open(&folder, &OpenOptions { cpu: cpu.into(), memory_bytes: CACHE_BYTES, encoding: Encoding::F32 })
-                .unwrap(),
-        ))
+        Some((isa, Model::open(&folder, &OpenOptions::new(cpu, CACHE_BYTES, Encoding::F32)).unwrap()))
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::checkpoint::{Checkpoint, Dtype, InMemory, Tensor};
@@ -29,7 +28,7 @@ fn fixture(model: &str, stored: &str) -> PathBuf {
 }
 
 fn options(encoding: Encoding) -> OpenOptions {
-    OpenOptions { cpu: Arc::new(Cpu::new(2)), memory_bytes: 1 << 30, encoding }
+    OpenOptions::new(Cpu::new(2), 1 << 30, encoding)
 }
 
 fn logits(model: &str, stored: &str, encoding: Encoding) -> Matrix {

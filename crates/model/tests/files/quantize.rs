@@ -83,7 +83,7 @@ impl Written {
 }
 
 fn logits(folder: &Path, encoding: Encoding) -> Vec<u32> {
-    let options = OpenOptions { cpu: Cpu::new(2).into(), memory_bytes: 1 << 30, encoding };
+    let options = OpenOptions::new(Cpu::new(2), 1 << 30, encoding);
     let network = Network::open(folder, &options).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let hidden = network.embedding.embed(&network.cpu, &[&[5, 9, 33, 2, 61, 17, 40]]).unwrap();
     let (hidden, _) = network.blocks.forward(hidden, &Pass::default()).unwrap();
@@ -178,10 +178,7 @@ fn an_interrupted_folder_has_no_name_and_the_next_try_goes_on() {
         assert!(matches!(stopped, Err(ModelError::Span(_))), "{stopped:?}");
         let staging = unfinished(&written.path()).unwrap().expect("what was done is kept");
         assert!(!written.path().exists() && !staging.join("config.json").exists());
-        assert!(
-            Network::open(&staging, &OpenOptions { cpu: Cpu::new(1).into(), memory_bytes: 1, encoding: Encoding::F32 })
-                .is_err()
-        );
+        assert!(Network::open(&staging, &OpenOptions::new(Cpu::new(1), 1, Encoding::F32)).is_err());
         let before = write(&from, request, &written.path(), |_, _| ()).unwrap();
         resumed += u64::from(before > 0);
         assert!(written.files() == undisturbed, "stopped after {part} of 10");

@@ -59,7 +59,7 @@ pub fn attention_backward(
                 values: d_values.block(sequence.rows.clone(), columns(kv_head..kv_head + 1)),
             }
         };
-        let keys = keys_by_position(sequence, kv_head, shape.head_dim);
+        let keys = keys_by_position(cpu, sequence, kv_head, shape.head_dim);
         for start in (0..sequence.rows.len()).step_by(per_block) {
             let block = start..sequence.rows.len().min(start + per_block);
             add_block(cpu, shape, queries, sequence, &keys, out, d_out, kv_head, block, &mut gradients);
@@ -69,16 +69,16 @@ pub fn attention_backward(
 
 /// The keys of one key head, `[positions, head_dim]`: the gradients of queries are sums of these. Pieces that nobody sees
 /// are left as they are.
-fn keys_by_position(sequence: &Sequence<'_>, kv_head: usize, head_dim: usize) -> Scratch {
+fn keys_by_position(cpu: &Cpu, sequence: &Sequence<'_>, kv_head: usize, head_dim: usize) -> Scratch {
     let tokens = sequence.rows.len();
     let mut rows = Scratch::new(tokens * head_dim);
     for (piece, rows) in sequence.pieces.iter().zip(rows.chunks_mut(KEY_PIECE * head_dim)) {
         if piece.keys.is_empty() {
             continue;
         }
-        let keys = &piece.keys[kv_head * piece.capacity * head_dim..][..piece.capacity * head_dim];
-        for (channel, keys) in keys.chunks_exact(piece.capacity).enumerate() {
-            for (row, key) in rows.chunks_exact_mut(head_dim).zip(keys) {
+        let (keys, _) = piece.head(cpu, kv_head, head_dim, rows.len() / head_dim);
+        for channel in 0..head_dim {
+            for (row, key) in rows.chunks_exact_mut(head_dim).zip(keys.row(channel)) {
                 row[channel] = *key;
             }
         }
@@ -129,12 +129,12 @@ fn add_block(
     // The keys of a piece that any row sees.
     let union = |index: usize| seen(0, index).start / LANES * LANES..seen(rows - 1, index).end;
     for index in pieces.clone() {
-        let (keys, values) = sequence.pieces[index].head(kv_head, head_dim);
         let (union, shift) = (union(index), index * KEY_PIECE - base);
+        let (keys, values) = sequence.pieces[index].head(cpu, kv_head, head_dim, union.end);
         let columns = shift + union.start..shift + union.end;
-        dot_products(cpu, &queries, keys, union.clone(), width, &mut probabilities[shift..]);
+        dot_products(cpu, &queries, keys.rows(), union.clone(), width, &mut probabilities[shift..]);
         let mut to = Out::new(&mut d_dots, width, rows, width);
-        dots(cpu, d_out_rows, values.part(union, 0..head_dim), to.part(0..rows, columns));
+        dots(cpu, d_out_rows, values.rows().part(union, 0..head_dim), to.part(0..rows, columns));
         for row in 0..rows {
             let (seen, position) = (seen(row, index), positions.start + row / group);
             if seen.is_empty() {

@@ -74,11 +74,11 @@ fn attend(
     let mut of_piece = Scratch::new(rows * head_dim);
     let mut scores = Scratch::new(rows * KEY_PIECE);
     for index in shape.pieces(&positions) {
-        let (keys, piece_values) = sequence.pieces[index].head(kv_head, head_dim);
         let seen = |row: usize| within_piece(shape.visible(positions.start + row / group), index);
         // q kᵀ with all keys that any row sees; each row then takes its own.
         let union = seen(0).start / LANES * LANES..seen(rows - 1).end;
-        dot_products(cpu, &queries, keys, union.clone(), KEY_PIECE, &mut scores);
+        let (keys, piece_values) = sequence.pieces[index].head(cpu, kv_head, head_dim, union.end);
+        dot_products(cpu, &queries, keys.rows(), union.clone(), KEY_PIECE, &mut scores);
 
         let mut factors = Vec::with_capacity(rows);
         for row in 0..rows {
@@ -100,8 +100,7 @@ fn attend(
         of_piece.fill(0.0);
         let ranges: Vec<_> = (0..rows).map(seen).collect();
         let weights = Factors::new(&scores, rows, KEY_PIECE, union.end, 1).with_ranges(&ranges);
-        let piece_values = piece_values.part(0..union.end, 0..head_dim);
-        chains(cpu, weights, piece_values, Out::new(&mut of_piece, head_dim, rows, head_dim));
+        chains(cpu, weights, piece_values.rows(), Out::new(&mut of_piece, head_dim, rows, head_dim));
         // values = values · before + p v · now.
         for (row, (before, now)) in factors.into_iter().enumerate() {
             let part = row * head_dim..(row + 1) * head_dim;

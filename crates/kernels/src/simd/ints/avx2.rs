@@ -1,9 +1,11 @@
 //! AVX2: codes widened to half words, whose products are summed in pairs.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with, spin_with};
+use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with};
+use crate::simd::unroll;
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -27,8 +29,28 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
 /// As [`few`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn spin_products(steps: usize) -> u64 {
-    // SAFETY: the caller's.
-    unsafe { spin_with::<Halves256, 6>(steps) }
+    const CHAINS: usize = 8;
+    // SAFETY: the caller's; these instructions touch registers alone.
+    unsafe {
+        let (a, b) = (_mm256_set1_epi16(3), _mm256_set1_epi16(5));
+        let mut sums = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..steps {
+            // In assembly, since a compiler sees that the products are always the same, and makes them once.
+            unroll!(C < CHAINS, {
+                asm!(
+                    "vpmaddwd {products}, {a}, {b}",
+                    "vpaddd {sum}, {sum}, {products}",
+                    sum = inout(ymm_reg) sums[C],
+                    products = out(ymm_reg) _,
+                    a = in(ymm_reg) a,
+                    b = in(ymm_reg) b,
+                    options(nomem, nostack, preserves_flags)
+                );
+            });
+        }
+        std::hint::black_box(sums);
+        (steps * CHAINS * Halves256::WIDTH * 2) as u64
+    }
 }
 
 /// # Safety

@@ -11,11 +11,20 @@
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+
+#[cfg(target_arch = "aarch64")]
+mod i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tiles;
 
 use std::ops::Range;
 
@@ -23,6 +32,9 @@ use super::unroll;
 use crate::scratch::Scratch;
 use crate::weight::codes::{CodeRows, Int4Rows, Int8Rows};
 use crate::{Cpu, Isa};
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::works as amx_works;
 
 /// Codes that rows are padded to: two groups of 64.
 pub(crate) const PADDING: usize = 128;
@@ -81,7 +93,7 @@ pub(crate) trait Ints: Copy {
     unsafe fn prefetch(_from: *const u8) {}
 }
 
-/// The codes of tokens: `stride` bytes apart, each padded with zeros to a multiple of [`PADDING`] codes.
+/// The codes of tokens, from −127 to 127: `stride` bytes apart, each padded with zeros to a multiple of [`PADDING`] codes.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenCodes<'a> {
     /// `count * stride` bytes.
@@ -110,16 +122,16 @@ impl TokenCodes<'_> {
 /// Bytes of an activation's code on an instruction set.
 pub(crate) fn code_bytes(isa: Isa) -> usize {
     match isa {
-        Isa::Scalar | Isa::AvxVnni | Isa::Avx512Vnni => 1,
-        Isa::Avx2 | Isa::Avx512 | Isa::Neon => 2,
+        Isa::Scalar | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 1,
+        Isa::Avx2 | Isa::Avx512 => 2,
     }
 }
 
 /// Outputs that go into one panel on an instruction set.
 pub(crate) fn panel_outputs(isa: Isa) -> usize {
     match isa {
-        Isa::Scalar | Isa::Neon => 16,
-        Isa::Avx2 | Isa::AvxVnni => 16,
+        Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 16,
+        Isa::Amx => 32,
         Isa::Avx512 | Isa::Avx512Vnni => 64,
     }
 }
@@ -141,7 +153,13 @@ pub(crate) fn few(cpu: &Cpu, w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<
         Isa::Avx512 => unsafe { avx512::few(w, rows, x, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { vnni::few_512(w, rows, x, sums) },
+        Isa::Avx512Vnni | Isa::Amx => unsafe { vnni::few_512(w, rows, x, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::few(w, rows, x, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot | Isa::NeonI8mm => unsafe { neon::few_dot(w, rows, x, sums) },
         _ => scalar::few(w, rows, x, sums),
     }
 }
@@ -170,6 +188,18 @@ pub(crate) fn many(
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { vnni::many_512(w, rows, x, done) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { amx::many(w, rows, x, done) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::many(w, rows, x, done) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => unsafe { neon::many_dot(w, rows, x, done) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => unsafe { i8mm::many(w, rows, x, done) },
         _ => scalar::many(w, rows, x, done),
     }
 }
@@ -505,8 +535,8 @@ unsafe fn many_tile<I: Ints, const M: usize, const N: usize>(
 /// Takes off what unsigned codes have too much: `sum` is that of the token's codes.
 pub(crate) fn correction(isa: Isa, sum: i32) -> i32 {
     match isa {
-        Isa::AvxVnni | Isa::Avx512Vnni => sum.wrapping_mul(-BIAS),
-        Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Neon => 0,
+        Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => sum.wrapping_mul(-BIAS),
+        Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => 0,
     }
 }
 
@@ -526,6 +556,18 @@ pub(crate) fn spin_products(isa: Isa, steps: usize) -> u64 {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { vnni::spin_products_512(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { amx::spin_products(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::spin_products(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => unsafe { neon::spin_products_dot(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => unsafe { i8mm::spin_products(steps) },
         _ => scalar::spin_products(steps),
     }
 }
@@ -565,7 +607,10 @@ pub(crate) fn spin_reads(isa: Isa, memory: &[u8]) {
         Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::spin_reads(memory) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vnni => unsafe { avx512::spin_reads(memory) },
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => unsafe { avx512::spin_reads(memory) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => unsafe { neon::spin_reads(memory) },
         _ => {
             let words: &[u64] = bytemuck::pod_align_to(memory).1;
             std::hint::black_box(words.iter().fold(0, |all, word| all ^ word));

@@ -68,7 +68,7 @@ pub(super) unsafe fn spin_products_256(steps: usize) -> u64 {
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Bytes512(__m512i);
+pub(super) struct Bytes512(__m512i);
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]

@@ -1,0 +1,180 @@
+//! Runs tests, and measures the limits of the machine around each repetition: other programs, and heat, move both.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bouquet_generate::PROMPT_CHUNK;
+use bouquet_kernels::ops::attention::CacheEncoding;
+use bouquet_kernels::profile::OperationTime;
+use bouquet_kernels::{Matrix, Weight};
+use bouquet_model::{Encoding, Network};
+use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
+
+use super::plan::Test;
+use crate::limits::{MachineLimits, Memory, TokenCost};
+
+/// A model that is being measured.
+pub(super) struct Bench {
+    pub(super) network: Network,
+    encoding: Encoding,
+    memory: Memory,
+    limits: Limits,
+}
+
+/// What came out of one test.
+pub(super) struct Measured {
+    pub(super) samples: Vec<Sample>,
+    /// Over all repetitions, the longest first; empty unless asked for.
+    pub(super) profile: Vec<OperationTime>,
+}
+
+/// One repetition.
+pub(super) struct Sample {
+    pub(super) time: Duration,
+    pub(super) tokens_per_sec: f64,
+    pub(super) bytes_per_sec: f64,
+    pub(super) ops_per_sec: f64,
+    /// The mean of before and after.
+    pub(super) limits: MachineLimits,
+}
+
+impl Bench {
+    pub(super) fn new(network: Network, encoding: Encoding, cancel: &CancelToken) -> Self {
+        let memory = Memory::of(&network.weights);
+        let limits = Limits { deadline: None, cancel: cancel.clone() };
+        Bench { network, encoding, memory, limits }
+    }
+
+    /// Bytes of all weights.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        let (embedding, head) = (&self.network.embedding.weight, &self.network.head.weight);
+        let tied = embedding.data().as_ptr() == head.data().as_ptr();
+        let embedding = if tied { 0 } else { embedding.bytes() };
+        (self.network.weights.iter().map(Weight::bytes).sum::<usize>() + embedding) as u64
+    }
+
+    /// Runs a test so many times, after a warm-up.
+    pub(super) fn measure(&self, test: Test, repetitions: usize) -> Result<Measured> {
+        match test {
+            Test::Prompt(tokens) => self.prompt(tokens)?,
+            Test::Generate { tokens, batch } => self.generate(tokens.min(4), batch)?,
+        };
+        self.network.cpu.take_profile();
+        let (mut samples, mut profile) = (Vec::new(), Vec::new());
+        let mut before = self.machine_limits();
+        for _ in 0..repetitions {
+            let time = match test {
+                Test::Prompt(tokens) => self.prompt(tokens)?,
+                Test::Generate { tokens, batch } => self.generate(tokens, batch)?,
+            };
+            add_times(&mut profile, self.network.cpu.take_profile());
+            let after = self.machine_limits();
+            let seconds = time.as_secs_f64();
+            let (bytes, ops) = self.work(test);
+            samples.push(Sample {
+                time,
+                tokens_per_sec: test.tokens() as f64 / seconds,
+                bytes_per_sec: bytes / seconds,
+                ops_per_sec: ops / seconds,
+                limits: before.mean(after),
+            });
+            before = after;
+        }
+        profile.sort_by_key(|times| std::cmp::Reverse(times.time));
+        Ok(Measured { samples, profile })
+    }
+
+    /// A prompt through all blocks, and the logits of its last token.
+    fn prompt(&self, tokens: usize) -> Result<Duration> {
+        let mut session = self.open(tokens)?;
+        let ids: Vec<u32> = (0..tokens).map(|place| self.token_id(place)).collect();
+        let start = Instant::now();
+        let mut chunks = ids.chunks(PROMPT_CHUNK).peekable();
+        while let Some(chunk) = chunks.next() {
+            let returned = if chunks.peek().is_none() { Returned::Last } else { Returned::None };
+            let last = self.step(&mut [&mut session], &[chunk], returned)?;
+            if returned == Returned::Last {
+                self.head(&last);
+            }
+        }
+        Ok(start.elapsed())
+    }
+
+    /// Tokens one by one, each with its logits, in several sequences at once.
+    fn generate(&self, tokens: usize, batch: usize) -> Result<Duration> {
+        let mut sessions = (0..batch).map(|_| self.open(tokens)).collect::<Result<Vec<Session>>>()?;
+        let start = Instant::now();
+        for place in 0..tokens {
+            let ids: Vec<[u32; 1]> = (0..batch).map(|sequence| [self.token_id(place * batch + sequence)]).collect();
+            let ids: Vec<&[u32]> = ids.iter().map(<[u32; 1]>::as_slice).collect();
+            let last = self.step(&mut sessions.iter_mut().collect::<Vec<_>>(), &ids, Returned::Last)?;
+            self.head(&last);
+        }
+        Ok(start.elapsed())
+    }
+
+    fn open(&self, max_tokens: usize) -> Result<Session> {
+        let shape = SessionShape { sequences: 1, max_tokens, max_rewind: 0 };
+        Ok(self.network.blocks.open(shape, &Pass::default())?)
+    }
+
+    /// Steps sessions together, each by its tokens.
+    fn step(&self, sessions: &mut [&mut Session], ids: &[&[u32]], returned: Returned) -> Result<Vec<HiddenStates>> {
+        self.limits.check()?;
+        let mut steps = Vec::with_capacity(sessions.len());
+        for (session, ids) in sessions.iter_mut().zip(ids) {
+            let hidden = self.network.embedding.embed(&self.network.cpu, &[ids])?;
+            steps.push(Step { session, hidden, returned, limits: self.limits.clone() });
+        }
+        let outputs = self.network.blocks.step(&mut steps);
+        Ok(outputs.into_iter().collect::<std::result::Result<Vec<_>, SpanError>>()?)
+    }
+
+    /// The logits of all rows.
+    fn head(&self, outputs: &[HiddenStates]) {
+        let mut rows = Matrix::zeros(0, self.network.spec.block.hidden_size);
+        outputs.iter().for_each(|output| rows.push_rows(output.values().view()));
+        std::hint::black_box(self.network.head.logits(&self.network.cpu, rows.view()));
+    }
+
+    /// Ids that are no sequence in particular.
+    fn token_id(&self, place: usize) -> u32 {
+        ((place as u64 * 2_654_435_761 + 12_345) % self.network.spec.vocab_size as u64) as u32
+    }
+
+    fn machine_limits(&self) -> MachineLimits {
+        MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(&self.network.weights))
+    }
+
+    /// Bytes that a test reads, and operations that it does.
+    fn work(&self, test: Test) -> (f64, f64) {
+        let cost = TokenCost::of(&self.network);
+        let cache = self.network.spec.cache_bytes_per_token(CacheEncoding::F32) as f64;
+        match test {
+            Test::Prompt(tokens) => {
+                let passes = tokens.div_ceil(PROMPT_CHUNK) as f64;
+                let tokens = tokens as f64;
+                (passes * cost.weight_bytes + tokens * cache, tokens * cost.block_ops + cost.head_ops)
+            }
+            Test::Generate { tokens, batch } => {
+                let (tokens, batch) = (tokens as f64, batch as f64);
+                // The token at position p sees p + 1.
+                let seen = batch * tokens * (tokens + 1.0) / 2.0;
+                (tokens * cost.weight_bytes + seen * cache, tokens * batch * (cost.block_ops + cost.head_ops))
+            }
+        }
+    }
+}
+
+/// Adds the times of one repetition.
+fn add_times(all: &mut Vec<OperationTime>, more: Vec<OperationTime>) {
+    for times in more {
+        match all.iter_mut().find(|known| known.operation == times.operation) {
+            Some(known) => {
+                known.calls += times.calls;
+                known.time += times.time;
+            }
+            None => all.push(times),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `bouquet bench`: how fast a model runs here, beside what this machine could do at best, measured in the same run.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`plan`] | from what was typed to what is measured, on which model, in how much memory |
+//! | [`measure`] | runs a test, and the limits around each repetition |
+//! | [`report`] | the table, and JSON |
+//! | [`mod@write`] | random weights as a folder, instead of measuring |
+
+mod measure;
+mod plan;
+mod report;
+mod write;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use bouquet_model::Encoding;
+use bouquet_model::random::{SHAPES, Shape};
+use clap::builder::PossibleValuesParser;
+
+use self::measure::Bench;
+use self::plan::Plan;
+use self::report::Report;
+use crate::compute::ComputeArgs;
+use crate::errors::asked_wrongly;
+use crate::interrupt::Work;
+use crate::open::encoding_names;
+use crate::output;
+
+/// What was typed.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BenchArgs {
+    /// Folder of the model
+    #[arg(required_unless_present = "shape", conflicts_with = "shape")]
+    model: Option<PathBuf>,
+    /// A published shape with random weights, instead of a model
+    #[arg(long, value_name = "NAME", value_parser = shapes())]
+    shape: Option<String>,
+    /// Put 8 outlier channels into every token, which trained models have and random weights have not
+    #[arg(long)]
+    outliers: bool,
+    /// Write the random weights and a tokenizer to a new folder instead of measuring: in f16, or in --encoding
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+    /// Tokens of prompts, each a test; 0 for none
+    #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_values_t = [128, 512], value_parser = tokens())]
+    prompt: Vec<u32>,
+    /// Tokens to generate one by one, each a test; 0 for none
+    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_values_t = [64], value_parser = tokens())]
+    generate: Vec<u32>,
+    /// Repetitions of each test
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: u16,
+    /// Sequences that generate together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: u16,
+    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Say where the time goes, operation by operation
+    #[arg(long)]
+    profile: bool,
+    /// Say what would be measured and what memory it would take, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet bench MODEL
+  bouquet bench --shape bloom-1b7 --encoding int4 --threads 2
+  bouquet bench --shape bloom-560m -p 0 -n 64 --batch 4 --profile
+  bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
+
+pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the
+logits of each and the cache of keys and values; nothing is sampled. Tokens/s are the mean over the
+repetitions, after a warm-up, and their standard deviation.
+
+GB/s are the weights and the cache read, beside them the share of what memory gives. GOP/s are the
+operations of all products with weights, a multiply-add counted as two, beside them the share of what
+registers give in the arithmetic of the encoding. Both limits are measured around each repetition.
+Weights that fit into the caches can be read faster than memory gives.";
+
+fn shapes() -> PossibleValuesParser {
+    PossibleValuesParser::new(SHAPES.map(|shape| shape.name))
+}
+
+/// Lengths of tests.
+fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(..=1 << 20)
+}
+
+pub(crate) fn run(args: BenchArgs) -> Result<()> {
+    // clap lets this pass: a model excuses from --shape.
+    if args.shape.is_none() && (args.outliers || args.write.is_some()) {
+        let message = "--outliers and --write are for random weights";
+        return Err(asked_wrongly(message, "give --shape NAME instead of a model"));
+    }
+    let cpu = args.compute.cpu()?;
+    if let (Some(shape), Some(folder)) = (args.shape.as_deref().and_then(Shape::of_name), &args.write) {
+        return write::run(&args, shape, folder, &cpu);
+    }
+    let plan = Plan::of(&args)?;
+    if args.dry_run {
+        return plan.tell(&cpu, args.json);
+    }
+    plan.check_memory()?;
+    let work = Work::begin();
+    let start = Instant::now();
+    let mut progress = output::Progress::new();
+    progress.show(&format!("opening {}", plan.name));
+    let bench = Bench::new(plan.open(if args.profile { cpu.profiled() } else { cpu })?, plan.encoding, &work.cancel);
+    drop(progress);
+    let mut report = Report::begin(&plan, &bench, start.elapsed(), args.json)?;
+    for &test in &plan.tests {
+        let measured = bench.measure(test, plan.repetitions)?;
+        report.add(test, measured)?;
+    }
+    drop(work);
+    report.finish()
+}

@@ -1,0 +1,192 @@
+//! What is measured: the tests, the model, and the memory that it needs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::attention::CacheEncoding;
+use bouquet_model::checkpoint::Checkpoint;
+use bouquet_model::inspect::Inspection;
+use bouquet_model::random::{RandomModel, Shape};
+use bouquet_model::{Encoding, ModelSpec, Network, families};
+use serde_json::json;
+
+use super::BenchArgs;
+use crate::errors::{asked_wrongly, wrong};
+use crate::open::{open_network, options};
+use crate::{hub, output, system};
+
+/// Seed of random weights.
+pub(super) const SEED: u64 = 1;
+
+/// One test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Test {
+    /// A prompt of so many tokens.
+    Prompt(usize),
+    /// So many tokens one by one, in so many sequences.
+    Generate { tokens: usize, batch: usize },
+}
+
+/// All that was asked for.
+pub(super) struct Plan {
+    /// What the model is called.
+    pub(super) name: String,
+    pub(super) spec: ModelSpec,
+    pub(super) encoding: Encoding,
+    pub(super) tests: Vec<Test>,
+    pub(super) repetitions: usize,
+    origin: Origin,
+    weight_bytes: u64,
+}
+
+/// Where weights come from.
+enum Origin {
+    Folder(PathBuf),
+    Random { outliers: bool },
+}
+
+impl Test {
+    /// As llama-bench calls it.
+    pub(super) fn name(self) -> String {
+        match self {
+            Test::Prompt(tokens) => format!("pp{tokens}"),
+            Test::Generate { tokens, .. } => format!("tg{tokens}"),
+        }
+    }
+
+    /// Tokens that are computed.
+    pub(super) fn tokens(self) -> usize {
+        match self {
+            Test::Prompt(tokens) => tokens,
+            Test::Generate { tokens, batch } => tokens * batch,
+        }
+    }
+
+    /// Sequences.
+    pub(super) fn batch(self) -> usize {
+        match self {
+            Test::Prompt(_) => 1,
+            Test::Generate { batch, .. } => batch,
+        }
+    }
+}
+
+impl Plan {
+    pub(super) fn of(args: &BenchArgs) -> Result<Plan> {
+        let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
+            (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
+            (Some(model), None) => {
+                let folder = hub::folder(model.clone())?;
+                (folder_name(model), families::load_spec(&folder)?, Origin::Folder(folder))
+            }
+            (None, None) => unreachable!("clap asks for one of them"),
+        };
+        let encoding = args.encoding.unwrap_or_else(|| spec.stored.usual());
+        let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
+        let batch = usize::from(args.batch);
+        let generations = args.generate.iter().map(|&tokens| Test::Generate { tokens: tokens as usize, batch });
+        let tests: Vec<Test> = prompts.chain(generations).filter(|test| test.tokens() > 0).collect();
+        if tests.is_empty() {
+            return Err(asked_wrongly("there is nothing to measure", "give a number of tokens with -p or -n"));
+        }
+        if let Some(limit) = spec.max_positions
+            && let Some(test) = tests.iter().find(|test| test.tokens() / test.batch() > limit)
+        {
+            let message = format!("{} is beyond the {limit} positions that this model is made for", test.name());
+            return Err(asked_wrongly(message, format!("stay within {limit} tokens")));
+        }
+        let weight_bytes = weight_bytes(&spec, &origin, encoding)?;
+        let repetitions = usize::from(args.repetitions);
+        Ok(Plan { name, spec, encoding, tests, repetitions, origin, weight_bytes })
+    }
+
+    /// Opens the model, or makes it.
+    pub(super) fn open(&self, cpu: Cpu) -> Result<Network> {
+        match &self.origin {
+            Origin::Folder(folder) => open_network(folder, cpu, self.encoding),
+            Origin::Random { outliers } => {
+                let source = RandomModel::new(&self.spec, SEED, *outliers, cpu.threads());
+                Ok(Network::from_source(&source, self.spec.clone(), &options(cpu, self.encoding))?)
+            }
+        }
+    }
+
+    /// Keys and values of the largest test.
+    fn cache_bytes(&self) -> u64 {
+        let tokens = self.tests.iter().map(|test| test.tokens()).max().unwrap_or(0) as u64;
+        tokens.saturating_mul(self.spec.cache_bytes_per_token(CacheEncoding::F32))
+    }
+
+    /// Whether weights and cache fit into the memory that is free.
+    pub(super) fn check_memory(&self) -> Result<()> {
+        let needed = self.weight_bytes.saturating_add(self.cache_bytes());
+        match system::available_memory_bytes() {
+            Some(available) if needed > available => Err(wrong(
+                format!(
+                    "{} in {} needs {} for weights and cache, but {} are free",
+                    self.name,
+                    self.encoding,
+                    output::bytes(needed),
+                    output::bytes(available)
+                ),
+                "give a smaller model or encoding, shorter tests or fewer sequences",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says what would be done.
+    pub(super) fn tell(&self, cpu: &Cpu, as_json: bool) -> Result<()> {
+        let (cache, available) = (self.cache_bytes(), system::available_memory_bytes());
+        let tests: Vec<String> = self.tests.iter().map(|test| test.name()).collect();
+        if as_json {
+            return output::json(&json!({
+                "model": self.name,
+                "encoding": self.encoding.name(),
+                "isa": cpu.isa().name(),
+                "threads": cpu.threads(),
+                "tests": tests,
+                "batch": self.tests.iter().map(|test| test.batch()).max(),
+                "repetitions": self.repetitions,
+                "weight_bytes": self.weight_bytes,
+                "kv_cache_bytes": cache,
+                "available_memory_bytes": available,
+            }));
+        }
+        let parameters = families::parameters(&self.spec).map_or_else(String::new, |all| output::count(all.total));
+        let facts = [
+            ("model", format!("{}, {parameters} parameters", self.name)),
+            ("encoding", self.encoding.to_string()),
+            ("computes with", format!("{}, {} threads", cpu.isa().name(), cpu.threads())),
+            ("tests", format!("{}, {} times each", tests.join(", "), self.repetitions)),
+            ("weights", output::bytes(self.weight_bytes)),
+            ("keys and values", output::bytes(cache)),
+            ("free memory", available.map_or_else(|| "unknown".to_owned(), output::bytes)),
+        ];
+        output::write(&output::table(&facts.map(|(name, fact)| vec![name.to_owned(), fact]), 2))
+    }
+}
+
+/// The last part of a path that names something.
+fn folder_name(folder: &Path) -> String {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| folder.display().to_string())
+}
+
+/// Bytes of all weights as they will be held; vectors, which are small, are left out.
+fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result<u64> {
+    if let (Origin::Folder(folder), Encoding::F32) = (origin, encoding) {
+        return Ok(Inspection::new(spec, &Checkpoint::open(folder)?)?.weight_bytes);
+    }
+    Ok(random_weight_bytes(spec, encoding))
+}
+
+/// The same where floats are in f16, as random weights are.
+pub(super) fn random_weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
+    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
+    let linears = spec.block.linears();
+    let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();
+    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.block.hidden_size);
+    block * spec.num_blocks as u64 + vocabulary * if spec.tied_head { 1 } else { 2 }
+}

@@ -1,0 +1,220 @@
+//! The table, a row as soon as it is measured, in the shape of llama-bench; or all of it as JSON.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bouquet_model::families;
+use serde_json::{Value, json};
+
+use super::measure::{Bench, Measured, Sample};
+use super::plan::{Plan, Test};
+use crate::limits::{MachineLimits, arithmetic};
+use crate::{output, system};
+
+/// What is told of a whole run.
+pub(super) struct Report<'a> {
+    plan: &'a Plan,
+    bench: &'a Bench,
+    load: Duration,
+    as_json: bool,
+    results: Vec<(Test, Measured)>,
+    /// Cells that are the same in all rows.
+    model: Vec<String>,
+}
+
+/// Columns before those of [`Report::model`]'s test.
+const MODEL_COLUMNS: [&str; 6] = ["model", "size", "params", "encoding", "isa", "threads"];
+const TEST_COLUMNS: [(&str, usize); 4] = [("test", 10), ("tokens/s", 17), ("GB/s read", 14), ("GOP/s", 14)];
+
+impl<'a> Report<'a> {
+    /// Prints the head of the table.
+    pub(super) fn begin(plan: &'a Plan, bench: &'a Bench, load: Duration, as_json: bool) -> Result<Self> {
+        let cpu = &bench.network.cpu;
+        let parameters = families::parameters(&plan.spec).map_or(0, |all| all.total);
+        let model = vec![
+            plan.name.clone(),
+            output::bytes(bench.weight_bytes()),
+            output::count(parameters),
+            plan.encoding.to_string(),
+            cpu.isa().name().to_owned(),
+            cpu.threads().to_string(),
+        ];
+        let report = Report { plan, bench, load, as_json, results: Vec::new(), model };
+        if !as_json {
+            let widths = report.widths();
+            let titles = MODEL_COLUMNS.into_iter().chain(TEST_COLUMNS.map(|(title, _)| title));
+            output::line(&row(&titles.map(str::to_owned).collect::<Vec<_>>(), &widths))?;
+            let rule: Vec<String> = widths.iter().map(|width| format!("{}:", "-".repeat(width - 1))).collect();
+            output::line(&row(&rule, &widths))?;
+        }
+        Ok(report)
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let model = MODEL_COLUMNS.iter().zip(&self.model).map(|(title, cell)| title.len().max(cell.len()));
+        model.chain(TEST_COLUMNS.map(|(_, width)| width)).collect()
+    }
+
+    /// Prints a row.
+    pub(super) fn add(&mut self, test: Test, measured: Measured) -> Result<()> {
+        if !self.as_json {
+            let figures = Figures::of(&measured.samples);
+            let name = if test.batch() > 1 { format!("{} x {}", test.name(), test.batch()) } else { test.name() };
+            let mut cells = self.model.clone();
+            cells.extend([
+                name,
+                format!("{} ± {}", decimals(figures.tokens_per_sec), decimals(figures.sd)),
+                format!("{:.1} ({:.0} %)", figures.bytes_per_sec / 1e9, 100.0 * figures.share_of_bandwidth),
+                format!("{:.0} ({:.0} %)", figures.ops_per_sec / 1e9, 100.0 * figures.share_of_arithmetic),
+            ]);
+            output::line(&row(&cells, &self.widths()))?;
+        }
+        self.results.push((test, measured));
+        Ok(())
+    }
+
+    /// Prints what belongs to all tests, or everything as JSON.
+    pub(super) fn finish(self) -> Result<()> {
+        if self.as_json {
+            return output::json(&self.json());
+        }
+        let limits = self.limits();
+        let peak = system::peak_memory_bytes();
+        output::line(&format!(
+            "\nlimits here, the best seen: {:.1} GB/s read, {:.0} GOP/s in {}\nopened in {}{}",
+            limits.read_bytes_per_sec / 1e9,
+            limits.ops_per_sec / 1e9,
+            arithmetic(self.plan.encoding),
+            output::seconds(self.load),
+            peak.map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)))
+        ))?;
+        for (test, measured) in self.results.iter().filter(|(_, measured)| !measured.profile.is_empty()) {
+            output::line("")?;
+            output::write(&output::table(&profile_rows(*test, measured), 1))?;
+        }
+        Ok(())
+    }
+
+    /// The best that was measured around any repetition.
+    fn limits(&self) -> MachineLimits {
+        let samples = self.results.iter().flat_map(|(_, measured)| &measured.samples);
+        let none = MachineLimits { read_bytes_per_sec: 0.0, ops_per_sec: 0.0 };
+        samples.map(|sample| sample.limits).fold(none, MachineLimits::max)
+    }
+
+    fn json(&self) -> Value {
+        let (cpu, limits) = (&self.bench.network.cpu, self.limits());
+        let results: Vec<Value> = self.results.iter().map(|(test, measured)| result(*test, measured)).collect();
+        json!({
+            "model": self.plan.name,
+            "parameters": families::parameters(&self.plan.spec).map(|all| all.total),
+            "weight_bytes": self.bench.weight_bytes(),
+            "encoding": self.plan.encoding.name(),
+            "isa": cpu.isa().name(),
+            "threads": cpu.threads(),
+            "load_seconds": self.load.as_secs_f64(),
+            "limits": {
+                "gb_per_sec": limits.read_bytes_per_sec / 1e9,
+                "gop_per_sec": limits.ops_per_sec / 1e9,
+                "arithmetic": arithmetic(self.plan.encoding),
+            },
+            "results": results,
+            "peak_memory_bytes": system::peak_memory_bytes(),
+        })
+    }
+}
+
+/// Means over the repetitions of a test.
+struct Figures {
+    tokens_per_sec: f64,
+    /// Standard deviation of the samples.
+    sd: f64,
+    bytes_per_sec: f64,
+    ops_per_sec: f64,
+    /// Of the limits measured around each repetition.
+    share_of_bandwidth: f64,
+    share_of_arithmetic: f64,
+}
+
+impl Figures {
+    fn of(samples: &[Sample]) -> Figures {
+        let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / samples.len() as f64;
+        let tokens_per_sec = mean(|sample| sample.tokens_per_sec);
+        let squares: f64 = samples.iter().map(|sample| (sample.tokens_per_sec - tokens_per_sec).powi(2)).sum();
+        Figures {
+            tokens_per_sec,
+            sd: (squares / (samples.len() as f64 - 1.0).max(1.0)).sqrt(),
+            bytes_per_sec: mean(|sample| sample.bytes_per_sec),
+            ops_per_sec: mean(|sample| sample.ops_per_sec),
+            share_of_bandwidth: mean(|sample| sample.bytes_per_sec / sample.limits.read_bytes_per_sec),
+            share_of_arithmetic: mean(|sample| sample.ops_per_sec / sample.limits.ops_per_sec),
+        }
+    }
+}
+
+/// One test as JSON.
+fn result(test: Test, measured: &Measured) -> Value {
+    let figures = Figures::of(&measured.samples);
+    let bound_by_memory = figures.share_of_bandwidth > figures.share_of_arithmetic;
+    let samples: Vec<f64> = measured.samples.iter().map(|sample| sample.tokens_per_sec).collect();
+    let mut value = json!({
+        "test": test.name(),
+        "tokens": test.tokens(),
+        "batch": test.batch(),
+        "tokens_per_sec": figures.tokens_per_sec,
+        "sd": figures.sd,
+        "samples": samples,
+        "gb_per_sec": figures.bytes_per_sec / 1e9,
+        "gop_per_sec": figures.ops_per_sec / 1e9,
+        "share_of_bandwidth": figures.share_of_bandwidth,
+        "share_of_arithmetic": figures.share_of_arithmetic,
+        "limit": if bound_by_memory { "bandwidth" } else { "arithmetic" },
+        "share_of_limit": figures.share_of_bandwidth.max(figures.share_of_arithmetic),
+    });
+    if !measured.profile.is_empty() {
+        let all = total(measured).as_secs_f64();
+        let rows = operations(measured).into_iter().map(|(operation, calls, time)| {
+            let seconds = time.as_secs_f64();
+            json!({ "operation": operation, "calls": calls, "seconds": seconds, "share": seconds / all })
+        });
+        value["profile"] = rows.collect();
+    }
+    value
+}
+
+/// A table of where the time of a test went.
+fn profile_rows(test: Test, measured: &Measured) -> Vec<Vec<String>> {
+    let (repetitions, all) = (measured.samples.len() as u64, total(measured).as_secs_f64());
+    let mut rows = vec![["operation", "calls", "ms", "share"].map(str::to_owned).to_vec()];
+    rows[0][0] = format!("{}, once", test.name());
+    for (operation, calls, time) in operations(measured) {
+        let seconds = time.as_secs_f64();
+        let calls = if calls > 0 { (calls / repetitions).to_string() } else { String::new() };
+        let milliseconds = format!("{:.2}", 1e3 * seconds / repetitions as f64);
+        rows.push(vec![operation.to_owned(), calls, milliseconds, format!("{:.1} %", 100.0 * seconds / all)]);
+    }
+    rows
+}
+
+/// Operations with their calls and times, and what is none of them.
+fn operations(measured: &Measured) -> Vec<(&'static str, u64, Duration)> {
+    let known = measured.profile.iter().map(|times| times.time).sum();
+    let other = total(measured).saturating_sub(known);
+    let named = measured.profile.iter().map(|times| (times.operation, times.calls, times.time));
+    named.chain([("other", 0, other)]).collect()
+}
+
+fn total(measured: &Measured) -> Duration {
+    measured.samples.iter().map(|sample| sample.time).sum()
+}
+
+/// As many decimals as say something.
+fn decimals(number: f64) -> String {
+    if number < 100.0 { format!("{number:.2}") } else { format!("{number:.1}") }
+}
+
+/// A row of a Markdown table.
+fn row(cells: &[String], widths: &[usize]) -> String {
+    let cells = cells.iter().zip(widths).map(|(cell, width)| format!(" {cell:>width$} |"));
+    format!("|{}", cells.collect::<String>())
+}

@@ -1,0 +1,107 @@
+//! `bouquet bench`: what it tells, not how fast this machine is.
+
+use serde_json::json;
+
+use crate::harness::*;
+
+fn keys(value: &serde_json::Value) -> Vec<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn json_tells_every_test_beside_the_limits() {
+    let model = tiny("bloom-tiny");
+    let args = ["bench", arg(&model), "-p", "8,16", "-n", "4", "-r", "3", "--batch", "2", "--json"];
+    let object = json(&args);
+    assert_eq!(
+        keys(&object),
+        [
+            "model",
+            "parameters",
+            "weight_bytes",
+            "encoding",
+            "isa",
+            "threads",
+            "load_seconds",
+            "limits",
+            "results",
+            "peak_memory_bytes"
+        ]
+    );
+    assert_eq!((&object["model"], &object["encoding"]), (&json!("bloom-tiny"), &json!("int8")));
+    let results = object["results"].as_array().unwrap();
+    let told: Vec<_> = results.iter().map(|result| (&result["test"], &result["tokens"], &result["batch"])).collect();
+    assert_eq!(
+        told,
+        [
+            (&json!("pp8"), &json!(8), &json!(1)),
+            (&json!("pp16"), &json!(16), &json!(1)),
+            (&json!("tg4"), &json!(8), &json!(2))
+        ]
+    );
+    for result in results {
+        let number = |name: &str| result[name].as_f64().unwrap();
+        let samples: Vec<f64> = result["samples"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let mean = samples.iter().sum::<f64>() / 3.0;
+        let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 2.0;
+        assert_eq!(samples.len(), 3);
+        assert!((number("tokens_per_sec") - mean).abs() <= 1e-9 * mean && mean > 0.0);
+        assert!((number("sd") - variance.sqrt()).abs() <= 1e-6 * mean);
+        assert!(number("gb_per_sec") > 0.0 && number("gop_per_sec") > 0.0);
+        let shares = [number("share_of_bandwidth"), number("share_of_arithmetic")];
+        assert_eq!(number("share_of_limit"), shares[0].max(shares[1]));
+        assert!(result.get("profile").is_none());
+    }
+}
+
+#[test]
+fn a_profile_accounts_for_all_of_the_time() {
+    let model = tiny("mixtral-tiny");
+    let args = ["bench", arg(&model), "-p", "32", "-n", "8", "-r", "2", "--encoding", "f32", "--profile"];
+    for result in json(&[args.as_slice(), &["--json"]].concat())["results"].as_array().unwrap() {
+        let profile = result["profile"].as_array().unwrap();
+        let shares: f64 = profile.iter().map(|row| row["share"].as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-6, "{shares}");
+        let named = |name: &str| profile.iter().any(|row| row["operation"] == name);
+        assert!(named("product q") && named("product head") && named("attention") && named("other"), "{profile:?}");
+        let tokens_per_sec: Vec<f64> =
+            result["samples"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let time: f64 = tokens_per_sec.iter().map(|speed| result["tokens"].as_f64().unwrap() / speed).sum();
+        let told: f64 = profile.iter().map(|row| row["seconds"].as_f64().unwrap()).sum();
+        assert!((time - told).abs() < 1e-6 * time, "{time} s, of which {told} are told");
+    }
+    let shown = stdout(&args);
+    for words in ["| ", "pp32", "tg8", "±", "limits here", "opened in", "product head", "other"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+}
+
+#[test]
+fn a_dry_run_measures_nothing() {
+    let object = json(&["bench", "--shape", "bloom-7b1", "--encoding", "int4", "--batch", "3", "--dry-run", "--json"]);
+    let gigabytes = object["weight_bytes"].as_f64().unwrap() / 1e9;
+    // 6.04 billion numbers of linears in 4.13 bits, 1.03 billion of the embedding in 8.
+    assert!((4.1..4.2).contains(&gigabytes), "{gigabytes}");
+    assert_eq!((&object["tests"], &object["batch"]), (&json!(["pp128", "pp512", "tg64"]), &json!(3)));
+    assert!(stdout(&["bench", arg(&tiny("llama-tiny")), "--dry-run"]).contains("llama-tiny"));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("random");
+    let shown = stdout(&["bench", "--shape", "bloom-560m", "--write", arg(&out), "--dry-run"]);
+    assert!(shown.contains("would write") && shown.contains("1.04 GiB") && !out.exists(), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let (model, folder) = (tiny("bloom-tiny"), tempfile::tempdir().unwrap());
+    let (model, out) = (arg(&model), arg(folder.path()));
+    refused(&["bench", model, "-p", "0", "-n", "0"], 2, "nothing to measure");
+    refused(&["bench", arg(&tiny("llama-tiny")), "-p", "100000"], 2, "positions");
+    refused(&["bench"], 2, "required");
+    refused(&["bench", model, "--shape", "bloom-560m"], 2, "cannot be used with");
+    refused(&["bench", "--shape", "bloom-9b"], 2, "bloom-9b");
+    refused(&["bench", model, "--outliers"], 2, "random weights");
+    refused(&["bench", model, "--write", out], 2, "random weights");
+    refused(&["bench", "--shape", "bloom-560m", "--write", out], 2, "is there already");
+    #[cfg(target_os = "linux")]
+    refused(&["bench", "--shape", "bloom-7b1"], 1, "needs 7");
+}
