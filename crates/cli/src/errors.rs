@@ -106,7 +106,9 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
 
 /// The exit code of an error that has one of its own.
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if let Some(ModelError::NotAFile { .. } | ModelError::StoredEncoding { .. }) = error.downcast_ref() {
+    if let Some(ModelError::NotAFile { .. } | ModelError::NotANewFolder { .. } | ModelError::StoredEncoding { .. }) =
+        error.downcast_ref()
+    {
         return Some(ASKED_WRONGLY);
     }
     error.downcast_ref::<Problem>().map(|problem| problem.code)
@@ -169,6 +171,9 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         // The system's error, which is next in the chain, knows better.
         ModelError::Write { .. } => return None,
         ModelError::NotAFile { .. } => "give the path of a new file: out.safetensors",
+        ModelError::NotANewFolder { .. } => "give the path of a folder that is not there yet, or empty",
+        ModelError::Busy { .. } => "wait until it is done, or give another folder",
+        ModelError::AlreadyEncoded { .. } => "give the folder that the floats are in",
         ModelError::NotAModel { .. } => {
             "give the folder that has config.json, tokenizer.json and the safetensors files"
         }

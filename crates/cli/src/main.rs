@@ -31,6 +31,7 @@ Examples:
   bouquet run MODEL \"Once upon a time\"           go on from a text
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
+  bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
 A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
@@ -46,6 +47,8 @@ enum Command {
     Perplexity(commands::perplexity::PerplexityArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
+    /// Write a model's folder with weights in 8 bits or fewer
+    Quantize(commands::quantize::QuantizeArgs),
     /// Fetch a model from the hub, or what is new of it
     Pull(commands::pull::PullArgs),
     /// Measure how fast a model runs here, beside the limits of the machine
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
         Command::Pull(args) => commands::pull::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Doctor(args) => commands::doctor::run(args),

@@ -21,6 +21,22 @@ pub(crate) fn available_memory_bytes() -> Option<u64> {
     Some(limits.map_or(machine, |limit| limit.min(machine)))
 }
 
+/// Bytes that the disk of a path has free for this user, whether the path is there yet or not.
+#[cfg(unix)]
+pub(crate) fn free_disk_bytes(path: &Path) -> Option<u64> {
+    let path = std::path::absolute(path).ok()?;
+    let there = path.ancestors().find(|path| path.exists())?;
+    let disk = nix::sys::statvfs::statvfs(there).ok()?;
+    // Their types differ from system to system.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    (disk.blocks_available() as u64).checked_mul(disk.fragment_size() as u64)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn free_disk_bytes(_path: &Path) -> Option<u64> {
+    None
+}
+
 /// Makes a file that outgrows the user's limit (`ulimit -f`) an error of the write instead of the end of the program,
 /// which would leave its temporary file. To be called before there are other threads, which take this over.
 #[cfg(unix)]

@@ -36,6 +36,26 @@ pub enum ModelError {
         /// What is there instead.
         problem: String,
     },
+    /// A path where no folder can be made.
+    #[error("{} {problem}", path.display())]
+    NotANewFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        problem: String,
+    },
+    /// A folder that another program is writing.
+    #[error("{} is being written by another program", path.display())]
+    Busy {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// Codes where floats are needed to make codes of.
+    #[error("the weights are stored in {stored} already, and only floats are encoded")]
+    AlreadyEncoded {
+        /// What they are stored in.
+        stored: Encoding,
+    },
     /// A path where no model is.
     #[error("{} is not a model's folder: {problem}", path.display())]
     NotAModel {

@@ -23,6 +23,7 @@
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`stored`] | how a folder says that its weights are encoded |
+//! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
 //! | [`ends`] | embedding and head |
 //! | [`random`] | models of published shapes with random weights |
 //! | [`tokenizer`] | text to token ids and back |
@@ -62,6 +63,7 @@ pub mod load;
 pub mod local;
 pub mod model;
 pub mod norm;
+pub mod quantize;
 pub mod random;
 pub mod spec;
 pub mod stored;

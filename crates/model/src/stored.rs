@@ -89,13 +89,17 @@ impl Stored {
         self.skipped.iter().any(|part| linear.starts_with(part.as_str()) || linear.ends_with(part.as_str()))
     }
 
+    /// Whether bitsandbytes has such a layout, which transformers opens with it.
+    pub fn is_of_bitsandbytes(&self) -> bool {
+        self.embedding == Encoding::F32 && matches!(self.linears, Encoding::Int8 | Encoding::Nf4)
+    }
+
     /// The field of `config.json` that says this: that of bitsandbytes, as transformers writes it, where it has such a
     /// layout, else Bouquet's own; `double` is for nf4 alone. `None` for floats.
     pub fn to_config(&self, double: bool) -> Option<Value> {
-        let of_bitsandbytes = self.embedding == Encoding::F32 && self.linears != Encoding::Int4;
         match self.linears {
             Encoding::F32 => None,
-            encoding if of_bitsandbytes => {
+            encoding if self.is_of_bitsandbytes() => {
                 let in_8_bits = encoding == Encoding::Int8;
                 Some(json!({
                     "_load_in_4bit": !in_8_bits,

@@ -10,4 +10,5 @@ pub(crate) mod inspect;
 mod interactive;
 pub(crate) mod perplexity;
 pub(crate) mod pull;
+pub(crate) mod quantize;
 pub(crate) mod run;

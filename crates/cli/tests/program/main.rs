@@ -13,6 +13,7 @@ mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod measure;
+mod quantize;
 mod run;
 /// The hub of that crate's tests; not all that it can do is needed here.
 #[allow(dead_code)]

@@ -33,7 +33,7 @@ impl Int8Weight {
         Int8Weight { rows, cols, codes, absmax: absmax.into(), scales }
     }
 
-    /// Encodes a weight as bitsandbytes does: each number rounded to f16, then `round(w * (127 / absmax))`, half to even.
+    /// Encodes a weight as bitsandbytes does: each number rounded to f16, then `round(w * (127 * (1 / absmax)))`, half to even.
     /// Writes the codes, `rows * cols` of them, and returns the largest magnitude of each row.
     ///
     /// # Errors
@@ -116,8 +116,8 @@ fn half_of(x: f32) -> f32 {
 per_isa! {
     fn encode_row(row: &[f32], absmax: f32, codes: &mut [u8]) {
         const ROUND: f32 = 12_582_912.0;
-        // A row of zeros has no scale; its codes are 0.
-        let factor = if absmax > 0.0 { LARGEST / absmax } else { 0.0 };
+        // A row of zeros has no scale; its codes are 0. PyTorch, hence bitsandbytes, divides a number by a tensor so.
+        let factor = if absmax > 0.0 { LARGEST * (1.0 / absmax) } else { 0.0 };
         for (code, x) in codes.iter_mut().zip(row) {
             *code = ((x * factor + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8 as u8;
         }

@@ -20,7 +20,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::Dtype;
 use super::safetensors::MAX_HEADER_BYTES;
@@ -116,6 +116,28 @@ impl Writer {
         Ok(Writer { target: target.to_owned(), file, places: BTreeMap::new() })
     }
 
+    /// The same for a file that is long in the making: it lies beside the target, under its name with `.part` behind
+    /// ([`unfinished`](Self::unfinished)), and stays there when the writer is dropped or the program ends, so that the next
+    /// one goes on with it. The same plan and [`skip`](Self::skip) of what is written already make it whole.
+    ///
+    /// # Errors
+    /// [`ModelError::Write`].
+    pub fn resume(target: &Path) -> Result<Self> {
+        let failed = |source| cannot_write(target, source);
+        let part = Writer::unfinished(target);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&part).map_err(failed)?;
+        let mut file = NamedTempFile::from_parts(file, TempPath::try_from_path(part).map_err(failed)?);
+        file.disable_cleanup(true);
+        Ok(Writer { target: target.to_owned(), file, places: BTreeMap::new() })
+    }
+
+    /// Where [`resume`](Self::resume) has the file until it is whole.
+    pub fn unfinished(target: &Path) -> PathBuf {
+        let mut path = target.as_os_str().to_owned();
+        path.push(".part");
+        path.into()
+    }
+
     /// The temporary file, for a program that is ended from outside to remove.
     pub fn temporary_path(&self) -> &Path {
         self.file.path()
@@ -191,6 +213,20 @@ impl Writer {
     pub fn write_i64(&mut self, name: &str, numbers: &[i64]) -> Result<()> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         self.write(name, 0, &bytes)
+    }
+
+    /// Takes a planned tensor for written, as it was before [`resume`](Self::resume). Panics for one that was not planned.
+    pub fn skip(&mut self, name: &str) {
+        let place = self.places.get_mut(name).unwrap_or_else(|| panic!("{name} was not planned"));
+        place.written = place.end - place.start;
+    }
+
+    /// Waits until the disk has all that was written.
+    ///
+    /// # Errors
+    /// [`ModelError::Write`].
+    pub fn sync(&self) -> Result<()> {
+        self.file.as_file().sync_data().map_err(|source| cannot_write(&self.target, source))
     }
 
     /// Puts the file in its place, once the disk has it. Panics when a planned tensor was not written whole.

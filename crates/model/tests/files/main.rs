@@ -4,6 +4,7 @@ mod encoded;
 mod fuzz;
 mod lies;
 mod opens;
+mod quantize;
 mod settings;
 mod tokenizer;
 

@@ -18,7 +18,7 @@ const ROW_SCALES: &str = ".row_scales";
 
 pub(super) fn load(source: &dyn TensorSource, name: &str, codes: Tensor, rows: usize, cols: usize) -> Result<Weight> {
     let (module, groups) = (module(name), int4::groups(cols));
-    let group_scales = beside(source, name, &format!("{module}{GROUP_SCALES}"), Dtype::U8, &[rows, groups])?;
+    let group_scales = beside(source, name, &format!("{module}{GROUP_SCALES}"), Dtype::I8, &[rows, groups])?;
     check(name, &codes, &[Dtype::U8], &[rows, groups * int4::GROUP / 2])?;
     let row_scales = scales(source, name, &format!("{module}{ROW_SCALES}"), rows)?;
     let weight = Int4Weight::new(rows, cols, codes.data, group_scales.data, row_scales);
@@ -29,7 +29,7 @@ pub(super) fn layout(module: &str, rows: usize, cols: usize) -> Vec<Planned> {
     let groups = int4::groups(cols);
     vec![
         Planned::new(format!("{module}.weight"), Dtype::U8, &[rows, groups * int4::GROUP / 2]),
-        Planned::new(format!("{module}{GROUP_SCALES}"), Dtype::U8, &[rows, groups]),
+        Planned::new(format!("{module}{GROUP_SCALES}"), Dtype::I8, &[rows, groups]),
         Planned::new(format!("{module}{ROW_SCALES}"), Dtype::F32, &[rows]),
     ]
 }

@@ -5,7 +5,7 @@
 //! | int8 | `M.weight` I8 `[rows, cols]`, `M.SCB` F32 `[rows]`, `M.weight_format` U8 `[]`, which is 0 | bitsandbytes |
 //! | nf4 | `M.weight` U8 `[rows * cols / 2, 1]`, and beside it `.absmax` F32 `[blocks]`, `.quant_map` F32 `[16]`, `.quant_state.bitsandbytes__nf4`, an object in JSON | bitsandbytes |
 //! | nf4, double | the same with `.absmax` U8 `[blocks]`, `.nested_absmax` F32 `[blocks / 256]`, `.nested_quant_map` F32 `[256]` | bitsandbytes |
-//! | int4 | `M.weight` U8 `[rows, groups * 32]`, `M.group_scales` U8 `[rows, groups]`, `M.row_scales` F32 `[rows]` | Bouquet |
+//! | int4 | `M.weight` U8 `[rows, groups * 32]`, `M.group_scales` I8 `[rows, groups]`, `M.row_scales` F32 `[rows]` | Bouquet |
 //!
 //! What the numbers mean is told beside the kernels. Codes are used where they lie; scales are copied and checked.
 

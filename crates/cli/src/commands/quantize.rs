@@ -1,0 +1,181 @@
+//! `bouquet quantize`: a model's folder with its weights in codes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bouquet_model::Encoding;
+use bouquet_model::checkpoint::Checkpoint;
+use bouquet_model::families::load_spec;
+use bouquet_model::quantize::{Job, Plan, Progress, Request, unfinished};
+use bouquet_span::Limits;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde_json::json;
+
+use crate::compute::ComputeArgs;
+use crate::errors::{asked_wrongly, wrong};
+use crate::interrupt::Work;
+use crate::{hub, output, system};
+
+/// What was typed.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct QuantizeArgs {
+    /// Folder of the model, or its name on the hub, with weights in floats
+    model: PathBuf,
+    /// What the linears of blocks are stored in
+    #[arg(long, value_parser = names([Encoding::Int8, Encoding::Int4, Encoding::Nf4]))]
+    encoding: Encoding,
+    /// Store the scales of nf4 in 8 bits as well
+    #[arg(long)]
+    double: bool,
+    /// Store embedding and head in codes, too; only Bouquet opens that [default: as they are]
+    #[arg(long, value_parser = names([Encoding::Int8, Encoding::Int4]))]
+    embedding: Option<Encoding>,
+    /// The folder to write
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Cut weights into files of at most this size, between blocks: 5GB, 500MB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "5GB")]
+    max_shard_size: u64,
+    /// Say how large it will be, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet quantize MODEL --encoding int8 -o MODEL-int8
+  bouquet quantize MODEL --encoding nf4 --double -o MODEL-nf4
+  bouquet quantize MODEL --encoding int4 --embedding int4 -o MODEL-int4 --dry-run
+
+int8 and nf4 are written as bitsandbytes stores them, embedding and head as they are: transformers opens
+that, and finds the codes that it would have made itself. int4, and --embedding, have a layout of
+Bouquet's own, which no other program opens.
+
+The folder appears when it is whole. The same command goes on where an interrupted one ended.";
+
+/// Encodings by their names, for a flag.
+fn names<const N: usize>(encodings: [Encoding; N]) -> impl TypedValueParser<Value = Encoding> {
+    PossibleValuesParser::new(encodings.map(Encoding::name)).map(|name| name.parse().expect("the name of an encoding"))
+}
+
+pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
+    if args.double && args.encoding != Encoding::Nf4 {
+        return Err(asked_wrongly(
+            format!("--double is for nf4, and {} has no scales that it could store", args.encoding),
+            "leave it out, or give --encoding nf4",
+        ));
+    }
+    args.model = hub::folder(args.model)?;
+    let spec = load_spec(&args.model)?;
+    let source = Checkpoint::open(&args.model)?;
+    let request = Request {
+        encoding: args.encoding,
+        double: args.double,
+        embedding: args.embedding.unwrap_or(Encoding::F32),
+        max_shard_bytes: args.max_shard_size,
+    };
+    let plan = Plan::new(&spec, &source, request)?;
+    let begun = unfinished(&args.output)?.is_some();
+    let free = system::free_disk_bytes(&args.output);
+    if args.dry_run {
+        return report(&args, &plan, free, None);
+    }
+    if let Some(free) = free.filter(|&free| free < plan.bytes() && !begun) {
+        let (needed, free) = (output::bytes(plan.bytes()), output::bytes(free));
+        return Err(wrong(
+            format!("{} needs {needed}, and its disk has {free} free", args.output.display()),
+            "make room on the disk, or write to another one",
+        ));
+    }
+    let work = Work::begin();
+    let limits = Limits { deadline: None, cancel: work.cancel.clone() };
+    let cpu = args.compute.cpu()?;
+    let job = Job { cpu: &cpu, source: &source, folder: &args.model, target: &args.output, limits: &limits };
+    let (start, mut shown) = (Instant::now(), output::Progress::new());
+    let before = plan.write(&job, &mut |Progress { label, bytes, total }| {
+        shown.show(&format!("{label}, {} of {}", output::bytes(bytes), output::bytes(total)));
+    });
+    drop(shown);
+    let before = before?;
+    report(&args, &plan, free, Some((before, start.elapsed())))
+}
+
+/// What was written, of which an earlier try had written so many bytes, and in which time; or what would be.
+fn report(args: &QuantizeArgs, plan: &Plan, free: Option<u64>, written: Option<(u64, Duration)>) -> Result<()> {
+    let path = args.output.display();
+    let ours = !plan.stored.is_of_bitsandbytes();
+    if args.json {
+        let files: Vec<_> =
+            plan.shards.iter().map(|shard| json!({ "file": shard.file, "bytes": shard.bytes })).collect();
+        return output::json(&json!({
+            "output": path.to_string(),
+            "encoding": plan.stored.linears.name(),
+            "double": args.double,
+            "embedding": plan.stored.embedding.name(),
+            "opens_in_transformers": !ours,
+            "weight_bytes_before": plan.bytes_before,
+            "weight_bytes": plan.bytes(),
+            "files": files,
+            "free_disk_bytes": free,
+            "written": written.is_some(),
+            "resumed_bytes": written.map(|(before, _)| before),
+            "seconds": written.map(|(_, time)| time.as_secs_f64()),
+            "peak_memory_bytes": system::peak_memory_bytes(),
+        }));
+    }
+    let files = match plan.shards.len() {
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    };
+    let (bytes, was) = (output::bytes(plan.bytes()), output::bytes(plan.bytes_before));
+    let would = if written.is_some() { "" } else { "would have " };
+    output::line(&format!("{path}: {would}{bytes} of weights in {files}, where {was} were before"))?;
+    let in_codes = match (plan.stored.linears, plan.stored.embedding) {
+        (linears, Encoding::F32) => format!("linears in {linears}, embedding and head as they were"),
+        (linears, embedding) => format!("linears in {linears}, embedding and head in {embedding}"),
+    };
+    output::note(&match ours {
+        true => format!("{in_codes}; a layout of Bouquet's own, which transformers and bitsandbytes do not open"),
+        false => format!("{in_codes}; transformers opens it with bitsandbytes"),
+    });
+    if let Some((before, time)) = written {
+        let resumed = match before {
+            0 => String::new(),
+            before => format!(", after {} that were there", output::bytes(before)),
+        };
+        let peak = system::peak_memory_bytes().map(|peak| format!(", peak memory {}", output::bytes(peak)));
+        output::note(&format!("{}{resumed}{}", output::seconds(time), peak.unwrap_or_default()));
+    } else if let Some(free) = free {
+        output::note(&format!("its disk has {} free", output::bytes(free)));
+    }
+    Ok(())
+}
+
+/// Bytes of `5GB`, `500MB`, `64KB` or a plain number, in powers of ten as in transformers.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1000), ("", 1u64)];
+    let (number, factor) =
+        units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor))).expect("any");
+    match number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("give a size like 5GB or 500MB".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        let sizes = ["5GB", "500 MB", "64KB", "7", "0", "5TB", "-1", "99999999999GB"].map(|text| size(text).ok());
+        assert_eq!(sizes, [Some(5_000_000_000), Some(500_000_000), Some(64_000), Some(7), None, None, None, None]);
+    }
+}

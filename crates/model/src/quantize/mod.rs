@@ -1,0 +1,264 @@
+//! A model's folder with its weights in codes, made from one with floats: planned from headers and shapes, then written a
+//! linear at a time, so that no more than the codes of one are in memory.
+//!
+//! ```text
+//! Plan::new: headers -> shards of units (the embedding, each block, the rest) of pieces (a tensor copied or encoded)
+//! Plan::write: floats -> codes -> .NAME.bouquet-part/ -> NAME/
+//! ```
+//!
+//! The folder comes into being under its name when it is whole. Until then it is another one beside it, without
+//! `config.json`, which nothing opens; what is on the disk of it is written down after each unit, so that the next try goes
+//! on there after an interruption of whatever kind. An error leaves nothing.
+//!
+//! Which values the codes have is the encoding's own rounding, number by number ([`Encoding::encode`]).
+
+mod staging;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bouquet_span::{LinearId, Site};
+use serde_json::{Value, json};
+
+use crate::checkpoint::encoded::Layout;
+use crate::checkpoint::write::Planned;
+use crate::checkpoint::{Tensor, TensorSource, find};
+use crate::load::Loader;
+use crate::{Encoding, ModelError, ModelSpec, Result, Stored};
+
+pub use staging::unfinished;
+pub use write::{Job, Progress};
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Of the linears: anything but f32.
+    pub encoding: Encoding,
+    /// nf4 with magnitudes in 8 bits.
+    pub double: bool,
+    /// Of embedding and head: f32 leaves them as they are, whatever floats those be.
+    pub embedding: Encoding,
+    /// Bytes from which on weights are cut into several files, between blocks.
+    pub max_shard_bytes: u64,
+}
+
+/// A folder to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How its weights will be stored.
+    pub stored: Stored,
+    /// Bytes of all tensors as they are.
+    pub bytes_before: u64,
+    /// Its weights' files.
+    pub shards: Vec<Shard>,
+    request: Request,
+}
+
+/// A file of weights.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// Its name.
+    pub file: String,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+    units: Vec<Unit>,
+}
+
+/// What is written down as done at a time.
+#[derive(Clone, Debug, Default)]
+struct Unit {
+    /// What it is, for people.
+    label: String,
+    pieces: Vec<Piece>,
+}
+
+/// A tensor of the source, and what becomes of it.
+#[derive(Clone, Debug)]
+struct Piece {
+    source: String,
+    encoded: Option<Layout>,
+    tensors: Vec<Planned>,
+}
+
+impl Request {
+    /// What `config.json` will say.
+    fn stored(&self) -> Stored {
+        Stored { linears: self.encoding, embedding: self.embedding, skipped: Vec::new() }
+    }
+
+    /// Whether linears of experts are encoded, which only a layout of Bouquet's own has.
+    fn encodes_experts(&self) -> bool {
+        !self.stored().is_of_bitsandbytes()
+    }
+}
+
+impl Plan {
+    /// Plans a folder from the specification and the tensors of another, which are all checked. Reads no weights. Panics
+    /// when the request is for floats.
+    ///
+    /// # Errors
+    /// [`ModelError::AlreadyEncoded`]; whatever is wrong with the tensors.
+    pub fn new(spec: &ModelSpec, source: &dyn TensorSource, request: Request) -> Result<Plan> {
+        assert_ne!(request.encoding, Encoding::F32, "an encoding to write");
+        if spec.stored != Stored::floats() {
+            return Err(ModelError::AlreadyEncoded { stored: spec.stored.linears });
+        }
+        Loader { source, spec, encoding: None }.check()?;
+        let layouts = layouts(spec, source, &request)?;
+        let (mut units, mut bytes_before) = (units(spec), 0);
+        for name in source.names() {
+            let Some(tensor) = source.tensor(name)? else { continue };
+            bytes_before += tensor.data.len() as u64;
+            units[unit_of(spec, name)].pieces.push(piece(name, &tensor, layouts.get(name).copied()));
+        }
+        units.retain(|unit| !unit.pieces.is_empty());
+        let shards = cut(units, request.max_shard_bytes);
+        Ok(Plan { stored: request.stored(), bytes_before, shards, request })
+    }
+
+    /// Bytes of all tensors to be.
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes).sum()
+    }
+
+    /// What `config.json` says of the weights.
+    pub fn quantization_config(&self) -> Value {
+        self.stored.to_config(self.request.double).expect("not floats")
+    }
+
+    /// `model.safetensors.index.json`, where there are several shards.
+    fn index(&self) -> Option<Value> {
+        if self.shards.len() == 1 {
+            return None;
+        }
+        let place = |shard: &'_ Shard| {
+            let file = shard.file.clone();
+            let names: Vec<_> = shard.tensors().map(|tensor| (tensor.name.clone(), json!(file))).collect();
+            names
+        };
+        let weight_map: serde_json::Map<_, _> = self.shards.iter().flat_map(place).collect();
+        Some(json!({ "metadata": { "total_size": self.bytes() }, "weight_map": weight_map }))
+    }
+}
+
+impl Shard {
+    fn tensors(&self) -> impl Iterator<Item = &Planned> {
+        self.units.iter().flat_map(|unit| unit.tensors())
+    }
+}
+
+impl Unit {
+    fn tensors(&self) -> impl Iterator<Item = &Planned> {
+        self.pieces.iter().flat_map(|piece| &piece.tensors)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.tensors().map(bytes).sum()
+    }
+}
+
+/// Bytes of a tensor to be. Those of the source lie in a file, and codes are fewer.
+fn bytes(planned: &Planned) -> u64 {
+    planned.bytes().unwrap_or(u64::MAX)
+}
+
+/// The tensors that are encoded, by their names in the source.
+fn layouts(spec: &ModelSpec, source: &dyn TensorSource, request: &Request) -> Result<BTreeMap<String, Layout>> {
+    let mut layouts = BTreeMap::new();
+    let mut add = |module: &str, encoding| -> Result<()> {
+        let (name, _) = find(source, spec.names.prefix, &format!("{module}.weight"))?;
+        layouts.insert(name, Layout { encoding, double: request.double });
+        Ok(())
+    };
+    for block in 0..spec.num_blocks {
+        for linear in spec.block.linears() {
+            let encoded = match linear.site {
+                Site::Router => false,
+                Site::ExpertGate(_) | Site::ExpertUp(_) | Site::ExpertDown(_) => request.encodes_experts(),
+                _ => true,
+            };
+            if let Some(module) = spec.names.linear(LinearId::new(block, linear.site)).filter(|_| encoded) {
+                add(&module, request.encoding)?;
+            }
+        }
+    }
+    if request.embedding != Encoding::F32 {
+        add(spec.names.embedding, request.embedding)?;
+        if !(Loader { source, spec, encoding: None }).tied_head()? {
+            add(spec.names.head, request.embedding)?;
+        }
+    }
+    Ok(layouts)
+}
+
+/// The embedding, each block, and what is behind them, all empty.
+fn units(spec: &ModelSpec) -> Vec<Unit> {
+    let blocks = (0..spec.num_blocks).map(|block| format!("block {} of {}", block + 1, spec.num_blocks));
+    let labels = ["embedding".to_owned()].into_iter().chain(blocks).chain(["head".to_owned()]);
+    labels.map(|label| Unit { label, pieces: Vec::new() }).collect()
+}
+
+/// Which of them a tensor is of.
+fn unit_of(spec: &ModelSpec, name: &str) -> usize {
+    let names = &spec.names;
+    let name = name.strip_prefix(names.prefix).unwrap_or(name);
+    if name.starts_with(names.embedding) {
+        return 0;
+    }
+    let number = name.strip_prefix(names.block).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    number.filter(|&block| block < spec.num_blocks).map_or(spec.num_blocks + 1, |block| block + 1)
+}
+
+fn piece(name: &str, tensor: &Tensor, encoded: Option<Layout>) -> Piece {
+    let tensors = match (encoded, &tensor.shape[..]) {
+        (Some(layout), &[rows, cols]) => layout.tensors(name.strip_suffix(".weight").unwrap_or(name), rows, cols),
+        _ => vec![Planned::new(name, tensor.dtype.clone(), &tensor.shape)],
+    };
+    Piece { source: name.to_owned(), encoded, tensors }
+}
+
+/// Files of at most so many bytes, unless a unit alone has more.
+fn cut(units: Vec<Unit>, max_bytes: u64) -> Vec<Shard> {
+    let mut shards: Vec<Shard> = Vec::new();
+    for unit in units {
+        let bytes = unit.bytes();
+        match shards.last_mut().filter(|shard| shard.bytes.saturating_add(bytes) <= max_bytes) {
+            Some(shard) => {
+                shard.bytes += bytes;
+                shard.units.push(unit);
+            }
+            None => shards.push(Shard { file: String::new(), bytes, units: vec![unit] }),
+        }
+    }
+    let count = shards.len();
+    for (index, shard) in shards.iter_mut().enumerate() {
+        shard.file = match count {
+            1 => "model.safetensors".to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+        };
+    }
+    shards
+}
+
+/// Files of a model's folder that are neither weights nor `config.json`, and belong to the weights whatever they are
+/// stored in.
+fn goes_along(file: &Path) -> bool {
+    const NAMES: [&str; 13] = [
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "spiece.model",
+        "chat_template.jinja",
+        "chat_template.json",
+    ];
+    let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return false };
+    NAMES.contains(&name) || name.starts_with("LICENSE") || name.starts_with("NOTICE")
+}

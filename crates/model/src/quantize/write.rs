@@ -1,0 +1,216 @@
+//! A plan carried out.
+
+use std::fs;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use bouquet_kernels::{ARITHMETIC_VERSION, Cpu, FloatEncoding, Weight};
+use bouquet_span::{Limits, SpanError};
+use serde_json::{Value, json};
+
+use super::staging::Staging;
+use super::{Piece, Plan, Shard, Unit, bytes, goes_along};
+use crate::checkpoint::write::{Planned, Writer};
+use crate::checkpoint::{Dtype, TensorSource};
+use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
+use crate::stored::FIELD;
+use crate::{ModelError, Result};
+
+/// Bytes of a tensor that are copied at a time.
+const COPIED_AT_A_TIME: usize = 16 << 20;
+
+/// What a plan is carried out with.
+pub struct Job<'a> {
+    /// Encodes.
+    pub cpu: &'a Cpu,
+    /// The tensors of the plan.
+    pub source: &'a dyn TensorSource,
+    /// Where the source's other files are.
+    pub folder: &'a Path,
+    /// The folder to write: none yet, or an empty one.
+    pub target: &'a Path,
+    /// When to stop.
+    pub limits: &'a Limits,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// What is being written.
+    pub label: &'a str,
+    /// Bytes of tensors that have been written, those of an earlier try among them.
+    pub bytes: u64,
+    /// Bytes of all of them.
+    pub total: u64,
+}
+
+impl Plan {
+    /// Writes the folder, or goes on with it where an earlier try was interrupted. Returns the bytes of tensors that such
+    /// a try had written.
+    ///
+    /// # Errors
+    /// [`ModelError::NotANewFolder`]; [`ModelError::Busy`] while another program writes it; [`ModelError::Write`];
+    /// [`ModelError::Tensor`] for a weight with a number that is not finite. Nothing is left then. After
+    /// [`SpanError::Cancelled`] the next try goes on.
+    pub fn write(&self, job: &Job<'_>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
+        let mut staging = Staging::open(job.target, self.what(job.folder)?)?;
+        let written = self.write_all(job, &mut staging, progress);
+        match written {
+            Ok(before) => staging.finish().map(|()| before),
+            Err(error @ ModelError::Span(SpanError::Cancelled)) => Err(error),
+            Err(error) => {
+                staging.remove();
+                // In the user's words: of the folder that was asked for.
+                Err(match error {
+                    ModelError::Write { source, .. } => ModelError::Write { path: job.target.to_owned(), source },
+                    error => error,
+                })
+            }
+        }
+    }
+
+    fn write_all(&self, job: &Job<'_>, staging: &mut Staging, progress: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
+        let mut first = 0;
+        for shard in &self.shards {
+            // A file whose units are all done, but neither whole nor in parts, was taken away.
+            let file = staging.file(&shard.file);
+            if !file.exists() && !Writer::unfinished(&file).exists() {
+                staging.done = staging.done.min(first);
+            }
+            first += shard.units.len();
+        }
+        let units = self.shards.iter().flat_map(|shard| &shard.units);
+        let before = units.take(staging.done).map(Unit::bytes).sum();
+        let (mut first, mut written, total) = (0, before, self.bytes());
+        for shard in &self.shards {
+            let end = first + shard.units.len();
+            if staging.done < end || !staging.file(&shard.file).exists() {
+                self.write_shard(job, staging, shard, first, &mut |label, bytes| {
+                    written += bytes;
+                    progress(Progress { label, bytes: written, total });
+                })?;
+            }
+            first = end;
+        }
+        self.write_small_files(job.folder, staging)?;
+        Ok(before)
+    }
+
+    /// Writes a file, whose first unit has this number.
+    fn write_shard(
+        &self,
+        job: &Job<'_>,
+        staging: &mut Staging,
+        shard: &Shard,
+        first: usize,
+        progress: &mut dyn FnMut(&str, u64),
+    ) -> Result<()> {
+        let mut writer = Writer::resume(&staging.file(&shard.file))?;
+        let planned: Vec<Planned> = shard.tensors().cloned().collect();
+        writer.plan(&planned)?;
+        for (index, unit) in shard.units.iter().enumerate() {
+            if first + index < staging.done {
+                unit.tensors().for_each(|tensor| writer.skip(&tensor.name));
+                continue;
+            }
+            progress(&unit.label, 0);
+            for piece in &unit.pieces {
+                piece.write(job, &mut writer, &mut |bytes| progress(&unit.label, bytes))?;
+            }
+            writer.sync()?;
+            staging.record(first + index + 1)?;
+        }
+        writer.finish()
+    }
+
+    /// What makes weights into a model, `config.json` last of all.
+    fn write_small_files(&self, folder: &Path, staging: &Staging) -> Result<()> {
+        if let Some(index) = self.index() {
+            staging.write("model.safetensors.index.json", pretty(&index).as_bytes())?;
+        }
+        for entry in fs::read_dir(folder).map_err(|source| ModelError::Io { path: folder.to_owned(), source })? {
+            let path = entry.map_err(|source| ModelError::Io { path: folder.to_owned(), source })?.path();
+            if goes_along(&path) && path.is_file() {
+                staging.copy(&path)?;
+            }
+        }
+        let mut config = config(folder)?;
+        config[FIELD] = self.quantization_config();
+        staging.write("config.json", pretty(&config).as_bytes())
+    }
+
+    /// What is written, and from what.
+    fn what(&self, folder: &Path) -> Result<Value> {
+        let request = &self.request;
+        Ok(json!({
+            "version": [env!("CARGO_PKG_VERSION"), ARITHMETIC_VERSION],
+            "encoding": request.encoding.name(),
+            "double": request.double,
+            "embedding": request.embedding.name(),
+            "max_shard_bytes": request.max_shard_bytes,
+            "config": config(folder)?,
+            "weights": weights_files(folder)?,
+        }))
+    }
+}
+
+impl Piece {
+    fn write(&self, job: &Job<'_>, writer: &mut Writer, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let Piece { source: name, encoded, tensors } = self;
+        let tensor = job.source.tensor(name)?.expect("a tensor that was there when it was planned");
+        job.limits.check()?;
+        let Some(layout) = encoded else {
+            for (index, part) in tensor.data.chunks(COPIED_AT_A_TIME).enumerate() {
+                job.limits.check()?;
+                writer.write(&tensors[0].name, (index * COPIED_AT_A_TIME) as u64, part)?;
+                job.source.release(part);
+                progress(part.len() as u64);
+            }
+            return Ok(());
+        };
+        let was = match tensor.dtype {
+            Dtype::F16 => FloatEncoding::F16,
+            Dtype::Bf16 => FloatEncoding::Bf16,
+            _ => FloatEncoding::F32,
+        };
+        let weight = Weight::from_bytes(was, tensor.shape[0], tensor.shape[1], tensor.data);
+        let weight = layout.encoding.encode(job.cpu, name, weight, &|data| job.source.release(data))?;
+        for (planned, contents) in tensors.iter().zip(layout.contents(&weight, was)) {
+            writer.write(&planned.name, 0, &contents)?;
+            progress(bytes(planned));
+        }
+        Ok(())
+    }
+}
+
+/// `config.json` as it is.
+fn config(folder: &Path) -> Result<Value> {
+    let path = folder.join("config.json");
+    match files::read(&path, MAX_SETTINGS_BYTES)? {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error.to_string())),
+        None => Err(missing(path, "it says what kind of model the folder holds")),
+    }
+}
+
+/// Name, length and time of the files with weights, which tell whether they have changed.
+fn weights_files(folder: &Path) -> Result<Vec<Value>> {
+    let failed = |source| ModelError::Io { path: folder.to_owned(), source };
+    let mut weights = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|ending| ending == "safetensors") {
+            let metadata = fs::metadata(&path).map_err(failed)?;
+            let time = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let nanoseconds = time.map(|time| time.as_nanos().to_string());
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            weights.push(json!([name, metadata.len(), nanoseconds]));
+        }
+    }
+    weights.sort_by_key(ToString::to_string);
+    Ok(weights)
+}
+
+/// As transformers writes it.
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
