@@ -9,6 +9,7 @@ mod float;
 pub mod int4;
 mod int8;
 pub mod nf4;
+mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,11 +21,11 @@ use crate::ops::elementwise;
 use crate::scratch::Scratch;
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
-pub use codes::OUTLIER;
 pub use float::{FloatEncoding, FloatWeight};
 pub use int4::Int4Weight;
 pub use int8::Int8Weight;
 pub use nf4::Nf4Weight;
+pub use tokens::OUTLIER;
 
 use codes::CodeRows;
 

@@ -165,7 +165,7 @@ impl Tiles for Amx {
     #[inline(always)]
     unsafe fn pack<S: Source>(w: S, rows: Range<usize>, cols: Range<usize>, panel: *mut u8) {
         // SAFETY: the caller's.
-        unsafe { super::pack::<Bytes512, S, 2>(w, rows, cols, panel) }
+        unsafe { super::many::pack::<Bytes512, S, 2>(w, rows, cols, panel) }
     }
 
     #[inline(always)]

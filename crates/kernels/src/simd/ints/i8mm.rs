@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use super::neon::Bytes128;
 use super::tiles::{Block, Tiles, many_in_tiles, spin_tiles};
-use super::{Ints, MOST_OUTPUTS, Source, Sums, TokenCodes, unroll};
+use super::{Ints, MOST_OUTPUTS, Source, Sums, TokenCodes};
+use crate::simd::unroll;
 use crate::weight::codes::CodeRows;
 
 /// # Safety
