@@ -8,6 +8,7 @@
 //! numbers are our own, so that a seed means the same on every machine: `u = (next u64 of ChaCha8 >> 11) · 2⁻⁵³`, and
 //! the first token at which the running sum of the probabilities, in f64, exceeds `u` times their sum.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use bouquet_kernels::ops::softmax::softmax;
@@ -151,38 +152,35 @@ impl Sampler {
     }
 
     /// The logits with those of repeated tokens made smaller.
-    fn penalized(&self, logits: &[f32], token_ids: &[u32]) -> Result<Vec<f32>> {
-        let bad = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
-        if bad.is_some() || logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
-            return Err(GenerateError::LogitsNotFinite { token_id: bad.unwrap_or(0) });
+    fn penalized<'a>(&self, logits: &'a [f32], token_ids: &[u32]) -> Result<Cow<'a, [f32]>> {
+        let is_bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+        // Looked at to the end, which lanes can, and once more for who is bad.
+        let any_bad = logits.iter().fold(false, |any, logit| any | is_bad(logit));
+        if any_bad || maximum(logits) == f32::NEG_INFINITY {
+            return Err(GenerateError::LogitsNotFinite { token_id: logits.iter().position(is_bad).unwrap_or(0) });
         }
-        let (mut penalized, penalty) = (logits.to_vec(), self.options.repetition_penalty);
-        if penalty != 1.0 {
-            for &id in token_ids {
-                // From the untouched logits: a token that was there twice is not penalized twice.
-                let Some(&logit) = logits.get(id as usize) else { continue };
-                penalized[id as usize] = if logit < 0.0 { logit * penalty } else { logit / penalty };
-            }
+        let penalty = self.options.repetition_penalty;
+        if penalty == 1.0 {
+            return Ok(Cow::Borrowed(logits));
         }
-        Ok(penalized)
+        let mut penalized = logits.to_vec();
+        for &id in token_ids {
+            // From the untouched logits: a token that was there twice is not penalized twice.
+            let Some(&logit) = logits.get(id as usize) else { continue };
+            penalized[id as usize] = if logit < 0.0 { logit * penalty } else { logit / penalty };
+        }
+        Ok(Cow::Owned(penalized))
     }
 
     /// Temperature and the filters; the probabilities are not made to sum to 1 again after top-p and min-p.
     fn filtered(&self, logits: &[f32]) -> Vec<Candidate> {
         let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
-        let max = logits[largest(logits) as usize];
-        let candidate = |(id, logit): (usize, &f32)| Candidate {
-            token_id: id as u32,
-            // Relative to the largest, so that a tiny temperature cannot overflow.
-            probability: (logit - max) / temperature,
-        };
+        let max = maximum(logits);
+        // Relative to the largest, so that a tiny temperature cannot overflow.
+        let scaled: Vec<f32> = logits.iter().map(|logit| (logit - max) / temperature).collect();
         // `probability` holds a logit until the softmax.
-        let mut candidates: Vec<Candidate> = logits.iter().enumerate().map(candidate).collect();
+        let mut candidates = best(&scaled, if top_k == 0 { usize::MAX } else { top_k });
         let order = by_number(|candidate: &Candidate| (candidate.probability, candidate.token_id));
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k, order);
-            candidates.truncate(top_k);
-        }
         if top_k > 0 || top_p < 1.0 {
             candidates.sort_unstable_by(order);
         }
@@ -212,10 +210,47 @@ fn nucleus(candidates: &[Candidate], top_p: f64) -> usize {
     last.map_or(candidates.len(), |last| last + 1)
 }
 
+/// The `count` largest logits, of equal ones those of lower ids, in some order: as candidates whose probability is the
+/// logit. A vocabulary is long and few are kept, so most parts of it are passed over for their maximum alone.
+fn best(logits: &[f32], count: usize) -> Vec<Candidate> {
+    const PART: usize = 256;
+    let order = by_number(|candidate: &Candidate| (candidate.probability, candidate.token_id));
+    let mut candidates = Vec::new();
+    let mut floor = None;
+    for (part, logits) in logits.chunks(PART).enumerate() {
+        // What equals the worst that is kept has a higher id.
+        let beats = |logit: f32| floor.is_none_or(|floor| logit > floor);
+        if !beats(maximum(logits)) {
+            continue;
+        }
+        let first = (part * PART) as u32;
+        let of_part = (first..).zip(logits).filter(|&(_, &logit)| beats(logit));
+        candidates.extend(of_part.map(|(token_id, &probability)| Candidate { token_id, probability }));
+        if candidates.len() > count {
+            let (_, worst, _) = candidates.select_nth_unstable_by(count - 1, order);
+            floor = Some(worst.probability);
+            candidates.truncate(count);
+        }
+    }
+    candidates
+}
+
+/// The largest; −∞ of none. `logits` has no NaN. In lanes, since a chain of comparisons would wait for each.
+fn maximum(logits: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut parts = logits.chunks_exact(LANES);
+    for part in &mut parts {
+        lanes.iter_mut().zip(part).for_each(|(lane, logit)| *lane = larger(*lane, *logit));
+    }
+    lanes.iter().chain(parts.remainder()).fold(f32::NEG_INFINITY, |max, logit| larger(max, *logit))
+}
+
 /// The index of the largest; the first of equals. `logits` has no NaN.
 fn largest(logits: &[f32]) -> u32 {
-    let better = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
-    (0..logits.len()).fold(0, better) as u32
+    let max = maximum(logits);
+    logits.iter().position(|logit| *logit == max).unwrap_or(0) as u32
 }
 
 /// Larger numbers first, then lower ids: a total order where there is no NaN and ids differ.

@@ -31,7 +31,7 @@ fn the_penalty_divides_what_is_positive_and_multiplies_what_is_negative_once() {
     let sampler = Sampler::open(options).unwrap();
     // Id 9 is not one of the logits: padding ids of some tokenizers are beyond the head.
     let penalized = sampler.penalized(&[4.0, -4.0, 4.0, -4.0], &[2, 3, 2, 9]).unwrap();
-    assert_eq!(penalized, [4.0, -4.0, 2.0, -8.0]);
+    assert_eq!(*penalized, [4.0, -4.0, 2.0, -8.0]);
 }
 
 #[test]
@@ -154,6 +154,22 @@ fn some_logits() -> impl Strategy<Value = Vec<f32>> {
 }
 
 proptest! {
+    /// A vocabulary of several parts, with many equal logits.
+    #[test]
+    fn the_best_are_the_first_of_a_sort(
+        logits in prop::collection::vec((-40i8..40).prop_map(|x| f32::from(x) * 0.25 * if x % 3 == 0 { -0.0 } else { 1.0 }), 1..1500),
+        count in 1usize..300,
+    ) {
+        let all = logits.iter().zip(0u32..).map(|(&probability, token_id)| Candidate { token_id, probability });
+        let mut expected: Vec<Candidate> = all.collect();
+        expected.sort_by(|a, b| b.probability.partial_cmp(&a.probability).unwrap().then(a.token_id.cmp(&b.token_id)));
+        expected.truncate(count);
+        expected.sort_by_key(|candidate| candidate.token_id);
+        let mut found = best(&logits, count);
+        found.sort_by_key(|candidate| candidate.token_id);
+        prop_assert_eq!(found, expected);
+    }
+
     #[test]
     fn top_k_of_one_is_greedy(logits in some_logits(), seed: u64, temperature in 0.01f32..3.0) {
         let mut greedy = Sampler::open(SamplingOptions::default()).unwrap();
