@@ -35,7 +35,8 @@ pub(crate) struct CacheArgs {
     pub(crate) kv_cache: CacheEncoding,
 }
 
-fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
+/// The names of ways to keep keys and values, for a flag.
+pub(crate) fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
     let names = PossibleValuesParser::new(CacheEncoding::ALL.map(CacheEncoding::name));
     names.map(|name| CacheEncoding::ALL.into_iter().find(|known| known.name() == name).expect("one of the names"))
 }

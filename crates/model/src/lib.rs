@@ -15,6 +15,7 @@
 //! | [`families`] | a page per family: its configuration and its tensor names |
 //! | [`checkpoint`] | tensors by name, from safetensors files in one piece or in shards, mapped into memory |
 //! | [`inspect`] | what a checkpoint holds and needs, without loading it |
+//! | [`mod@fingerprint`] | what decides the bits of a model's results, in a line |
 //! | [`norm`] | a normalization with its parameters |
 //! | [`load`] | from named tensors to the parts of a model |
 //! | `linear` | a weight, its bias, and what an adapter adds |
@@ -55,6 +56,7 @@ pub mod ends;
 pub mod error;
 pub mod families;
 mod files;
+pub mod fingerprint;
 pub mod generation_config;
 pub mod inspect;
 mod kv_cache;

@@ -158,8 +158,8 @@ impl Loader<'_> {
     /// The weight of a module, which is stored as the specification says, computed as is asked.
     fn weight(&self, module: &str, kind: Kind, rows: usize, cols: usize) -> Result<Weight> {
         let name = format!("{module}.weight");
-        let weight = load_weight(self.source, &self.spec.names, &name, rows, cols)?;
-        self.check_stored(module, kind, Encoding::of(&weight))?;
+        let (name, weight) = load_weight(self.source, &self.spec.names, &name, rows, cols)?;
+        self.check_stored(module, &name, kind, Encoding::of(&weight))?;
         match self.encoding {
             // A router is small, and decides much: it stays as it is stored.
             Some((cpu, encoding)) if kind != Kind::Router => {
@@ -170,8 +170,8 @@ impl Loader<'_> {
         }
     }
 
-    /// Whether a weight is stored as the configuration says.
-    fn check_stored(&self, module: &str, kind: Kind, found: Encoding) -> Result<()> {
+    /// Whether a weight, whose name in the file is `name`, is stored as the configuration says.
+    fn check_stored(&self, module: &str, name: &str, kind: Kind, found: Encoding) -> Result<()> {
         let stored = &self.spec.stored;
         let said = if kind == Kind::Vocabulary { stored.embedding } else { stored.linears };
         let full_name = format!("{}{module}", self.spec.names.prefix);
@@ -181,9 +181,9 @@ impl Loader<'_> {
         if found == said || found == Encoding::F32 && may_be_floats {
             return Ok(());
         }
-        let name = |encoding: Encoding| if encoding == Encoding::F32 { "floats" } else { encoding.name() };
-        let problem = format!("is stored in {}, but by config.json it should be in {}", name(found), name(said));
-        Err(ModelError::Tensor { name: format!("{full_name}.weight"), problem })
+        let called = |encoding: Encoding| if encoding == Encoding::F32 { "floats" } else { encoding.name() };
+        let problem = format!("is stored in {}, but by config.json it should be in {}", called(found), called(said));
+        Err(ModelError::Tensor { name: name.to_owned(), problem })
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {

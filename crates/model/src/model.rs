@@ -1,8 +1,10 @@
 //! A model opened from a folder: the parts along the data path, put together; [`Network`] without those for texts.
 
 use std::ops::Deref;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::{Cpu, Weight};
@@ -78,9 +80,22 @@ impl Model {
     pub fn open(folder: &Path, options: &OpenOptions) -> Result<Model> {
         // Small files first: what is wrong with them is said at once.
         let spec = families::load_spec(folder)?;
-        let tokenizer = Tokenizer::load(folder, spec.vocab_size)?;
         let generation_config = GenerationConfig::load(folder)?;
-        let network = Network::from_source(&Checkpoint::open(folder)?, spec, options)?;
+        let tokenizer_json = Tokenizer::read(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let vocab_size = spec.vocab_size;
+        let parse = || Tokenizer::parse(&tokenizer_json, vocab_size);
+        // A vocabulary of 250 000 tokens takes half a second, as the weights of a small model do.
+        let (tokenizer, network) = thread::scope(|scope| {
+            let parsing = thread::Builder::new().name("tokenizer".to_owned()).spawn_scoped(scope, parse);
+            let network = Network::from_source(&checkpoint, spec, options);
+            let tokenizer = match parsing {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(_) => parse(),
+            };
+            (tokenizer, network)
+        });
+        let (tokenizer, network) = (tokenizer?, network?);
         Ok(Model { folder: folder.to_owned(), network, tokenizer, generation_config })
     }
 }

@@ -3,11 +3,11 @@
 //! That crate trusts its files more than we do. What we can check is checked when the file is read, one text is cut as a
 //! trial, and a panic inside of the crate becomes an error.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokenizers::ModelWrapper;
 
@@ -44,10 +44,18 @@ impl Tokenizer {
     /// [`ModelError::Missing`]; [`ModelError::Tokenizer`] for a file that is damaged, or has ids beyond the model's
     /// vocabulary.
     pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
+        Tokenizer::parse(&Tokenizer::read(folder)?, vocab_size)
+    }
+
+    /// The bytes of `tokenizer.json` of a model's folder.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`]; [`ModelError::Io`].
+    pub fn read(folder: &Path) -> Result<Vec<u8>> {
         files::check_folder(folder)?;
         let path = folder.join("tokenizer.json");
         if let Some(bytes) = files::read(&path, MAX_BYTES)? {
-            return Tokenizer::parse(&bytes, vocab_size);
+            return Ok(bytes);
         }
         let hint = if folder.join("tokenizer.model").exists() {
             "tokenizer.model alone is not read, it has to be converted to tokenizer.json"
@@ -62,18 +70,19 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`].
     pub fn parse(bytes: &[u8], vocab_size: usize) -> Result<Self> {
-        let steps = Steps::parse(bytes);
-        check_growth(&steps)?;
         // Some parts of the crate panic where they meet text that is none, or breaks off.
         let text = std::str::from_utf8(bytes).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
-        serde_json::from_str::<IgnoredAny>(text).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
+        let steps: Steps = serde_json::from_str(text).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
+        check_growth(&steps)?;
         let inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))?;
-        let longest_token_bytes = coverage::longest_token_bytes(&inner, &steps);
+        // A copy of all tokens, which takes a while: one is enough.
+        let vocabulary = inner.get_vocab(true);
+        let longest_token_bytes = coverage::longest_token_bytes(&inner, &vocabulary, &steps);
         let mut tokenizer = Tokenizer { inner, longest_token_bytes };
         // A file may ask for texts to be cut off or filled up; that is for a caller to decide, as in transformers.
         guarded("be read", || tokenizer.inner.with_truncation(None).map(|_| ()))?;
         tokenizer.inner.with_padding(None);
-        tokenizer.check(vocab_size)?;
+        tokenizer.check(&vocabulary, vocab_size)?;
         Ok(tokenizer)
     }
 
@@ -114,13 +123,12 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    fn check(&self, vocab_size: usize) -> Result<()> {
+    fn check(&self, vocabulary: &HashMap<String, u32>, vocab_size: usize) -> Result<()> {
         if let ModelWrapper::BPE(model) = self.inner.get_model()
             && model.dropout.is_some_and(|dropout| dropout > 0.0)
         {
             return Err(wrong("its model drops merges at random, so that a text has no tokens of its own"));
         }
-        let vocabulary = self.inner.get_vocab(true);
         // Not the text of the token: which of several is named should not depend on the order of a map.
         match vocabulary.values().max() {
             None => return Err(wrong("it has no tokens")),
@@ -155,13 +163,6 @@ struct Steps {
     pre_tokenizer: Value,
     #[serde(default)]
     decoder: Value,
-}
-
-impl Steps {
-    /// Nothing of what is not JSON, or no object: that is for the crate to refuse.
-    fn parse(bytes: &[u8]) -> Steps {
-        serde_json::from_slice(bytes).unwrap_or_default()
-    }
 }
 
 /// Refuses replacements that, one after another, would make a short text fill the memory.

@@ -1,30 +1,56 @@
-//! `bouquet inspect`: what a model is, what it needs, and what of it fits here. Touches no weights.
+//! `bouquet inspect`: what a model is, what it needs, and what of it fits here. Touches no weights, unless its
+//! fingerprint is asked for.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::attention::CacheEncoding;
+use bouquet_model::Encoding;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
+use bouquet_model::fingerprint::Fingerprint;
 use bouquet_model::inspect::{Inspection, TensorSummary};
 use bouquet_model::load::Loader;
 use serde_json::json;
 
+use crate::open::{cache_names, encoding_names, or_usual};
 use crate::{hub, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  bouquet inspect MODEL --json")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
     /// Folder of the model, or its name on the hub
     model: PathBuf,
     /// Print one JSON object, with every tensor
     #[arg(long)]
     json: bool,
+    /// Print the model's fingerprint instead: a checksum of all that decides the bits of its results. Reads all weights
+    #[arg(long)]
+    fingerprint: bool,
+    /// With --fingerprint: what weights are computed in [default: int8, unless the folder is encoded already]
+    #[arg(long, requires = "fingerprint", value_parser = encoding_names())]
+    encoding: Option<Encoding>,
+    /// With --fingerprint: how keys and values are kept [default: f32]
+    #[arg(long, requires = "fingerprint", value_parser = cache_names())]
+    kv_cache: Option<CacheEncoding>,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet inspect MODEL --json
+  bouquet inspect MODEL --fingerprint --encoding f32
+
+Models with the same fingerprint give the same results, bit for bit, on any machine; in JSON it comes with
+all that it is made of, a checksum for each block among them.";
 
 pub(crate) fn run(mut args: InspectArgs) -> Result<()> {
     args.model = hub::folder(args.model)?;
+    if args.fingerprint {
+        return fingerprint(&args);
+    }
     let spec = load_spec(&args.model)?;
     let checkpoint = Checkpoint::open(&args.model)?;
     Loader { source: &checkpoint, spec: &spec, encoding: None }.check()?;
@@ -37,6 +63,16 @@ pub(crate) fn run(mut args: InspectArgs) -> Result<()> {
         return output::json(&value);
     }
     output::write(&report(&inspection, available))
+}
+
+fn fingerprint(args: &InspectArgs) -> Result<()> {
+    let encoding = or_usual(args.encoding, &args.model)?;
+    let kv_cache = args.kv_cache.unwrap_or(CacheEncoding::F32);
+    let found = Fingerprint::of(&args.model, &Cpu::new(system::threads()), encoding, kv_cache)?;
+    if args.json {
+        return output::json(&serde_json::to_value(&found).context("cannot write JSON")?);
+    }
+    output::line(&found.fingerprint)
 }
 
 /// The longest context whose keys and values fit beside the weights; `None` where the weights alone do not.

@@ -1,6 +1,6 @@
 //! `bouquet quantize`: a model's folder with its weights in codes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -82,13 +82,13 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
         max_shard_bytes: args.max_shard_size,
     };
     let plan = Plan::new(&spec, &source, request)?;
-    let begun = unfinished(&args.output)?.is_some();
+    let needed = needed(plan.bytes(), unfinished(&args.output)?.as_deref());
     let free = system::free_disk_bytes(&args.output);
     if args.dry_run {
         return report(&args, &plan, free, None);
     }
-    if let Some(free) = free.filter(|&free| free < plan.bytes() && !begun) {
-        let (needed, free) = (output::bytes(plan.bytes()), output::bytes(free));
+    if let Some(free) = free.filter(|&free| free < needed) {
+        let (needed, free) = (output::bytes(needed), output::bytes(free));
         return Err(wrong(
             format!("{} needs {needed}, and its disk has {free} free", args.output.display()),
             "make room on the disk, or write to another one",
@@ -105,6 +105,14 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
     drop(shown);
     let before = before?;
     report(&args, &plan, free, Some((before, start.elapsed())))
+}
+
+/// What a folder of so many bytes needs on its disk besides what an earlier try has left there, which is gone on with or
+/// written over.
+fn needed(bytes: u64, unfinished: Option<&Path>) -> u64 {
+    let entries = unfinished.and_then(|folder| folder.read_dir().ok()).into_iter().flatten();
+    let there: u64 = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum();
+    bytes.saturating_sub(there)
 }
 
 /// What was written, of which an earlier try had written so many bytes, and in which time; or what would be.
@@ -172,6 +180,17 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_try_has_left_needs_no_more_room() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("first"), [0; 300]).unwrap();
+        std::fs::write(folder.path().join("second.part"), [0; 50]).unwrap();
+        assert_eq!(needed(1000, Some(folder.path())), 650);
+        assert_eq!(needed(100, Some(folder.path())), 0);
+        assert_eq!(needed(1000, None), 1000);
+        assert_eq!(needed(1000, Some(&folder.path().join("gone"))), 1000);
+    }
 
     #[test]
     fn sizes_are_read() {

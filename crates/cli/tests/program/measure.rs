@@ -63,6 +63,18 @@ fn windows_are_as_long_as_the_model_allows_unless_told_otherwise() {
 }
 
 #[test]
+fn a_model_has_a_fingerprint() {
+    let model = small();
+    let object = json(&["inspect", arg(&model), "--fingerprint", "--json"]);
+    let shown = stdout(&["inspect", arg(&model), "--fingerprint"]);
+    assert_eq!(shown.trim(), object["fingerprint"].as_str().unwrap());
+    assert_eq!((&object["stored"], &object["encoding"]), (&"f32".into(), &"int8".into()));
+    let floats = json(&["inspect", arg(&model), "--fingerprint", "--json", "--encoding", "f32"]);
+    assert_ne!(floats["fingerprint"], object["fingerprint"]);
+    assert_eq!(floats["blocks"], object["blocks"]);
+}
+
+#[test]
 fn a_model_is_described() {
     let object = json(&["inspect", arg(&small()), "--json"]);
     assert_eq!(object["family"], "bloom");

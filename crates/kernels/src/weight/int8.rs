@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codes::{CodeRows, Int8Rows};
-use super::{FloatWeight, NotFinite};
+use super::{FloatEncoding, FloatWeight, NotFinite};
 use crate::Cpu;
 use crate::matrix::numbers;
 use crate::simd::per_isa;
@@ -42,7 +42,10 @@ impl Int8Weight {
         let (rows, cols) = (weight.rows(), weight.cols());
         assert_eq!(codes.len(), numbers(rows, cols), "room for codes");
         super::encode_rows(cpu, weight, codes, cols, |row, codes| {
-            let absmax = round_to_half(cpu, row);
+            let absmax = match weight.encoding() {
+                FloatEncoding::F16 => largest_half(cpu, row),
+                FloatEncoding::F32 | FloatEncoding::Bf16 => round_to_half(cpu, row),
+            };
             encode_row(cpu, row, absmax, codes);
             absmax
         })
@@ -93,6 +96,19 @@ per_isa! {
     }
 }
 
+per_isa! {
+    /// What [`round_to_half`] returns for numbers that are f16 already, which it would leave as they are.
+    fn largest_half(row: &[f32]) -> f32 {
+        // Of magnitudes, the bits are in the order of the numbers; infinity and NaN are beyond all others.
+        let mut largest = 0;
+        for x in row {
+            largest = largest.max(x.to_bits() & 0x7fff_ffff);
+        }
+        let largest = f32::from_bits(largest);
+        if largest.is_finite() { largest } else { f32::INFINITY }
+    }
+}
+
 /// The nearest f16, half to even, as an f32.
 #[inline(always)]
 fn half_of(x: f32) -> f32 {
@@ -140,5 +156,17 @@ mod tests {
             }
         }
         assert!(half_of(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn halves_are_not_rounded_again() {
+        let cpu = Cpu::new(1);
+        for bits in 0..=u16::MAX {
+            let row = [half::f16::ONE.to_f32(), half::f16::from_bits(bits).to_f32(), -0.0];
+            let mut rounded = row;
+            let largest = round_to_half(&cpu, &mut rounded);
+            assert_eq!(largest_half(&cpu, &row).to_bits(), largest.to_bits(), "{bits:#x}");
+            assert_eq!(rounded.map(f32::to_bits), row.map(f32::to_bits), "{bits:#x}");
+        }
     }
 }

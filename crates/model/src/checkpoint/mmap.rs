@@ -31,14 +31,19 @@ impl Mapped {
 
     /// Says that a part of the file is not needed for a while: its pages count as this process's memory no longer, and are
     /// read again, from the system's cache if they are there, when somebody looks. What is no part of the file is let be.
+    /// A little on both sides goes with it: a system that is asked for a page maps those around it, so that the reader of
+    /// the next part brings back the end of this one.
     pub(super) fn release(&self, part: &[u8]) {
         let offset = (part.as_ptr() as usize).checked_sub(self.0.as_ptr() as usize);
         let Some(offset) = offset.filter(|offset| offset + part.len() <= self.0.len()) else { return };
         #[cfg(unix)]
         {
+            /// As much as the largest page.
+            const AROUND: usize = 2 << 20;
+            let (start, end) = (offset.saturating_sub(AROUND), self.0.len().min(offset + part.len() + AROUND));
             // SAFETY: the mapping is of a file and never written to, so a page that is dropped comes back as it was; that
             // holds for the pages at the borders, which other tensors share, as well.
-            let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) };
+            let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
         }
         #[cfg(not(unix))]
         let _ = offset;

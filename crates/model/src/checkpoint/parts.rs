@@ -21,8 +21,8 @@ pub fn find(source: &dyn TensorSource, prefix: &str, name: &str) -> Result<(Stri
     Err(ModelError::MissingTensor { name: name.to_owned(), folder: source.location().to_owned() })
 }
 
-/// The weight `[outputs, inputs]` of a name without prefix, as stored; its bytes stay where they are. Its numbers are not
-/// looked at: what is not finite among them shows in the first output of its block. Codes ([`encoded`]) are known by
+/// The weight `[outputs, inputs]` of a name without prefix, as stored, and its name in the file; its bytes stay where they
+/// are. Its numbers are not looked at: what is not finite among them shows in the first output of its block. Codes ([`encoded`]) are known by
 /// their type, and decoded where they are used until somebody asks for something else.
 ///
 /// # Errors
@@ -34,13 +34,14 @@ pub fn load_weight(
     name: &str,
     outputs: usize,
     inputs: usize,
-) -> Result<Weight> {
+) -> Result<(String, Weight)> {
     let (name, tensor) = find(source, names.prefix, name)?;
     if matches!(tensor.dtype, Dtype::I8 | Dtype::U8) {
-        return encoded::load(source, &name, tensor, outputs, inputs);
+        let weight = encoded::load(source, &name, tensor, outputs, inputs)?;
+        return Ok((name, weight));
     }
     let encoding = check_floats(&name, &tensor, &[outputs, inputs])?;
-    Ok(Weight::from_bytes(encoding, outputs, inputs, tensor.data))
+    Ok((name, Weight::from_bytes(encoding, outputs, inputs, tensor.data)))
 }
 
 /// The vector of a name without prefix (a bias, a norm's weight), decoded.

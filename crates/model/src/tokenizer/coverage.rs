@@ -4,6 +4,8 @@
 //! a text shorter. Then each token covers no more bytes than its spelling has. (Byte-level vocabularies spell a byte in
 //! one or two, SentencePiece spells a space in three and a byte token in six.)
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use tokenizers::ModelWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -11,7 +13,11 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use super::Steps;
 
 /// The most bytes of a text that a token can cover; `None` where no bound is known.
-pub(super) fn longest_token_bytes(inner: &tokenizers::Tokenizer, steps: &Steps) -> Option<usize> {
+pub(super) fn longest_token_bytes(
+    inner: &tokenizers::Tokenizer,
+    vocabulary: &HashMap<String, u32>,
+    steps: &Steps,
+) -> Option<usize> {
     let ModelWrapper::BPE(model) = inner.get_model() else { return None };
     let has = |token: &str| inner.token_to_id(token).is_some();
     // A byte that no token spells is passed over, or becomes part of an unknown token of any length.
@@ -25,7 +31,7 @@ pub(super) fn longest_token_bytes(inner: &tokenizers::Tokenizer, steps: &Steps) 
     if !complete || greedy || !keeps {
         return None;
     }
-    inner.get_vocab(true).keys().map(String::len).max()
+    vocabulary.keys().map(String::len).max()
 }
 
 /// Whether a normalizer or pre-tokenizer never makes a text shorter.

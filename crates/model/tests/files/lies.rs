@@ -208,7 +208,7 @@ fn a_part_of_another_shape_or_type_is_refused() {
     source.tensors.insert("ids".to_owned(), ids);
 
     // Found with and without prefix; the numbers of a matrix are not looked at.
-    let weight = load_weight(&source, &NAMES, "h.0.w.weight", 2, 3).unwrap();
+    let (_, weight) = load_weight(&source, &NAMES, "h.0.w.weight", 2, 3).unwrap();
     assert_eq!((weight.rows(), weight.cols()), (2, 3));
     assert_eq!(load_vector(&source, &NAMES, "ln_f.bias", 2).unwrap(), [0.5, -0.5]);
 

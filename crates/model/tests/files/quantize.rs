@@ -226,7 +226,10 @@ fn a_weight_that_is_not_finite_is_refused_by_its_name_and_nothing_is_left() {
         fs::write(&file, bytes).unwrap();
         let written = Written::new();
         let found = write(from.path(), request, &written.path(), |_, _| ());
-        refused(found, &format!("the tensor {NAME} has a number in row 3 that is not finite"), "a number");
+        let problem = format!("the tensor {NAME} has a number in row 3 that is not finite");
+        refused(found, &problem, "a number");
+        let options = OpenOptions::new(Cpu::new(1), 1 << 20, request.encoding);
+        refused(Network::open(from.path(), &options), &problem, "a number that is encoded at load");
         assert_eq!(written.entries(), 0);
     }
 }
