@@ -7,6 +7,7 @@ mod commands;
 mod compute;
 mod errors;
 mod hub;
+mod input;
 mod interrupt;
 mod limits;
 mod open;

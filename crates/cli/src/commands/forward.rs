@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bouquet_generate::GenerateError;
 use bouquet_kernels::MatrixView;
 use bouquet_model::checkpoint::Dtype;
@@ -15,7 +15,7 @@ use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
 use crate::open::{encoding_names, open_network, options};
-use crate::{hub, output};
+use crate::{hub, input, output};
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -151,7 +151,7 @@ fn groups(sequences: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
 }
 
 fn read_token_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = input::read_file(path)?;
     serde_json::from_slice(&bytes).map_err(|error| {
         let message = format!("{} is not an array of arrays of token ids: {error}", path.display());
         wrong(message, "write it like [[5, 6, 7], [8, 9]]")

@@ -1,10 +1,10 @@
 //! `bouquet run`: goes on from a text, or talks.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, Timings, generate};
 use bouquet_model::{Encoding, Model};
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
 use crate::open::{CacheArgs, encoding_names, open, options, or_usual};
-use crate::{hub, output, system};
+use crate::{hub, input, output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -126,18 +126,16 @@ impl Source {
             return Ok(Source::Text(prompt.clone()));
         }
         if let Some(file) = &args.file {
-            let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-            return Ok(Source::Text(text(bytes, &file.display().to_string())?));
+            return Ok(Source::Text(text(input::read_file(file)?, &file.display().to_string())?));
         }
-        let mut stdin = std::io::stdin();
+        let stdin = std::io::stdin();
         // A conversation needs a terminal on both sides; results that go elsewhere are results of one prompt.
         if !stdin.is_terminal() || !std::io::stdout().is_terminal() {
             if stdin.is_terminal() {
                 output::note("type the prompt, and end it with Ctrl-D");
             }
-            let mut bytes = Vec::new();
-            stdin.read_to_end(&mut bytes).context("cannot read standard input")?;
-            return Ok(Source::Text(text(bytes, "standard input")?));
+            const ORIGIN: &str = "standard input";
+            return Ok(Source::Text(text(input::read(stdin, ORIGIN)?, ORIGIN)?));
         }
         if args.json {
             return Err(asked_wrongly(
@@ -158,8 +156,7 @@ fn text(bytes: Vec<u8>, origin: &str) -> Result<String> {
 
 /// A file as text, for commands that measure it: nothing is dropped but a byte order mark.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    utf8(bytes, &path.display().to_string())
+    utf8(input::read_file(path)?, &path.display().to_string())
 }
 
 /// Text without the byte order mark that some editors put before it, which is no part of it.

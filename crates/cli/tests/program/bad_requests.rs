@@ -124,6 +124,20 @@ fn texts_that_are_no_text_are_code_1() {
     refused(&["perplexity", arg(&model), arg(folder.path())], 1, "cannot read");
 }
 
+#[cfg(unix)]
+#[test]
+fn texts_without_end_are_not_read() {
+    let (model, folder) = (tiny("bloom-tiny"), tempfile::tempdir().unwrap());
+    let out = folder.path().join("out.safetensors");
+    for args in [
+        &["run", arg(&model), "--file", "/dev/zero"][..],
+        &["perplexity", arg(&model), "/dev/zero"],
+        &["forward", arg(&model), "--token-ids", "/dev/zero", "-o", arg(&out)],
+    ] {
+        refused(args, 1, "/dev/zero has more than 256 MiB");
+    }
+}
+
 #[test]
 fn token_ids_that_make_no_sense_leave_no_file() {
     let folder = tempfile::tempdir().unwrap();

@@ -105,3 +105,18 @@ fn what_cannot_be_measured_is_refused() {
     #[cfg(target_os = "linux")]
     refused(&["bench", "--shape", "bloom-7b1"], 1, "needs 7");
 }
+
+/// A limit on the length of files stands for a full disk.
+#[cfg(unix)]
+#[test]
+fn random_weights_that_find_no_room_leave_nothing() {
+    let room = tempfile::tempdir().unwrap();
+    let out = room.path().join("out");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -f 20000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_bouquet")]);
+    let output = command.args(["bench", "--shape", "bloom-560m", "--write", arg(&out)]).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with(&format!("error: cannot write {}: ", arg(&out))), "{stderr}");
+    assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0);
+}

@@ -94,6 +94,20 @@ pub(super) fn decode(encoding: FloatEncoding, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-pub(super) fn wrong<T>(name: &str, problem: String) -> Result<T> {
+/// The place of the first number that is not finite; `None` where all are, and for what are no floats.
+pub(crate) fn not_finite(dtype: &Dtype, bytes: &[u8]) -> Option<usize> {
+    // Of such numbers, all bits of the exponent are set.
+    fn in_16_bits(bytes: &[u8], exponent: u16) -> Option<usize> {
+        bytes.as_chunks().0.iter().position(|&number| u16::from_le_bytes(number) & exponent == exponent)
+    }
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().position(|&number| !f32::from_le_bytes(number).is_finite()),
+        Dtype::F16 => in_16_bits(bytes, 0x7c00),
+        Dtype::Bf16 => in_16_bits(bytes, 0x7f80),
+        _ => None,
+    }
+}
+
+pub(crate) fn wrong<T>(name: &str, problem: String) -> Result<T> {
     Err(ModelError::Tensor { name: shown(name), problem })
 }

@@ -110,7 +110,9 @@ impl Writer {
         if let Some(permissions) = usual_permissions() {
             builder.permissions(permissions);
         }
-        // By its kind alone: the error would name the temporary file, which the user never asked for.
+        // A folder that is not there, in the words of the system.
+        folder.metadata().map_err(|source| cannot_write(target, source))?;
+        // Else by its kind alone: the error would name the temporary file, which the user never asked for.
         let file = builder.tempfile_in(folder).map_err(|error| std::io::Error::from(error.kind()));
         let file = file.map_err(|source| cannot_write(target, source))?;
         Ok(Writer { target: target.to_owned(), file, places: BTreeMap::new() })
@@ -362,7 +364,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Writer::create(folder.path()), Err(ModelError::NotAFile { .. })));
         let missing = folder.path().join("missing/out.safetensors");
-        assert!(matches!(Writer::create(&missing), Err(ModelError::Write { .. })));
+        let (found, problem) = (Writer::create(&missing).err().unwrap(), File::open(&missing).err().unwrap());
+        assert_eq!(found.to_string(), format!("cannot write {}: {problem}", missing.display()));
         #[cfg(unix)]
         assert!(matches!(Writer::create(Path::new("/dev/null")), Err(ModelError::NotAFile { .. })));
     }

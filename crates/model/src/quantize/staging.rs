@@ -26,10 +26,13 @@ pub(super) struct Staging {
     pub(super) done: usize,
 }
 
+fn not_a_new_folder(target: &Path, problem: impl Into<String>) -> ModelError {
+    ModelError::NotANewFolder { path: target.to_owned(), problem: problem.into() }
+}
+
 /// Where a folder is written before it has its name.
 fn path_beside(target: &Path) -> Result<PathBuf> {
-    let refuse =
-        |problem: &str| Err(ModelError::NotANewFolder { path: target.to_owned(), problem: problem.to_owned() });
+    let refuse = |problem: &str| Err(not_a_new_folder(target, problem));
     let Some(name) = target.file_name() else { return refuse("is no name for a new folder") };
     match fs::read_dir(target).map(Iterator::count) {
         Ok(1..) => return refuse("is there already, and not empty"),
@@ -37,6 +40,30 @@ fn path_beside(target: &Path) -> Result<PathBuf> {
         _ => {}
     }
     Ok(target.with_file_name(format!(".{}.bouquet-part", name.to_string_lossy())))
+}
+
+/// Takes an empty folder of that name away, and puts it back: one that cannot make room at the end (a link to a folder,
+/// or one where a disk is mounted) is known at the beginning.
+fn check_room(target: &Path) -> Result<()> {
+    match make_room(target) {
+        Ok(false) => Ok(()),
+        Ok(true) => match fs::create_dir(target) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(ModelError::Write { path: target.to_owned(), source: error })
+            }
+            _ => Ok(()),
+        },
+        Err(error) => Err(not_a_new_folder(target, format!("is there already, and cannot be replaced: {error}"))),
+    }
+}
+
+/// Removes an empty folder, and says whether there was one.
+fn make_room(target: &Path) -> std::io::Result<bool> {
+    match fs::remove_dir(target) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where an earlier try to write this folder has left its work, if one has.
@@ -50,7 +77,10 @@ pub fn unfinished(target: &Path) -> Result<Option<PathBuf>> {
 impl Staging {
     /// Begins, or goes on where an earlier try ended.
     pub(super) fn open(target: &Path, what: Value) -> Result<Staging> {
+        // Without a separator at its end, which would lead through a link.
+        let target = target.components().as_path();
         let path = path_beside(target)?;
+        check_room(target)?;
         let failed = |source| ModelError::Write { path: target.to_owned(), source };
         match fs::create_dir(&path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
@@ -61,6 +91,8 @@ impl Staging {
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             return Err(ModelError::Busy { path: target.to_owned() });
         }
+        // Another program may have finished it since it was looked for.
+        path_beside(target).inspect_err(|_| drop(fs::remove_dir_all(&path)))?;
         let found = match files::read(&path.join(PROGRESS), MAX_SETTINGS_BYTES) {
             Ok(Some(bytes)) => serde_json::from_slice::<Value>(&bytes).ok(),
             _ => None,
@@ -118,18 +150,22 @@ impl Staging {
     /// Gives the folder its name.
     pub(super) fn finish(self) -> Result<()> {
         let Staging { target, path, lock, .. } = self;
-        drop(lock);
-        let rename = || {
-            fs::remove_file(path.join(LOCK))?;
-            fs::remove_file(path.join(PROGRESS))?;
-            sync_folder(&path);
-            // An empty folder of that name makes room, also where systems rename over none.
-            if target.is_dir() {
-                fs::remove_dir(&target)?;
-            }
-            fs::rename(&path, &target)
-        };
-        rename().map_err(|source| ModelError::Write { path: target.clone(), source })?;
+        sync_folder(&path);
+        let rename = || make_room(&target).and_then(|_| fs::rename(&path, &target));
+        // Locked, so that nobody takes it for left behind; but some systems rename no folder with an open file in it.
+        let renamed = rename().or_else(|_| {
+            drop(lock);
+            rename()
+        });
+        if let Err(source) = renamed {
+            let _ = fs::remove_dir_all(&path);
+            return Err(ModelError::Write { path: target, source });
+        }
+        for name in [PROGRESS, LOCK] {
+            // Should one of them stay, nobody minds it beside a model.
+            let _ = fs::remove_file(target.join(name));
+        }
+        sync_folder(&target);
         match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
             _ => sync_folder(Path::new(".")),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::staging::Staging;
 use super::{Piece, Plan, Shard, Unit, bytes, goes_along};
+use crate::checkpoint::parts::{not_finite, wrong};
 use crate::checkpoint::write::{Planned, Writer};
 use crate::checkpoint::{Dtype, TensorSource};
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
@@ -50,7 +51,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`ModelError::NotANewFolder`]; [`ModelError::Busy`] while another program writes it; [`ModelError::Write`];
-    /// [`ModelError::Tensor`] for a weight with a number that is not finite. Nothing is left then. After
+    /// [`ModelError::Tensor`] for a number that is not finite, encoded or copied. Nothing is left then. After
     /// [`SpanError::Cancelled`] the next try goes on.
     pub fn write(&self, job: &Job<'_>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
         let mut staging = Staging::open(job.target, self.what(job.folder)?)?;
@@ -162,7 +163,12 @@ impl Piece {
         let Some(layout) = encoded else {
             for (index, part) in tensor.data.chunks(COPIED_AT_A_TIME).enumerate() {
                 job.limits.check()?;
-                writer.write(&tensors[0].name, (index * COPIED_AT_A_TIME) as u64, part)?;
+                let first = (index * COPIED_AT_A_TIME) as u64;
+                if let Some((place, bytes)) = not_finite(&tensor.dtype, part).zip(tensor.dtype.bytes()) {
+                    let place = first / bytes + place as u64;
+                    return wrong(name, format!("has a number at index {place} that is not finite"));
+                }
+                writer.write(&tensors[0].name, first, part)?;
                 job.source.release(part);
                 progress(part.len() as u64);
             }

@@ -49,7 +49,13 @@ impl RandomModel {
         ] {
             write_settings(&unfinished.path().join(name), &content).map_err(failed)?;
         }
-        if !self.write_weights(&shape.spec(), cpu, &stored, &unfinished.path().join("model.safetensors"), more)? {
+        let weights = unfinished.path().join("model.safetensors");
+        let written = self.write_weights(&shape.spec(), cpu, &stored, &weights, more).map_err(|error| match error {
+            // In the user's words: of the folder that was asked for.
+            ModelError::Write { source, .. } => failed(source),
+            error => error,
+        })?;
+        if !written {
             return Ok(false);
         }
         make_public(unfinished.path()).map_err(failed)?;

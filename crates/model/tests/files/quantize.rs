@@ -210,7 +210,16 @@ fn a_try_that_wants_something_else_begins_anew() {
 #[test]
 fn a_weight_that_is_not_finite_is_refused_by_its_name_and_nothing_is_left() {
     const NAME: &str = "transformer.h.1.mlp.dense_4h_to_h.weight";
-    for (request, problem) in [(INT8, f32::NAN), (INT8, 1e6), (INT4, f32::INFINITY), (NF4, f32::NEG_INFINITY)] {
+    // What is copied as it is.
+    const EMBEDDING: &str = "transformer.word_embeddings.weight";
+    for (request, problem, name, what) in [
+        (INT8, f32::NAN, NAME, format!("{NAME} has a number in row 3 that is not finite")),
+        (INT8, 1e6, NAME, format!("{NAME} has a number in row 3 that is not finite")),
+        (INT4, f32::INFINITY, NAME, format!("{NAME} has a number in row 3 that is not finite")),
+        (NF4, f32::NEG_INFINITY, NAME, format!("{NAME} has a number in row 3 that is not finite")),
+        (INT8, f32::NAN, EMBEDDING, format!("\"{EMBEDDING}\" has a number at index 775 that is not finite")),
+        (NF4, f32::INFINITY, EMBEDDING, format!("\"{EMBEDDING}\" has a number at index 775 that is not finite")),
+    ] {
         let from = TempDir::new().unwrap();
         for entry in fs::read_dir(model("bloom-tiny")).unwrap() {
             let path = entry.unwrap().path();
@@ -220,16 +229,16 @@ fn a_weight_that_is_not_finite_is_refused_by_its_name_and_nothing_is_left() {
         let mut bytes = fs::read(&file).unwrap();
         let place = {
             let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-            tensors.tensor(NAME).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize
+            tensors.tensor(name).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize
         };
         bytes[place + 4 * (3 * 256 + 7)..][..4].copy_from_slice(&problem.to_le_bytes());
         fs::write(&file, bytes).unwrap();
         let written = Written::new();
         let found = write(from.path(), request, &written.path(), |_, _| ());
-        let problem = format!("the tensor {NAME} has a number in row 3 that is not finite");
+        let problem = format!("the tensor {what}");
         refused(found, &problem, "a number");
         let options = OpenOptions::new(Cpu::new(1), 1 << 20, request.encoding);
-        refused(Network::open(from.path(), &options), &problem, "a number that is encoded at load");
+        refused(Network::open(from.path(), &options), &format!("the tensor {name} has a number in row"), "at load");
         assert_eq!(written.entries(), 0);
     }
 }
@@ -248,6 +257,33 @@ fn folders_that_cannot_be_written_are_refused_and_left_as_they_are() {
     refused(write(&encoded, NF4, &written.path(), |_, _| ()), "stored in int8 already", "codes");
     fs::remove_file(written.path().join("mine")).unwrap();
     write(&from, INT8, &written.path(), |_, _| ()).expect("an empty folder is as good as none");
+}
+
+/// A link to an empty folder cannot be replaced by a folder, which has to be known before hours of work.
+#[cfg(unix)]
+#[test]
+fn folders_that_cannot_make_room_are_refused_at_once() {
+    let (from, written) = (model("bloom-tiny"), Written::new());
+    let elsewhere = TempDir::new().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), written.path()).unwrap();
+    for target in [written.path(), written.path().join("")] {
+        let found = write(&from, INT8, &target, |_, _| panic!("nothing can be written"));
+        refused(found, "is there already, and cannot be replaced", "a link");
+        assert_eq!(written.entries(), 1);
+    }
+    assert_eq!(elsewhere.path().read_dir().unwrap().count(), 0);
+}
+
+/// Room that is taken while the folder is being written: an error, and nothing is left beside what is there.
+#[test]
+fn a_name_that_is_taken_meanwhile_is_left_as_it_is() {
+    let (from, written) = (model("bloom-tiny"), Written::new());
+    let found = write(&from, INT8, &written.path(), |_, _| {
+        fs::create_dir_all(written.path()).unwrap();
+        fs::write(written.path().join("mine"), "precious").unwrap();
+    });
+    refused(found, "cannot write", "a folder that is not empty");
+    assert_eq!((written.entries(), written.files().len()), (1, 1));
 }
 
 #[test]
