@@ -11,9 +11,12 @@ use crate::sampler::{Sampler, SamplingOptions};
 use crate::stop::{FinishReason, StopRules, StopScanner};
 use crate::{GenerateError, Result};
 
-/// Tokens of a prompt that go through the blocks together: enough to be bound by arithmetic, few enough for their
-/// activations to stay small and for a cancel to be heard. The result does not depend on it.
-pub const PROMPT_CHUNK: usize = 512;
+/// Tokens of a prompt that go through the blocks of a model together: enough to be bound by arithmetic, few enough for
+/// their activations to stay small (some hundred thousand bytes a token at a hidden size of 4096) and for a cancel to be
+/// heard. The result does not depend on it.
+pub fn prompt_chunk(hidden_size: usize) -> usize {
+    ((1 << 20) / hidden_size.max(1)).clamp(128, 512)
+}
 
 /// How to go on from a prompt.
 #[derive(Clone, Debug)]
@@ -166,12 +169,13 @@ impl<'a> Generator<'a> {
         self.session.rewind(0, start)?;
         self.cached.truncate(start);
         let rest = &prompt_ids[start..];
-        let last_chunk = (rest.len() - 1) / PROMPT_CHUNK;
-        for chunk in rest.chunks(PROMPT_CHUNK).take(last_chunk) {
+        let tokens = prompt_chunk(self.model.spec.block.hidden_size);
+        let last_chunk = (rest.len() - 1) / tokens;
+        for chunk in rest.chunks(tokens).take(last_chunk) {
             self.step(chunk, Returned::None, limits)?;
             *computed += chunk.len();
         }
-        let chunk = &rest[last_chunk * PROMPT_CHUNK..];
+        let chunk = &rest[last_chunk * tokens..];
         let last = self.step(chunk, Returned::Last, limits)?;
         *computed += chunk.len();
         Ok(last)

@@ -37,7 +37,7 @@ pub mod stop;
 
 pub use detokenizer::Detokenizer;
 pub use error::{GenerateError, Result};
-pub use generation::{GenerateOptions, Generation, Generator, PROMPT_CHUNK, Timings, generate};
+pub use generation::{GenerateOptions, Generation, Generator, Timings, generate, prompt_chunk};
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
 pub use sampler::{Sampler, SamplingOptions};
 pub use stop::{FinishReason, StopRules};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bouquet_generate::PROMPT_CHUNK;
+use bouquet_generate::prompt_chunk;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::profile::OperationTime;
 use bouquet_kernels::{Matrix, Weight};
@@ -90,7 +90,7 @@ impl Bench {
         let mut session = self.open(tokens)?;
         let ids: Vec<u32> = (0..tokens).map(|place| self.token_id(place)).collect();
         let start = Instant::now();
-        let mut chunks = ids.chunks(PROMPT_CHUNK).peekable();
+        let mut chunks = ids.chunks(self.prompt_chunk()).peekable();
         while let Some(chunk) = chunks.next() {
             let returned = if chunks.peek().is_none() { Returned::Last } else { Returned::None };
             let last = self.step(&mut [&mut session], &[chunk], returned)?;
@@ -147,13 +147,17 @@ impl Bench {
         MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(&self.network.weights))
     }
 
+    fn prompt_chunk(&self) -> usize {
+        prompt_chunk(self.network.spec.block.hidden_size)
+    }
+
     /// Bytes that a test reads, and operations that it does.
     fn work(&self, test: Test) -> (f64, f64) {
         let cost = TokenCost::of(&self.network);
         let cache = self.network.spec.cache_bytes_per_token(self.cache_encoding) as f64;
         match test {
             Test::Prompt(tokens) => {
-                let passes = tokens.div_ceil(PROMPT_CHUNK) as f64;
+                let passes = tokens.div_ceil(self.prompt_chunk()) as f64;
                 let tokens = tokens as f64;
                 (passes * cost.weight_bytes + tokens * cache, tokens * cost.block_ops + cost.head_ops)
             }
