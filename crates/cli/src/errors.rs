@@ -195,6 +195,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         }
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
+        ModelError::PromptNotFinite | ModelError::Adapter { .. } => "give the folder of an adapter for this very model",
         ModelError::TokenId { .. } => "use ids of this model's own tokenizer",
         ModelError::Span(error) => return span_hint(error),
     })

@@ -35,6 +35,15 @@ impl Embedding {
     /// [`ModelError::TokenId`] for an id outside of the vocabulary, [`ModelError::EmbeddingNotFinite`] for one whose
     /// row is damaged.
     pub fn embed(&self, cpu: &Cpu, sequences: &[&[u32]]) -> Result<HiddenStates> {
+        self.embed_after(cpu, None, sequences)
+    }
+
+    /// The hidden states of packed sequences, each behind the rows of `prompt`, `[prompt tokens, hidden_size]`: they take
+    /// part as rows of the embedding would, before its norm.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed). Panics when the prompt has another width.
+    pub fn embed_after(&self, cpu: &Cpu, prompt: Option<&Matrix>, sequences: &[&[u32]]) -> Result<HiddenStates> {
         let ids = sequences.concat();
         let vocab_size = self.weight.rows();
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
@@ -45,14 +54,47 @@ impl Embedding {
             self.weight.gather(cpu, &ids, values.view_mut());
             values
         });
+        let prompt_tokens = prompt.map_or(0, Matrix::rows);
+        if let Some(prompt) = prompt {
+            values = behind(prompt, &values, sequences);
+        }
         if let Some(norm) = &self.norm {
             values = norm.forward(cpu, values.view());
         }
-        if let Some(token) = elementwise::first_row_not_finite(cpu, values.view()) {
-            return Err(ModelError::EmbeddingNotFinite { id: ids[token] });
+        let lengths: Vec<usize> = sequences.iter().map(|ids| prompt_tokens + ids.len()).collect();
+        let hidden = HiddenStates::new(values, lengths)?;
+        match elementwise::first_row_not_finite(cpu, hidden.values().view()) {
+            None => Ok(hidden),
+            Some(row) => {
+                let (sequence, rows) =
+                    hidden.rows().enumerate().find(|(_, rows)| rows.contains(&row)).expect("its rows");
+                let id = (row - rows.start).checked_sub(prompt_tokens).map(|token| sequences[sequence][token]);
+                Err(id.map_or(ModelError::PromptNotFinite, |id| ModelError::EmbeddingNotFinite { id }))
+            }
         }
-        Ok(HiddenStates::new(values, sequences.iter().map(|ids| ids.len()).collect())?)
     }
+
+    /// The gradient for `prompt` from that of [`embed_after`](Self::embed_after): for each sequence one, summed over the
+    /// sequences of a leaf by the caller. `gradient` are the rows of one sequence, of which the first are the prompt's.
+    pub fn prompt_backward(&self, cpu: &Cpu, prompt: &Matrix, gradient: MatrixView<'_>) -> Matrix {
+        let gradient = gradient.slice(0..prompt.rows());
+        match &self.norm {
+            Some(norm) => norm.backward(cpu, prompt.view(), gradient),
+            None => gradient.to_matrix(),
+        }
+    }
+}
+
+/// `values`, packed sequences, each behind the rows of `prompt`.
+fn behind(prompt: &Matrix, values: &Matrix, sequences: &[&[u32]]) -> Matrix {
+    let mut joined = Matrix::zeros(0, values.cols());
+    let mut first = 0;
+    for ids in sequences {
+        joined.push_rows(prompt.view());
+        joined.push_rows(values.slice(first..first + ids.len()));
+        first += ids.len();
+    }
+    joined
 }
 
 impl LmHead {

@@ -151,6 +151,17 @@ pub enum ModelError {
         /// The id.
         id: u32,
     },
+    /// A soft prompt that cannot be computed with.
+    #[error("the soft prompt of the adapter is not finite")]
+    PromptNotFinite,
+    /// An adapter that is damaged, or of another model.
+    #[error("the adapter in {path} {problem}")]
+    Adapter {
+        /// Its folder.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// What the blocks refused.
     #[error(transparent)]
     Span(#[from] SpanError),

@@ -26,6 +26,8 @@
 //! | [`stored`] | how a folder says that its weights are encoded |
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
 //! | [`ends`] | embedding and head |
+//! | [`mod@pooling`] | from hidden states to the embedding of a sentence |
+//! | [`adapter`] | what has been learned on top, and the folder it rests in |
 //! | [`random`] | models of published shapes with random weights |
 //! | [`tokenizer`] | text to token ids and back |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
@@ -48,6 +50,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod block;
 pub mod checkpoint;
 pub mod config;
@@ -65,6 +68,7 @@ pub mod load;
 pub mod local;
 pub mod model;
 pub mod norm;
+pub mod pooling;
 pub mod quantize;
 pub mod random;
 pub mod spec;
@@ -75,6 +79,7 @@ pub use encoding::Encoding;
 pub use error::{ModelError, Result};
 pub use local::LocalSpan;
 pub use model::{Model, Network, OpenOptions};
+pub use pooling::Pooling;
 pub use spec::ModelSpec;
 pub use stored::Stored;
 pub use tokenizer::Tokenizer;

@@ -6,14 +6,16 @@ use toml::{Table, Value};
 /// The rooms of the house and what each stands on; what those stand on is allowed as well. A new room is a new line.
 ///
 /// ```text
-/// kernels <- span <- model <- {compress, tune, generate};  generate <- serve;  span <- swarm;  hub;  all <- cli
+/// kernels <- span <- model <- {compress, embed, generate};  embed <- tune;  generate <- serve;  span <- swarm;  hub;
+/// all <- cli
 /// ```
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("kernels", &[]),
     ("span", &["kernels"]),
     ("model", &["span"]),
     ("compress", &["model"]),
-    ("tune", &["model"]),
+    ("embed", &["model"]),
+    ("tune", &["embed"]),
     ("generate", &["model"]),
     ("swarm", &["span"]),
     ("serve", &["generate"]),

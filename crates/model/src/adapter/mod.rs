@@ -1,0 +1,69 @@
+//! What has been learned on top of a model: low-rank pairs, and prompts. How it travels with a request says the crate
+//! `span`; here is what it is as a whole, with the settings it was made by, and the folder it rests in.
+
+use std::sync::Arc;
+
+use bouquet_kernels::Matrix;
+use bouquet_span::{Adapter, Pass, Prompts, Site};
+
+/// All that can be learned on top of frozen weights. What is not there is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learned {
+    /// Pairs of low rank, and the dropout of their inputs.
+    pub low_rank: Arc<Adapter>,
+    /// Rows before the first token of each sequence, `[prompt tokens, hidden_size]`, as if they came from the embedding
+    /// (prompt tuning, arXiv 2104.08691).
+    pub soft_prompt: Option<Matrix>,
+    /// Rows added to the first positions at the input of blocks.
+    pub deep_prompts: Arc<Prompts>,
+}
+
+/// How an adapter was made: what its `adapter_config.json` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Rows of each `A`; 0 where there are no pairs.
+    pub rank: usize,
+    /// The pairs' share is scaled by `alpha / rank`, or `alpha / √rank`.
+    pub alpha: f32,
+    /// rsLoRA (arXiv 2312.03732): whether the scale has the root of the rank.
+    pub rank_stabilized: bool,
+    /// Probability with which a channel is dropped in training.
+    pub dropout: f32,
+    /// The linears that have a pair, in every block.
+    pub targets: Vec<Site>,
+    /// What it is for.
+    pub task: Task,
+    /// The model that it was made for: a name of the hub, or a folder.
+    pub base_model: String,
+}
+
+/// What an adapter is for, which decides how its tensors are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Going on from a text: the base is the model with its head (`CAUSAL_LM`).
+    Causal,
+    /// Embeddings: the base is the model without its head (`FEATURE_EXTRACTION`).
+    FeatureExtraction,
+}
+
+impl Settings {
+    /// The factor of each pair.
+    pub fn scale(&self) -> f32 {
+        let rank = self.rank.max(1) as f32;
+        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+    }
+}
+
+impl Learned {
+    /// `pass` with what of this travels along: all but the soft prompt, whose rows are hidden states.
+    pub fn with(&self, pass: Pass) -> Pass {
+        let adapter = (!self.low_rank.pairs.is_empty()).then(|| self.low_rank.clone());
+        let prompts = (!self.deep_prompts.blocks.is_empty()).then(|| self.deep_prompts.clone());
+        Pass { adapter, prompts, ..pass }
+    }
+
+    /// Tokens that the soft prompt puts before each sequence.
+    pub fn prompt_tokens(&self) -> usize {
+        self.soft_prompt.as_ref().map_or(0, Matrix::rows)
+    }
+}

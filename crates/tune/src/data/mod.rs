@@ -1,0 +1,59 @@
+//! Rows of files as records, and which of them make a batch.
+
+use serde::{Deserialize, Serialize};
+
+/// One example to learn from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// Two texts that belong together, and texts that do not belong to the first.
+    Pair {
+        /// The text to find with.
+        anchor: String,
+        /// The text to find.
+        positive: String,
+        /// Texts that should not be found (hard negatives); the same number in all records of a data set.
+        negatives: Vec<String>,
+    },
+    /// Two texts, and how alike they are.
+    Scored {
+        /// A text.
+        first: String,
+        /// Another text.
+        second: String,
+        /// Larger is more alike; as it stands in the file.
+        score: f32,
+    },
+    /// A text alone.
+    Text(String),
+    /// A text that is given, and one that should follow.
+    Completion {
+        /// What is given; nothing is learned from it.
+        prompt: String,
+        /// What should follow.
+        completion: String,
+    },
+    /// A conversation, of which the assistant's turns are learned.
+    Chat(Vec<Message>),
+}
+
+/// A turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+/// Which records an objective learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// [`Record::Pair`].
+    Pairs,
+    /// [`Record::Scored`].
+    ScoredPairs,
+    /// [`Record::Text`], also from the texts of pairs.
+    Texts,
+    /// [`Record::Completion`], [`Record::Chat`] or [`Record::Text`], all of one kind.
+    Continuations,
+}
