@@ -4,7 +4,7 @@
 use bouquet_kernels::Matrix;
 use bouquet_model::adapter::Learned;
 use bouquet_model::{Network, Pooling, Result};
-use bouquet_span::{HiddenStates, Pass};
+use bouquet_span::Pass;
 
 /// Tokens of a pass unless said otherwise.
 pub const TOKENS_PER_PASS: usize = 2048;
@@ -64,21 +64,8 @@ impl<'a> Embedder<'a> {
         let Network { cpu, embedding, blocks, head, .. } = self.network;
         let hidden = embedding.embed_after(cpu, self.learned.soft_prompt.as_ref(), sequences)?;
         let (hidden, _) = blocks.forward(hidden, &self.learned.with(pass.clone()))?;
-        let hidden = without_prompt(hidden, self.learned.prompt_tokens())?;
+        let hidden = self.learned.without_prompt(hidden)?;
         let normalized = head.normalize(cpu, hidden.values().view());
         Ok(self.pooling.forward(normalized.view(), hidden.lengths()))
     }
-}
-
-/// The positions behind the first `prompt_tokens` of each sequence.
-fn without_prompt(hidden: HiddenStates, prompt_tokens: usize) -> Result<HiddenStates> {
-    if prompt_tokens == 0 {
-        return Ok(hidden);
-    }
-    let mut values = Matrix::zeros(0, hidden.hidden_size());
-    for rows in hidden.rows() {
-        values.push_rows(hidden.values().slice(rows.start + prompt_tokens..rows.end));
-    }
-    let lengths = hidden.lengths().iter().map(|length| length - prompt_tokens).collect();
-    Ok(HiddenStates::new(values, lengths)?)
 }

@@ -10,11 +10,17 @@
 //! | module | job |
 //! |---|---|
 //! | [`data`] | rows of files as records, and which of them make a batch |
+//! | [`objective`] | losses of embeddings and of texts, with their gradients |
+//! | [`gradient`] | the gradient of a batch, within a memory budget |
+//! | [`parameters`] | what is learned, as a list of tensors |
 //! | [`optimizer`] | AdamW, with its state in f32 or in 8 bits |
 //! | [`schedule`] | the learning rate of a step |
 
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod gradient;
+pub mod objective;
 pub mod optimizer;
+pub mod parameters;
 pub mod schedule;

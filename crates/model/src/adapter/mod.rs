@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bouquet_kernels::Matrix;
-use bouquet_span::{Adapter, Pass, Prompts, Site};
+use bouquet_span::{Adapter, HiddenStates, Pass, Prompts, Site, SpanError};
+
+use crate::Result;
 
 /// All that can be learned on top of frozen weights. What is not there is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +62,44 @@ impl Learned {
         let adapter = (!self.low_rank.pairs.is_empty()).then(|| self.low_rank.clone());
         let prompts = (!self.deep_prompts.blocks.is_empty()).then(|| self.deep_prompts.clone());
         Pass { adapter, prompts, ..pass }
+    }
+
+    /// The positions of the text alone: without those of the soft prompt at the beginning of each sequence.
+    ///
+    /// # Errors
+    /// [`SpanError::Shape`](bouquet_span::SpanError::Shape) for a sequence shorter than the prompt.
+    pub fn without_prompt(&self, hidden: HiddenStates) -> Result<HiddenStates> {
+        let prompt = self.prompt_tokens();
+        if prompt == 0 {
+            return Ok(hidden);
+        }
+        let mut values = Matrix::zeros(0, hidden.hidden_size());
+        for rows in hidden.rows() {
+            if rows.len() < prompt {
+                let (expected, found) = (prompt, rows.len());
+                return Err(SpanError::Shape { what: "the length of a sequence", expected, found }.into());
+            }
+            values.push_rows(hidden.values().slice(rows.start + prompt..rows.end));
+        }
+        let lengths = hidden.lengths().iter().map(|length| length - prompt).collect();
+        Ok(HiddenStates::new(values, lengths)?)
+    }
+
+    /// The reverse for a gradient: rows of zeros where the soft prompt was. `lengths` are those with the prompt.
+    ///
+    /// # Errors
+    /// [`SpanError::Shape`](bouquet_span::SpanError::Shape) for lengths that do not fit.
+    pub fn behind_prompt(&self, gradient: HiddenStates, lengths: &[usize]) -> Result<HiddenStates> {
+        if self.prompt_tokens() == 0 {
+            return Ok(gradient);
+        }
+        let zeros = Matrix::zeros(self.prompt_tokens(), gradient.hidden_size());
+        let mut values = Matrix::zeros(0, gradient.hidden_size());
+        for rows in gradient.rows() {
+            values.push_rows(zeros.view());
+            values.push_rows(gradient.values().slice(rows));
+        }
+        Ok(HiddenStates::new(values, lengths.to_vec())?)
     }
 
     /// Tokens that the soft prompt puts before each sequence.
