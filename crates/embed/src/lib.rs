@@ -9,9 +9,11 @@
 //! | module | job |
 //! |---|---|
 //! | [`embedder`] | texts to vectors, in batches of even length |
+//! | [`export`] | the files of a folder of sentence-transformers |
 
 #![forbid(unsafe_code)]
 
 pub mod embedder;
+pub mod export;
 
 pub use embedder::Embedder;

@@ -1,0 +1,238 @@
+//! The loop: a batch, its gradient, a step, again; from the state of a checkpoint to the end, with evaluations and
+//! checkpoints on the way. It can be stopped at any moment: what it goes on from later is the last checkpoint, and where
+//! it ends is the same bits.
+
+use std::time::Instant;
+
+use bouquet_model::adapter::Learned;
+use bouquet_model::{ModelError, Network};
+use bouquet_span::{Limits, SpanError};
+
+use crate::checkpoint::{Best, Checkpoint, Progress};
+use crate::config::{Config, OptimizerKind};
+use crate::gradient::{Batch, PassPlan, Training};
+use crate::metrics::{Evaluation, Step};
+use crate::optimizer::{AdamW, AdamW8bit, AdamWOptions, Optimizer, Rate, clip};
+use crate::parameters::{Group, Name, tensors, tensors_mut};
+use crate::{Result, TuneError};
+
+/// Where batches come from.
+pub trait BatchSource {
+    /// The batch of a number, counted from 0, and which records it is made of.
+    fn batch(&mut self, number: u64) -> (Batch, Vec<usize>);
+}
+
+/// What follows a run while it goes on.
+pub trait Observer {
+    /// A step is done.
+    ///
+    /// # Errors
+    /// Those of writing it down.
+    fn step(&mut self, step: &Step) -> Result<()>;
+
+    /// An evaluation was asked for: how good what is learned so far is, the larger the better; `None` where nothing is
+    /// evaluated.
+    ///
+    /// # Errors
+    /// Those of computing it and of writing it down.
+    fn evaluate(&mut self, steps: u64, learned: &Learned) -> Result<Option<Evaluation>>;
+
+    /// A checkpoint is due: `last` where the run is at its end, or was interrupted.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    fn save(&mut self, checkpoint: Checkpoint, last: bool) -> Result<()>;
+
+    /// Memory that the process has held at most, in bytes, where that is known.
+    fn peak_memory_bytes(&self) -> Option<u64>;
+}
+
+/// A run.
+pub struct Trainer<'a> {
+    /// Its settings.
+    pub config: &'a Config,
+    /// The frozen model.
+    pub network: &'a Network,
+    /// How batches go through it.
+    pub plan: PassPlan,
+    /// When to stop: between steps, and within one, which is then not counted.
+    pub limits: &'a Limits,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished,
+    /// Evaluations did not become better any more.
+    StoppedEarly,
+    /// Somebody asked to stop.
+    Interrupted,
+}
+
+/// The state of a run in memory.
+struct State {
+    progress: Progress,
+    learned: Learned,
+    optimizer: Box<dyn Optimizer>,
+    best: Option<Learned>,
+}
+
+impl Trainer<'_> {
+    /// Goes on from a checkpoint to the end. Returns the state there, and why it is the end.
+    ///
+    /// # Errors
+    /// [`TuneError::Diverged`] when something is not finite: the last checkpoint is from before. What the model, the
+    /// observer or the optimizer's state refuses.
+    pub fn run(
+        &self,
+        from: Checkpoint,
+        source: &mut dyn BatchSource,
+        observer: &mut dyn Observer,
+    ) -> Result<(Checkpoint, Ending)> {
+        let mut state = self.restore(from)?;
+        let before = state.progress.seconds;
+        let start = Instant::now();
+        let ending = loop {
+            if state.progress.steps >= self.config.steps {
+                break Ending::Finished;
+            }
+            if self.stale(&state) {
+                break Ending::StoppedEarly;
+            }
+            if self.limits.check().is_err() {
+                break Ending::Interrupted;
+            }
+            let step = match self.step(&mut state, source) {
+                Err(TuneError::Model(ModelError::Span(SpanError::Cancelled | SpanError::DeadlinePassed))) => {
+                    break Ending::Interrupted;
+                }
+                step => step?,
+            };
+            state.progress.seconds = before + start.elapsed().as_secs_f64();
+            observer.step(&Step { memory_bytes: observer.peak_memory_bytes(), ..step })?;
+            let steps = state.progress.steps;
+            let due = |every: u64| every > 0 && steps.is_multiple_of(every);
+            if due(self.config.eval_every) || steps == self.config.steps {
+                self.evaluate(&mut state, observer)?;
+            }
+            if due(self.config.save_every) && steps < self.config.steps {
+                observer.save(state.checkpoint(), false)?;
+            }
+        };
+        let checkpoint = state.checkpoint();
+        observer.save(checkpoint.clone(), true)?;
+        Ok((checkpoint, ending))
+    }
+
+    fn restore(&self, from: Checkpoint) -> Result<State> {
+        let Checkpoint { progress, learned, optimizer: saved, best } = from;
+        let lengths: Vec<usize> = tensors(&learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
+        let options = AdamWOptions::default();
+        let mut optimizer: Box<dyn Optimizer> = match self.config.optimizer {
+            OptimizerKind::Adamw => Box::new(AdamW::new(options, &lengths)),
+            OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(options, &lengths)),
+        };
+        if progress.steps > 0 {
+            let refuse = |problem| TuneError::Checkpoint { folder: Default::default(), problem };
+            optimizer.restore(&saved).map_err(refuse)?;
+        }
+        Ok(State { progress, learned, optimizer, best })
+    }
+
+    /// One step of the optimizer.
+    fn step(&self, state: &mut State, source: &mut dyn BatchSource) -> Result<Step> {
+        let (start, number) = (Instant::now(), state.progress.steps);
+        let batches = self.config.accumulation as u64;
+        let (mut sum, mut loss, mut tokens) = (None, 0.0, 0);
+        for batch in number * batches..(number + 1) * batches {
+            let (batch, rows) = source.batch(batch);
+            let training = Training {
+                network: self.network,
+                learned: &state.learned,
+                sentences: (self.config.pooling, self.config.sentence_loss()),
+                plan: self.plan,
+                draw: (self.config.seed, number),
+                limits: self.limits,
+            };
+            let diverged = |problem: String| {
+                let rows = rows.iter().map(|row| row + 1).collect();
+                TuneError::Diverged { step: number, problem, rows }
+            };
+            let one = training.gradient(&batch).map_err(|error| match error {
+                ModelError::Span(
+                    error @ (SpanError::NotFinite { .. }
+                    | SpanError::InputNotFinite { .. }
+                    | SpanError::GradientNotFinite { .. }),
+                ) => diverged(error.to_string()),
+                error => error.into(),
+            })?;
+            if !one.loss.is_finite() {
+                return Err(diverged("the loss is not finite".to_owned()));
+            }
+            if one.gradients.slices().iter().any(|slice| slice.iter().any(|value| !value.is_finite())) {
+                return Err(diverged("the gradient is not finite".to_owned()));
+            }
+            loss += one.loss;
+            tokens += one.tokens;
+            match &mut sum {
+                None => sum = Some(one.gradients),
+                Some(sum) => sum.add(&one.gradients),
+            }
+        }
+        let mut gradients = sum.expect("a step has a batch");
+        if batches > 1 {
+            gradients.scale(1.0 / batches as f32);
+            loss /= batches as f64;
+        }
+        let grad_norm = clip(&mut gradients.slices_mut(), self.config.max_grad_norm);
+        let factor = self.config.schedule.factor(number, self.config.warmup_steps, self.config.steps);
+        let learning_rate = (f64::from(self.config.lr) * factor) as f32;
+        let (names, mut parameters): (Vec<Name>, Vec<&mut [f32]>) = tensors_mut(&mut state.learned).into_iter().unzip();
+        let rates: Vec<Rate> = names.into_iter().map(|name| self.rate(name, learning_rate)).collect();
+        state.optimizer.step(&mut parameters, &gradients.slices(), &rates);
+        if parameters.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) {
+            let problem = "what is learned is no longer finite".to_owned();
+            return Err(TuneError::Diverged { step: number, problem, rows: Vec::new() });
+        }
+        state.progress.steps += 1;
+        state.progress.tokens += tokens as u64;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Step { step: state.progress.steps, loss, learning_rate, grad_norm, tokens: tokens as u64, seconds, memory_bytes: None })
+    }
+
+    fn rate(&self, name: Name, learning_rate: f32) -> Rate {
+        let factor = if name.group() == Group::B { self.config.lr_factor_b } else { 1.0 };
+        Rate { learning_rate: learning_rate * factor, weight_decay: self.config.weight_decay }
+    }
+
+    fn evaluate(&self, state: &mut State, observer: &mut dyn Observer) -> Result<()> {
+        let steps = state.progress.steps;
+        let Some(evaluation) = observer.evaluate(steps, &state.learned)? else { return Ok(()) };
+        let score = evaluation.score;
+        if state.progress.best.is_none_or(|best| score > best.score) {
+            state.progress.best = Some(Best { steps, score });
+            state.progress.evaluations_since = 0;
+            state.best = Some(state.learned.clone());
+        } else {
+            state.progress.evaluations_since += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether evaluations have not become better for as long as is waited.
+    fn stale(&self, state: &State) -> bool {
+        self.config.patience > 0 && state.progress.evaluations_since >= self.config.patience
+    }
+}
+
+impl State {
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            progress: self.progress.clone(),
+            learned: self.learned.clone(),
+            optimizer: self.optimizer.state(),
+            best: self.best.clone(),
+        }
+    }
+}
