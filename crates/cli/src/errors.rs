@@ -193,6 +193,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::StoredEncoding { .. } => {
             "give the encoding that they are stored in, or f32, or the folder of the floats"
         }
+        ModelError::TooLarge { .. } => "free some memory, or give a smaller model or encoding",
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::TokenId { .. } => "use ids of this model's own tokenizer",

@@ -103,7 +103,7 @@ fn what_cannot_be_measured_is_refused() {
     refused(&["bench", model, "--write", out], 2, "random weights");
     refused(&["bench", "--shape", "bloom-560m", "--write", out], 2, "is there already");
     #[cfg(target_os = "linux")]
-    refused(&["bench", "--shape", "bloom-7b1"], 1, "needs 7");
+    refused(&["bench", "--shape", "bloom-7b1"], 1, "for weights, cache and logits");
 }
 
 /// A limit on the length of files stands for a full disk.
