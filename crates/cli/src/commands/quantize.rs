@@ -72,7 +72,7 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
             "leave it out, or give --encoding nf4",
         ));
     }
-    args.model = hub::folder(args.model)?;
+    args.model = hub::folder_for(args.model, args.dry_run)?;
     let spec = load_spec(&args.model)?;
     let source = Checkpoint::open(&args.model)?;
     let request = Request {

@@ -79,7 +79,7 @@ impl Plan {
         let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
             (Some(model), None) => {
-                let folder = hub::folder(model.clone())?;
+                let folder = hub::folder_for(model.clone(), args.dry_run)?;
                 (folder_name(model), families::load_spec(&folder)?, Origin::Folder(folder))
             }
             (None, None) => unreachable!("clap asks for one of them"),
