@@ -12,7 +12,6 @@
 //!
 //! Which values the codes have is the encoding's own rounding, number by number ([`Encoding::encode`]).
 
-mod staging;
 mod write;
 
 use std::collections::BTreeMap;
@@ -27,7 +26,7 @@ use crate::checkpoint::{Tensor, TensorSource, find};
 use crate::load::Loader;
 use crate::{Encoding, ModelError, ModelSpec, Result, Stored};
 
-pub use staging::unfinished;
+pub use crate::staging::unfinished;
 pub use write::{Job, Progress};
 
 /// What is wanted.

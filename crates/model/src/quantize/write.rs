@@ -8,12 +8,12 @@ use bouquet_kernels::{ARITHMETIC_VERSION, Cpu, FloatEncoding, Weight};
 use bouquet_span::{Limits, SpanError};
 use serde_json::{Value, json};
 
-use super::staging::Staging;
 use super::{Piece, Plan, Shard, Unit, bytes, goes_along};
 use crate::checkpoint::parts::{not_finite, wrong};
 use crate::checkpoint::write::{Planned, Writer};
 use crate::checkpoint::{Dtype, TensorSource};
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
+use crate::staging::Staging;
 use crate::stored::FIELD;
 use crate::{ModelError, Result};
 
