@@ -131,14 +131,18 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<ModelError>() {
         return model_hint(error).map(str::to_owned);
     }
-    let error = error.downcast_ref::<io::Error>()?;
-    Some(match error.kind() {
-        io::ErrorKind::NotFound => "check the path".to_owned(),
-        io::ErrorKind::PermissionDenied => "check who may read and write it".to_owned(),
-        io::ErrorKind::StorageFull => "make room on the disk".to_owned(),
-        io::ErrorKind::FileTooLarge => "write less at a time, or allow larger files (ulimit -f)".to_owned(),
-        _ => "check the disk and the path".to_owned(),
-    })
+    Some(disk_hint(error.downcast_ref::<io::Error>()?).to_owned())
+}
+
+/// What to try where the system could not read or write.
+pub(crate) fn disk_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "check who may read and write it",
+        io::ErrorKind::StorageFull => "make room on the disk",
+        io::ErrorKind::FileTooLarge => "write less at a time, or allow larger files (ulimit -f)",
+        _ => "check the disk and the path",
+    }
 }
 
 fn generate_hint(error: &GenerateError) -> Option<String> {
@@ -193,6 +197,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::StoredEncoding { .. } => {
             "give the encoding that they are stored in, or f32, or the folder of the floats"
         }
+        ModelError::TooLarge { .. } => "free some memory, or give a smaller model or encoding",
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::PromptNotFinite | ModelError::Adapter { .. } => "give the folder of an adapter for this very model",

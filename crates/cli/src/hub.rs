@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bouquet_hub::{Event, Hub, HubError, Name, Plan, Settings};
 
+use crate::errors::wrong;
 use crate::interrupt::LastWords;
 use crate::output::{self, Progress};
 
@@ -22,6 +23,18 @@ pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
     match hub.find(&name) {
         Some(folder) => Ok(folder),
         None => fetch(&hub, &name, &plan(&hub, &name)?),
+    }
+}
+
+/// The same for a dry run, which fetches nothing: a model of the hub has to be in the cache.
+pub(crate) fn folder_for(model: PathBuf, dry_run: bool) -> Result<PathBuf> {
+    let name = model.to_str().and_then(Name::parse).filter(|_| dry_run && !model.exists());
+    match name {
+        Some(name) if Hub::open(Settings::from_env()?)?.find(&name).is_none() => Err(wrong(
+            format!("{name} is not in the cache, and a dry run does not fetch it"),
+            format!("bouquet pull {name} --dry-run says what would be fetched, and without --dry-run fetches it"),
+        )),
+        _ => folder(model),
     }
 }
 

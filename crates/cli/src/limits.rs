@@ -42,10 +42,14 @@ impl Memory {
         Memory::Own(vec![1; LEAST_BYTES])
     }
 
-    /// What to read beside these weights.
-    pub(crate) fn of(weights: &[Weight]) -> Memory {
-        let bytes: usize = weights.iter().map(|weight| weight.data().len()).sum();
-        if bytes < LEAST_BYTES { Memory::own() } else { Memory::Weights }
+    /// What to read beside weights of so many bytes.
+    pub(crate) fn of(weight_bytes: u64) -> Memory {
+        if Self::bytes_of(weight_bytes) > 0 { Memory::own() } else { Memory::Weights }
+    }
+
+    /// Bytes that it takes besides the weights.
+    pub(crate) fn bytes_of(weight_bytes: u64) -> u64 {
+        if weight_bytes < LEAST_BYTES as u64 { LEAST_BYTES as u64 } else { 0 }
     }
 
     /// The pieces to read.

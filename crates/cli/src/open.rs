@@ -10,7 +10,8 @@ use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, Network, OpenOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::system;
+use crate::errors::wrong;
+use crate::{output, system};
 
 /// A model, and how long it took to open.
 pub(crate) struct Opened {
@@ -46,6 +47,24 @@ pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Enco
     Ok(encoding.map_or_else(|| load_spec(folder).map(|spec| spec.stored.usual()), Ok)?)
 }
 
+/// Bytes that a text takes for each of its own while it is cut into tokens: 130 were measured.
+const BYTES_PER_BYTE_OF_TEXT: u64 = 160;
+
+/// Whether a text can be cut into tokens in the memory that is free.
+///
+/// # Errors
+/// A text that is too long for it.
+pub(crate) fn check_text(text: &str) -> Result<()> {
+    let (bytes, available) = (text.len() as u64, system::available_memory_bytes().unwrap_or(u64::MAX));
+    let needed = bytes * BYTES_PER_BYTE_OF_TEXT;
+    if needed <= available {
+        return Ok(());
+    }
+    let [bytes, needed, available] = [bytes, needed, available].map(output::bytes);
+    let message = format!("cutting a text of {bytes} into tokens takes about {needed}, and {available} are free");
+    Err(wrong(message, "give it in parts, or free some memory"))
+}
+
 /// Opens what of a folder's model needs no tokenizer.
 pub(crate) fn open_network(folder: &Path, options: &OpenOptions) -> Result<Network> {
     Ok(Network::open(folder, options)?)
@@ -53,8 +72,8 @@ pub(crate) fn open_network(folder: &Path, options: &OpenOptions) -> Result<Netwo
 
 /// How models are opened here: what they compute with may take the memory that is there.
 pub(crate) fn options(cpu: Cpu, encoding: Encoding) -> OpenOptions {
-    let memory_bytes = system::available_memory_bytes().unwrap_or(MEMORY_BYTES_IF_UNKNOWN);
-    OpenOptions::new(cpu, memory_bytes, encoding)
+    let memory_left = system::available_memory_bytes;
+    OpenOptions { memory_left, ..OpenOptions::new(cpu, MEMORY_BYTES_IF_UNKNOWN, encoding) }
 }
 
 /// Opens the model of a folder.

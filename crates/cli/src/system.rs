@@ -81,11 +81,14 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// What a limit on addresses has left; `None` where there is no such limit.
+/// What a limit on addresses has left, but for what an allocator may take without using it; `None` where there is no such
+/// limit.
 fn address_space_left() -> Option<u64> {
+    /// Addresses that glibc reserves for a thread when it first allocates, of which a model's opening starts some.
+    const ARENA_BYTES: u64 = 2 * (64 << 20);
     let limit = soft_limit(&fs::read_to_string("/proc/self/limits").ok()?, "Max address space")?;
     let used = kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
-    Some(limit.saturating_sub(used))
+    Some(limit.saturating_sub(used).saturating_sub(ARENA_BYTES))
 }
 
 /// The first number of a line like `Max address space   1024   unlimited   bytes`; `None` for `unlimited`.

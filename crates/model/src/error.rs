@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bouquet_span::SpanError;
+use bouquet_span::{SpanError, human_bytes};
 
 use crate::encoding::Encoding;
 
@@ -136,6 +136,18 @@ pub enum ModelError {
         stored: Encoding,
         /// What was asked for.
         asked: Encoding,
+    },
+    /// A model that does not fit into the memory that is free.
+    #[error("{} in {encoding} takes {} to open, and {} are free", folder.display(), human_bytes(*needed), human_bytes(*available))]
+    TooLarge {
+        /// Its folder.
+        folder: PathBuf,
+        /// What was asked for.
+        encoding: Encoding,
+        /// Bytes that opening it takes.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
     },
     /// A token id outside of the vocabulary.
     #[error("token id {id} is outside of the vocabulary of {vocab_size}")]

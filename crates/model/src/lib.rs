@@ -24,6 +24,7 @@
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`stored`] | how a folder says that its weights are encoded |
+//! | `staging` | a folder that is being written, beside its name |
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
 //! | [`ends`] | embedding and head |
 //! | [`mod@pooling`] | from hidden states to the embedding of a sentence |
@@ -72,6 +73,7 @@ pub mod pooling;
 pub mod quantize;
 pub mod random;
 pub mod spec;
+mod staging;
 pub mod stored;
 pub mod tokenizer;
 

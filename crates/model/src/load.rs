@@ -49,6 +49,25 @@ impl Loader<'_> {
         (0..self.spec.num_blocks).try_for_each(|index| self.block(index).map(drop))
     }
 
+    /// Bytes of the codes that are made where floats are loaded in an encoding, by their shapes.
+    ///
+    /// # Errors
+    /// As [`blocks`](Self::blocks).
+    pub fn bytes_of_codes(&self, encoding: Encoding) -> Result<u64> {
+        let bytes = |weight: &Weight, encoding: Encoding| match weight {
+            Weight::Float(_) => encoding.bytes(weight.rows(), weight.cols()).unwrap_or(0),
+            _ => 0,
+        };
+        let vocabulary = encoding.of_vocabulary();
+        let embedding = self.embedding()?;
+        let head = if self.tied_head()? { 0 } else { bytes(&self.head(&embedding)?.weight, vocabulary) };
+        let mut sum = head + bytes(&embedding.weight, vocabulary);
+        for index in 0..self.spec.num_blocks {
+            sum += self.block(index)?.weights().map(|weight| bytes(weight, encoding)).sum::<u64>();
+        }
+        Ok(sum)
+    }
+
     /// Blocks in a row.
     ///
     /// # Errors

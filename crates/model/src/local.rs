@@ -265,17 +265,21 @@ impl Span for LocalSpan {
     }
 
     fn step(&self, steps: &mut [Step<'_>]) -> Vec<Result<HiddenStates>> {
-        let admitted: Vec<Result<()>> = steps
+        // What each works in is held until all are done.
+        let admitted: Vec<Result<Reservation>> = steps
             .iter()
             .map(|step| {
                 step.session.admit(self.key, &step.hidden, self.spec.hidden_size)?;
                 step.limits.check()?;
-                self.check_input(self.blocks[0].index, step.hidden.values().view())
+                self.check_input(self.blocks[0].index, step.hidden.values().view())?;
+                let lengths = step.hidden.lengths();
+                self.reserve(lengths, PassBytes::of_step(&self.spec, lengths))
             })
             .collect();
         let admitted_steps = steps.iter_mut().zip(&admitted).filter(|(_, admitted)| admitted.is_ok());
         let mut results = self.step_admitted(admitted_steps.map(|(step, _)| step).collect()).into_iter();
-        let result = |admitted: Result<()>| admitted.and_then(|()| results.next().expect("one for each admitted"));
+        let result =
+            |admitted: Result<Reservation>| admitted.and_then(|_| results.next().expect("one for each admitted"));
         admitted.into_iter().map(result).collect()
     }
 }

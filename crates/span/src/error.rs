@@ -31,7 +31,7 @@ pub enum SpanError {
         limit: usize,
     },
     /// Cached keys and values for this session do not fit into the memory that is left for them.
-    #[error("a cache of {} does not fit: {} are left for it", gib(*needed), gib(*available))]
+    #[error("a cache of {} does not fit: {} are left for it", human_bytes(*needed), human_bytes(*available))]
     CacheFull {
         /// Bytes that the session would reserve.
         needed: u64,
@@ -39,7 +39,7 @@ pub enum SpanError {
         available: u64,
     },
     /// A forward or a backward that would work in more memory than is left for it.
-    #[error("{tokens} tokens need {} at a time, and {} are left for them", gib(*needed), gib(*available))]
+    #[error("{tokens} tokens need {} at a time, and {} are left for them", human_bytes(*needed), human_bytes(*available))]
     PassTooLarge {
         /// Tokens of all sequences together.
         tokens: usize,
@@ -168,7 +168,11 @@ impl SpanError {
     }
 }
 
-/// Bytes, to be read.
-fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+/// Bytes as errors say them, in MiB or GiB.
+pub fn human_bytes(bytes: u64) -> String {
+    const GIB: u64 = 1 << 30;
+    match bytes {
+        GIB.. => format!("{:.2} GiB", bytes as f64 / GIB as f64),
+        _ => format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64),
+    }
 }

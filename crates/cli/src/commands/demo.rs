@@ -178,7 +178,7 @@ impl Speed {
     fn of(written: &Written, model: &Model, encoding: Encoding) -> Speed {
         let tokens_per_sec = written.tokens as f64 / written.time.as_secs_f64().max(1e-9);
         let (cpu, cost) = (&model.cpu, TokenCost::of(model));
-        let memory = Memory::of(&model.weights);
+        let memory = Memory::of(model.weights.iter().map(|weight| weight.bytes() as u64).sum());
         Speed {
             isa: cpu.isa(),
             threads: cpu.threads(),

@@ -12,7 +12,7 @@ use super::run::read_text;
 use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{encoding_names, open, options};
+use crate::open::{check_text, encoding_names, open, options};
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -59,6 +59,7 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
     args.model = hub::folder(args.model)?;
     let opened = open(&args.model, &options(args.compute.cpu()?, args.encoding))?;
+    check_text(&text)?;
     let work = Work::begin();
     let options = PerplexityOptions {
         window: window(&args, opened.model.spec.max_positions)?,

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bouquet_model::Encoding;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
 use bouquet_model::quantize::{Job, Plan, Progress, Request, unfinished};
+use bouquet_model::{Encoding, ModelError};
 use bouquet_span::Limits;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use crate::compute::ComputeArgs;
-use crate::errors::{asked_wrongly, wrong};
+use crate::errors::{asked_wrongly, disk_hint, wrong};
 use crate::interrupt::Work;
 use crate::{hub, output, system};
 
@@ -72,7 +72,7 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
             "leave it out, or give --encoding nf4",
         ));
     }
-    args.model = hub::folder(args.model)?;
+    args.model = hub::folder_for(args.model, args.dry_run)?;
     let spec = load_spec(&args.model)?;
     let source = Checkpoint::open(&args.model)?;
     let request = Request {
@@ -103,8 +103,19 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
         shown.show(&format!("{label}, {} of {}", output::bytes(bytes), output::bytes(total)));
     });
     drop(shown);
-    let before = before?;
+    let before = before.map_err(|error| with_what_is_kept(error, &args.output))?;
     report(&args, &plan, free, Some((before, start.elapsed())))
+}
+
+/// An error of the disk, and that what is finished has been kept, where it has.
+fn with_what_is_kept(error: ModelError, target: &Path) -> anyhow::Error {
+    match (&error, unfinished(target)) {
+        (ModelError::Write { source, .. }, Ok(Some(_))) => {
+            let hint = format!("{}; the same command goes on from what is finished", disk_hint(source));
+            wrong(error.to_string(), hint)
+        }
+        _ => error.into(),
+    }
 }
 
 /// What a folder of so many bytes needs on its disk besides what an earlier try has left there, which is gone on with or

@@ -14,7 +14,7 @@ use super::interactive;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{CacheArgs, encoding_names, open, options, or_usual};
+use crate::open::{CacheArgs, check_text, encoding_names, open, options, or_usual};
 use crate::{hub, input, output, system};
 
 /// What was typed.
@@ -117,6 +117,7 @@ fn cut(model: &Model, prompt: &str, context: usize) -> Result<Vec<u32>> {
         );
         return Err(wrong(message, shorten(least.saturating_add(1), model.spec.max_positions)));
     }
+    check_text(prompt)?;
     Ok(model.tokenizer.encode(prompt, true)?.ids)
 }
 

@@ -112,6 +112,32 @@ fn a_sequence_beyond_the_memory_is_refused_before_it_is_computed() {
     assert!(!out.exists());
 }
 
+/// An allocation that fails ends the program with a signal. What weights, tokenizer and threads take while a model is
+/// opened had not been counted.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_opening_a_model_takes_is_not_promised_to_computing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, file) = (small(), folder.path().join("text.txt"));
+    std::fs::write(&file, "The committee approved the plan. ".repeat(200)).unwrap();
+    let commands = [
+        vec!["run", arg(&model), "--file", arg(&file), "--max-tokens", "2"],
+        vec!["perplexity", arg(&model), arg(&file), "--max-windows", "2"],
+        vec!["bench", arg(&model), "--batch", "64", "-p", "16", "-n", "4", "-r", "1"],
+    ];
+    for kilobytes in [60_000, 80_000, 120_000, 150_000, 200_000, 250_000, 300_000, 400_000] {
+        for (command, threads) in commands.iter().flat_map(|command| [(command, "1"), (command, "2")]) {
+            let output = within(kilobytes, command).args(["--threads", threads]).output().unwrap();
+            let stderr = text(&output.stderr);
+            if output.status.success() && kilobytes > 100_000 {
+                continue;
+            }
+            assert_eq!(output.status.code(), Some(1), "{command:?} in {kilobytes} kB: {stderr}");
+            assert!(stderr.starts_with("error: ") && stderr.lines().count() == 2, "{kilobytes} kB: {stderr}");
+        }
+    }
+}
+
 #[test]
 fn texts_that_are_no_text_are_code_1() {
     let folder = tempfile::tempdir().unwrap();

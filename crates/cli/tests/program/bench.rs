@@ -103,7 +103,39 @@ fn what_cannot_be_measured_is_refused() {
     refused(&["bench", model, "--write", out], 2, "random weights");
     refused(&["bench", "--shape", "bloom-560m", "--write", out], 2, "is there already");
     #[cfg(target_os = "linux")]
-    refused(&["bench", "--shape", "bloom-7b1"], 1, "needs 7");
+    refused(&["bench", "--shape", "bloom-7b1"], 1, "for weights, cache and logits");
+}
+
+/// What a dead process left is taken over; what a living one has is let be.
+#[cfg(unix)]
+#[test]
+fn random_weights_of_a_process_that_was_killed_are_written_over() {
+    let room = tempfile::tempdir().unwrap();
+    let (out, part) = (room.path().join("out"), room.path().join(".out.bouquet-part"));
+    let args = ["bench", "--shape", "bloom-560m", "--encoding", "int4", "--write", arg(&out)];
+    let temporary = || -> Vec<std::ffi::OsString> {
+        let names = std::fs::read_dir(&part).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".bouquet-")).collect()
+    };
+    let begin = |left: &[std::ffi::OsString]| {
+        let child = bouquet().args(args).stderr(std::process::Stdio::null()).spawn().unwrap();
+        while temporary().is_empty() || temporary() == left {
+            std::thread::yield_now();
+        }
+        child
+    };
+    let mut first = begin(&[]);
+    refused(&args, 1, "is being written by another program");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let left = temporary();
+    assert!(left.len() == 1 && !out.exists());
+    let mut second = begin(&left);
+    assert!(temporary().len() == 1 && temporary() != left, "what the first had begun is gone");
+    let id = second.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(second.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0);
 }
 
 /// A limit on the length of files stands for a full disk.

@@ -79,8 +79,14 @@ fn limited(args: &[&str]) -> Command {
         command.args(args);
         return command;
     }
+    within(2_000_000, args)
+}
+
+/// The binary with so much address space.
+pub(crate) fn within(kilobytes: u32, args: &[&str]) -> Command {
+    let script = format!("ulimit -v {kilobytes}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_bouquet")]).args(args);
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_bouquet")]).args(args);
     alone(&mut command);
     command
 }

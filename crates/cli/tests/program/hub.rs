@@ -154,6 +154,24 @@ fn what_would_be_fetched_is_said_before_anything_is() {
     assert!(hub.stdout(&["pull", "org/name", "--dry-run"]).starts_with("Nothing to fetch"));
 }
 
+/// A dry run that fetched gigabytes would be the opposite of one.
+#[test]
+fn a_dry_run_fetches_nothing_and_tells_of_what_the_cache_has() {
+    let hub = Hub::tiny();
+    let room = tempfile::tempdir().unwrap();
+    let out = room.path().join("out");
+    let bench = ["bench", "org/name", "--dry-run"];
+    let quantize = ["quantize", "org/name", "--encoding", "int8", "-o", arg(&out), "--dry-run"];
+    for args in [&bench[..], &quantize] {
+        hub.refused(args, "org/name is not in the cache", "bouquet pull org/name --dry-run");
+    }
+    assert!(hub.server.requests().is_empty() && !hub.cache.path().join("hub").exists(), "nothing was asked or written");
+    hub.stdout(&["pull", "org/name"]);
+    hub.server.requests();
+    assert!(hub.stdout(&bench).contains("free memory") && hub.stdout(&quantize).contains("would have"));
+    assert!(hub.server.requests().is_empty() && !out.exists());
+}
+
 #[test]
 fn what_cannot_be_fetched_says_why_and_what_to_try() {
     let hub = Hub::tiny();

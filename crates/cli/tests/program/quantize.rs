@@ -80,7 +80,7 @@ fn what_cannot_be_written_is_refused_in_a_sentence() {
 /// A limit on the length of files stands for a full disk: the error comes from a write half way.
 #[cfg(unix)]
 #[test]
-fn a_disk_without_room_leaves_nothing() {
+fn a_disk_without_room_for_the_first_unit_leaves_nothing() {
     let room = tempfile::tempdir().unwrap();
     let out = room.path().join("out");
     let mut command = std::process::Command::new("sh");
@@ -92,6 +92,35 @@ fn a_disk_without_room_leaves_nothing() {
     assert!(stderr.starts_with(&format!("error: cannot write {}: ", arg(&out))), "{stderr}");
     assert_eq!(stderr.lines().count(), 2, "{stderr}");
     assert_eq!(entries(room.path()), 0);
+}
+
+/// The same after the embedding and some blocks: hours of work, in a larger model.
+#[cfg(unix)]
+#[test]
+fn what_is_finished_when_a_disk_is_full_is_gone_on_with() {
+    let room = tempfile::tempdir().unwrap();
+    let (out, undisturbed) = (room.path().join("out"), room.path().join("undisturbed"));
+    let flags =
+        |out: &Path| ["quantize", arg(&small()), "--encoding", "int8", "-o", arg(out), "--json"].map(str::to_owned);
+    let whole: Value = serde_json::from_slice(&bouquet().args(flags(&undisturbed)).output().unwrap().stdout).unwrap();
+    // In blocks of 512 bytes; the last tenth does not fit.
+    let limit = whole["weight_bytes"].as_u64().unwrap() * 9 / 10 / 512;
+    let script = format!("ulimit -f {limit}; exec \"$0\" \"$@\"");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_bouquet")]).args(flags(&out)).current_dir(root());
+    let full = command.output().unwrap();
+    let stderr = text(&full.stderr);
+    assert_eq!(full.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with(&format!("error: cannot write {}: ", arg(&out))), "{stderr}");
+    assert!(stderr.lines().count() == 2 && stderr.contains("goes on from what is finished"), "{stderr}");
+    assert!(!out.exists());
+    let resumed: Value = serde_json::from_slice(&bouquet().args(flags(&out)).output().unwrap().stdout).unwrap();
+    assert!(resumed["resumed_bytes"].as_u64() > whole["weight_bytes"].as_u64().map(|bytes| bytes / 2), "{resumed}");
+    for entry in fs::read_dir(&undisturbed).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(fs::read(out.join(&name)).unwrap() == fs::read(undisturbed.join(&name)).unwrap(), "{name:?}");
+    }
+    assert_eq!(entries(room.path()), 2);
 }
 
 /// Killed at different times, and started again until it is whole.

@@ -1,5 +1,5 @@
-//! What a pass over whole sequences takes, counted before anything is allocated: the keys and values of one block, the
-//! rows that a block works in, and what is kept for a backward. An upper bound: it adds up what is never held all at once,
+//! What a pass over whole sequences or a step takes, counted before anything is allocated: the keys and values of one
+//! block, the rows that a block works in, and what is kept for a backward. An upper bound: it adds up what is never held all at once,
 //! and was about twice what a small BLOOM used.
 
 use bouquet_kernels::ops::attention::CacheEncoding;
@@ -30,6 +30,13 @@ impl PassBytes {
             blocks: blocks.len() as u64,
             leaves: (lengths.len().div_ceil(pass.leaf.max(1)) as u64).saturating_mul(leaf_bytes(blocks, pass)),
         }
+    }
+
+    /// What a step works in that adds so many tokens to each sequence; their keys and values were reserved with the session.
+    /// An adapter's share is left out.
+    pub(super) fn of_step(spec: &BlockSpec, lengths: &[usize]) -> u64 {
+        let tokens = lengths.iter().fold(0u64, |sum, &length| sum.saturating_add(length as u64));
+        tokens.saturating_mul(4 * numbers_per_token(spec, false))
     }
 
     /// What a forward works in, besides what it keeps.

@@ -8,11 +8,10 @@
 //!
 //! The folder comes into being under its name when it is whole. Until then it is another one beside it, without
 //! `config.json`, which nothing opens; what is on the disk of it is written down after each unit, so that the next try goes
-//! on there after an interruption of whatever kind. An error leaves nothing.
+//! on there after an interruption of whatever kind, a full disk among them. An error that would come again leaves nothing.
 //!
 //! Which values the codes have is the encoding's own rounding, number by number ([`Encoding::encode`]).
 
-mod staging;
 mod write;
 
 use std::collections::BTreeMap;
@@ -27,7 +26,7 @@ use crate::checkpoint::{Tensor, TensorSource, find};
 use crate::load::Loader;
 use crate::{Encoding, ModelError, ModelSpec, Result, Stored};
 
-pub use staging::unfinished;
+pub use crate::staging::unfinished;
 pub use write::{Job, Progress};
 
 /// What is wanted.

@@ -8,12 +8,12 @@ use bouquet_kernels::{ARITHMETIC_VERSION, Cpu, FloatEncoding, Weight};
 use bouquet_span::{Limits, SpanError};
 use serde_json::{Value, json};
 
-use super::staging::Staging;
 use super::{Piece, Plan, Shard, Unit, bytes, goes_along};
 use crate::checkpoint::parts::{not_finite, wrong};
 use crate::checkpoint::write::{Planned, Writer};
 use crate::checkpoint::{Dtype, TensorSource};
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
+use crate::staging::Staging;
 use crate::stored::FIELD;
 use crate::{ModelError, Result};
 
@@ -51,8 +51,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`ModelError::NotANewFolder`]; [`ModelError::Busy`] while another program writes it; [`ModelError::Write`];
-    /// [`ModelError::Tensor`] for a number that is not finite, encoded or copied. Nothing is left then. After
-    /// [`SpanError::Cancelled`] the next try goes on.
+    /// [`ModelError::Tensor`] for a number that is not finite, encoded or copied. What the next try would meet again leaves
+    /// nothing. After [`SpanError::Cancelled`], and where the disk is at fault, what is finished stays for it.
     pub fn write(&self, job: &Job<'_>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
         let mut staging = Staging::open(job.target, self.what(job.folder)?)?;
         let written = self.write_all(job, &mut staging, progress);
@@ -60,7 +60,11 @@ impl Plan {
             Ok(before) => staging.finish().map(|()| before),
             Err(error @ ModelError::Span(SpanError::Cancelled)) => Err(error),
             Err(error) => {
-                staging.remove();
+                // A disk has room again some day; the weights stay what they are.
+                let passes = matches!(error, ModelError::Write { .. } | ModelError::Io { .. });
+                if !passes || staging.done == 0 {
+                    staging.remove();
+                }
                 // In the user's words: of the folder that was asked for.
                 Err(match error {
                     ModelError::Write { source, .. } => ModelError::Write { path: job.target.to_owned(), source },

@@ -11,6 +11,7 @@ use crate::checkpoint::encoded::Layout;
 use crate::checkpoint::write::{Planned, Writer};
 use crate::checkpoint::{Dtype, Tensor, TensorSource};
 use crate::spec::ModelSpec;
+use crate::staging::Staging;
 use crate::stored::{FIELD, Stored};
 use crate::{Encoding, ModelError, Result};
 
@@ -20,7 +21,8 @@ impl RandomModel {
     /// told how many tensors of how many are written, and says whether to go on; `Ok(false)` when it did not.
     ///
     /// # Errors
-    /// [`ModelError::NotAFile`] for what is there already; [`ModelError::Write`].
+    /// [`ModelError::NotAFile`] for what is there already; [`ModelError::Busy`] while another program writes it;
+    /// [`ModelError::Write`].
     pub fn write(
         &self,
         shape: &Shape,
@@ -29,14 +31,31 @@ impl RandomModel {
         folder: &Path,
         more: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<bool> {
-        let failed = |source| ModelError::Write { path: folder.to_owned(), source };
         if folder.exists() {
             return Err(ModelError::NotAFile { path: folder.to_owned(), problem: "is there already".to_owned() });
         }
-        let beside = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let unfinished = tempfile::Builder::new().prefix(".bouquet-").suffix(".part").tempdir_in(beside);
-        // By its kind alone: the error would name the temporary folder, which the user never asked for.
-        let unfinished = unfinished.map_err(|error| failed(error.kind().into()))?;
+        let staging = Staging::anew(folder)?;
+        match self.write_files(shape, cpu, encoding, &staging, more) {
+            Ok(true) => staging.finish().map(|()| true),
+            unfinished => {
+                staging.remove();
+                unfinished.map_err(|error| match error {
+                    // In the user's words: of the folder that was asked for.
+                    ModelError::Write { source, .. } => ModelError::Write { path: folder.to_owned(), source },
+                    error => error,
+                })
+            }
+        }
+    }
+
+    fn write_files(
+        &self,
+        shape: &Shape,
+        cpu: &Cpu,
+        encoding: Encoding,
+        staging: &Staging,
+        more: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<bool> {
         let stored = Stored { linears: encoding, embedding: encoding.of_vocabulary(), skipped: Vec::new() };
         let mut config = shape.config();
         if let Some(field) = stored.to_config(false) {
@@ -47,22 +66,9 @@ impl RandomModel {
             ("generation_config.json", json!({ "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3 })),
             ("tokenizer.json", tokenizer(shape.spec().vocab_size)),
         ] {
-            write_settings(&unfinished.path().join(name), &content).map_err(failed)?;
+            staging.write(name, content.to_string().as_bytes())?;
         }
-        let weights = unfinished.path().join("model.safetensors");
-        let written = self.write_weights(&shape.spec(), cpu, &stored, &weights, more).map_err(|error| match error {
-            // In the user's words: of the folder that was asked for.
-            ModelError::Write { source, .. } => failed(source),
-            error => error,
-        })?;
-        if !written {
-            return Ok(false);
-        }
-        make_public(unfinished.path()).map_err(failed)?;
-        std::fs::rename(unfinished.path(), folder).map_err(failed)?;
-        // There is nothing left under that name to be removed.
-        let _ = unfinished.keep();
-        Ok(true)
+        self.write_weights(&shape.spec(), cpu, &stored, &staging.file("model.safetensors"), more)
     }
 
     fn write_weights(
@@ -105,25 +111,6 @@ impl RandomModel {
         writer.finish()?;
         Ok(true)
     }
-}
-
-fn write_settings(path: &Path, content: &Value) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut file = std::fs::File::create_new(path)?;
-    file.write_all(content.to_string().as_bytes())?;
-    file.sync_all()
-}
-
-/// A temporary folder is for its owner alone; a model is not.
-#[cfg(unix)]
-fn make_public(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
-}
-
-#[cfg(not(unix))]
-fn make_public(_folder: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 /// A tokenizer of as many tokens as a shape has rows: a token a byte, and words that no text is cut into, but that ids
@@ -194,6 +181,9 @@ mod tests {
             assert_eq!(written.tokenizer.decode(&[699], true).unwrap().trim(), "w699");
             assert!(source.write(&SMALL, &options.cpu, encoding, &folder, &mut |_, _| true).is_err(), "is there");
         }
+        let killed = parent.path().join(".stopped.bouquet-part");
+        std::fs::create_dir(&killed).unwrap();
+        std::fs::write(killed.join(".bouquet-x.part"), "of a process that was killed").unwrap();
         let stopped = parent.path().join("stopped");
         let cpu = Cpu::new(1);
         assert!(!source.write(&SMALL, &cpu, Encoding::F32, &stopped, &mut |written, _| written < 3).unwrap());

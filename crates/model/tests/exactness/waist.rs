@@ -151,6 +151,25 @@ fn a_pass_that_does_not_fit_into_memory_is_refused_and_one_that_does_gives_it_ba
 }
 
 #[test]
+fn a_step_that_does_not_fit_into_memory_is_refused_and_leaves_its_session_and_the_others() {
+    const BYTES: u64 = 1 << 20;
+    let (spec, local) = small("bloom-tiny", BYTES);
+    let tokens = (BYTES / 2 / local.cache_bytes_per_token()) as usize;
+    let open = |max_tokens| local.open(SessionShape { sequences: 1, max_tokens, max_rewind: 0 }, &Pass::default());
+    let (mut large, mut other) = (open(tokens).unwrap(), open(1).unwrap());
+    let hidden = |tokens| Random::new(1).hidden(&[tokens], spec.block.hidden_size);
+    fn step<'a>(session: &'a mut Session, hidden: HiddenStates) -> Step<'a> {
+        Step { session, hidden, returned: Returned::Last, limits: Limits::default() }
+    }
+    let results = local.step(&mut [step(&mut large, hidden(tokens)), step(&mut other, hidden(1))]);
+    let refused =
+        |error: &SpanError| matches!(error, SpanError::PassTooLarge { needed, available, .. } if needed > available);
+    assert!(results[0].as_ref().is_err_and(refused) && results[1].is_ok(), "{results:?}");
+    assert_eq!((large.positions(), other.positions()), (&[0][..], &[1][..]));
+    assert!(local.step(&mut [step(&mut large, hidden(1))])[0].is_ok(), "what the step had reserved came back");
+}
+
+#[test]
 fn a_backward_that_does_not_fit_into_memory_is_refused() {
     let (spec, local) = small("bloom-tiny", 1 << 20);
     let (adapter, _) = learned(&spec);

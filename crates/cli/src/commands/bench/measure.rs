@@ -40,8 +40,7 @@ pub(super) struct Sample {
 }
 
 impl Bench {
-    pub(super) fn new(network: Network, plan: &Plan, cancel: &CancelToken) -> Self {
-        let memory = Memory::of(&network.weights);
+    pub(super) fn new(network: Network, memory: Memory, plan: &Plan, cancel: &CancelToken) -> Self {
         let limits = Limits { deadline: None, cancel: cancel.clone() };
         Bench { network, encoding: plan.encoding, cache_encoding: plan.cache_encoding, memory, limits }
     }

@@ -26,6 +26,7 @@ use self::report::Report;
 use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
+use crate::limits::Memory;
 use crate::open::{CacheArgs, encoding_names};
 use crate::output;
 
@@ -119,7 +120,10 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let start = Instant::now();
     let mut progress = output::Progress::new();
     progress.show(&format!("opening {}", plan.name));
-    let bench = Bench::new(plan.open(if args.profile { cpu.profiled() } else { cpu })?, &plan, &work.cancel);
+    // Before the model, which computes in what is left.
+    let memory = Memory::of(plan.weight_bytes);
+    let network = plan.open(if args.profile { cpu.profiled() } else { cpu })?;
+    let bench = Bench::new(network, memory, &plan, &work.cancel);
     drop(progress);
     let mut report = Report::begin(&plan, &bench, start.elapsed(), args.json)?;
     for &test in &plan.tests {

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::BenchArgs;
 use crate::errors::{asked_wrongly, wrong};
+use crate::limits::Memory;
 use crate::open::{open_network, options};
 use crate::{hub, output, system};
 
@@ -37,8 +38,8 @@ pub(super) struct Plan {
     pub(super) cache_encoding: CacheEncoding,
     pub(super) tests: Vec<Test>,
     pub(super) repetitions: usize,
+    pub(super) weight_bytes: u64,
     origin: Origin,
-    weight_bytes: u64,
 }
 
 /// Where weights come from.
@@ -78,7 +79,7 @@ impl Plan {
         let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
             (Some(model), None) => {
-                let folder = hub::folder(model.clone())?;
+                let folder = hub::folder_for(model.clone(), args.dry_run)?;
                 (folder_name(model), families::load_spec(&folder)?, Origin::Folder(folder))
             }
             (None, None) => unreachable!("clap asks for one of them"),
@@ -100,7 +101,7 @@ impl Plan {
         let weight_bytes = weight_bytes(&spec, &origin, encoding)?;
         let repetitions = usize::from(args.repetitions);
         let cache_encoding = args.cache.kv_cache;
-        Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, origin, weight_bytes })
+        Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, weight_bytes, origin })
     }
 
     /// Opens the model, or makes it.
@@ -122,13 +123,24 @@ impl Plan {
         tokens.saturating_mul(self.spec.cache_bytes_per_token(self.cache_encoding))
     }
 
-    /// Whether weights and cache fit into the memory that is free.
+    /// What is held besides weights and cache: logits, what the limit of reads is measured with, and a weight before it is
+    /// encoded where all are random.
+    fn other_bytes(&self) -> u64 {
+        let batch = self.tests.iter().map(|test| test.batch()).max().unwrap_or(1);
+        let random = match self.origin {
+            Origin::Folder(_) => 0,
+            Origin::Random { .. } => 2 * self.spec.block.hidden_size,
+        };
+        (self.spec.vocab_size * (4 * batch + random)) as u64 + Memory::bytes_of(self.weight_bytes)
+    }
+
+    /// Whether all of it fits into the memory that is free.
     pub(super) fn check_memory(&self) -> Result<()> {
-        let needed = self.weight_bytes.saturating_add(self.cache_bytes());
+        let needed = self.weight_bytes.saturating_add(self.cache_bytes()).saturating_add(self.other_bytes());
         match system::available_memory_bytes() {
             Some(available) if needed > available => Err(wrong(
                 format!(
-                    "{} in {} needs {} for weights and cache, but {} are free",
+                    "measuring {} in {} needs {} for weights, cache and logits, but {} are free",
                     self.name,
                     self.encoding,
                     output::bytes(needed),

@@ -16,14 +16,14 @@ const PROGRESS: &str = "progress.json";
 const LOCK: &str = "lock";
 
 /// A folder that is being written.
-pub(super) struct Staging {
+pub(crate) struct Staging {
     target: PathBuf,
     path: PathBuf,
     lock: File,
     /// What is being written, and from what: another try goes on only where both are the same.
     what: Value,
     /// Units that are on the disk.
-    pub(super) done: usize,
+    pub(crate) done: usize,
 }
 
 fn not_a_new_folder(target: &Path, problem: impl Into<String>) -> ModelError {
@@ -75,8 +75,15 @@ pub fn unfinished(target: &Path) -> Result<Option<PathBuf>> {
 }
 
 impl Staging {
+    /// Begins, whatever an earlier try has left there; only one that is still at work is let be.
+    pub(crate) fn anew(target: &Path) -> Result<Staging> {
+        let staging = Staging::open(target, Value::Null)?;
+        staging.clear()?;
+        Ok(staging)
+    }
+
     /// Begins, or goes on where an earlier try ended.
-    pub(super) fn open(target: &Path, what: Value) -> Result<Staging> {
+    pub(crate) fn open(target: &Path, what: Value) -> Result<Staging> {
         // Without a separator at its end, which would lead through a link.
         let target = target.components().as_path();
         let path = path_beside(target)?;
@@ -121,12 +128,12 @@ impl Staging {
     }
 
     /// The path of a file.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Writes down that so many units are on the disk.
-    pub(super) fn record(&mut self, done: usize) -> Result<()> {
+    pub(crate) fn record(&mut self, done: usize) -> Result<()> {
         self.done = done;
         let text = json!({ "what": self.what, "done": done }).to_string();
         let new = self.file("progress.json.new");
@@ -136,19 +143,19 @@ impl Staging {
     }
 
     /// Writes a small file.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         write_through(&self.file(name), bytes).map_err(|source| self.cannot_write(source))
     }
 
     /// Copies a small file.
-    pub(super) fn copy(&self, from: &Path) -> Result<()> {
+    pub(crate) fn copy(&self, from: &Path) -> Result<()> {
         let Some((_, name)) = files::open(from)?.zip(from.file_name()) else { return Ok(()) };
         let copied = fs::copy(from, self.path.join(name)).and_then(|_| File::open(self.path.join(name))?.sync_all());
         copied.map_err(|source| self.cannot_write(source))
     }
 
     /// Gives the folder its name.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let Staging { target, path, lock, .. } = self;
         sync_folder(&path);
         let rename = || make_room(&target).and_then(|_| fs::rename(&path, &target));
@@ -174,7 +181,7 @@ impl Staging {
     }
 
     /// Removes all that was written. What cannot be removed is written over by the next try.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(&self.path);
     }
 
