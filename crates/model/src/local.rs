@@ -15,7 +15,7 @@ use bouquet_span::session::SpanKey;
 use bouquet_span::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, SessionShape, Span, SpanError, Step};
 
 use self::memory_budget::{MemoryBudget, Reservation};
-use self::pass_bytes::PassBytes;
+pub use self::pass_bytes::PassBytes;
 use self::session::LocalSession;
 use crate::block::batch::{Batch, SequenceRows};
 use crate::block::{Activations, Block};

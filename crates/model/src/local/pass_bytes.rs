@@ -9,7 +9,8 @@ use crate::kv_cache::CacheShape;
 use crate::spec::BlockSpec;
 
 /// Counts for some blocks and some tokens of one pass.
-pub(super) struct PassBytes {
+#[derive(Clone, Copy, Debug)]
+pub struct PassBytes {
     /// Rows and keys of one block.
     block: u64,
     /// The input of a block.
@@ -21,7 +22,7 @@ pub(super) struct PassBytes {
 
 impl PassBytes {
     /// For `blocks` blocks over sequences of `lengths`. What is too large to count saturates.
-    pub(super) fn new(spec: &BlockSpec, blocks: std::ops::Range<usize>, lengths: &[usize], pass: &Pass) -> Self {
+    pub fn new(spec: &BlockSpec, blocks: std::ops::Range<usize>, lengths: &[usize], pass: &Pass) -> Self {
         let tokens = lengths.iter().fold(0u64, |sum, &length| sum.saturating_add(length as u64));
         let keys = CacheShape::new(spec, CacheEncoding::F32).bytes_per_token();
         PassBytes {
@@ -40,12 +41,12 @@ impl PassBytes {
     }
 
     /// What a forward works in, besides what it keeps.
-    pub(super) fn forward(&self) -> u64 {
+    pub fn forward(&self) -> u64 {
         self.block
     }
 
     /// The most that is kept for a backward.
-    pub(super) fn kept(&self, keep: Keep) -> u64 {
+    pub fn kept(&self, keep: Keep) -> u64 {
         let inputs = self.blocks.saturating_mul(self.input);
         match keep {
             Keep::Nothing => 0,
@@ -57,7 +58,7 @@ impl PassBytes {
 
     /// What a backward works in, besides what was kept: activations that are made again, a gradient for each of them,
     /// inputs that are made again, gradients of what the pass brought.
-    pub(super) fn backward(&self) -> u64 {
+    pub fn backward(&self) -> u64 {
         let inputs = self.blocks.saturating_mul(self.input);
         self.block.saturating_mul(2).saturating_add(inputs).saturating_add(self.leaves)
     }
