@@ -75,6 +75,7 @@ pub(crate) fn cut(source: &Path, root: &Path) -> Result<()> {
             copy_folder(&lora.0.join(&adapter), &lora.1.join(&adapter))?;
         }
     }
+    cut_golden(&goldens.0.join("compress"), &goldens.1.join("compress"), "quant_bnb", adamw_in_8_bits)?;
     for tokenizer in TOKENIZERS {
         let file = format!("tokenizers/{tokenizer}.json");
         write(&goldens.1.join(&file), &read(&goldens.0.join(&file))?)?;
@@ -86,6 +87,17 @@ pub(crate) fn cut(source: &Path, root: &Path) -> Result<()> {
     println!("tests/fixtures: {:.1} MB", folder_bytes(&fixtures)? as f64 / 1e6);
     println!("models/{DEMO_MODEL}: {:.1} MB", folder_bytes(&root.join("models").join(DEMO_MODEL))? as f64 / 1e6);
     Ok(())
+}
+
+/// Of quantization, what the optimizer with a state in 8 bits is compared with: gradients, the parameters that a state in
+/// f32 makes, and all that nearest codes make, the parameters at the end only.
+fn adamw_in_8_bits(name: &str) -> bool {
+    match name.strip_prefix("exact.") {
+        Some(exact) => {
+            exact == "adamw8bit.w5" || exact.starts_with("adamw8bit.m_") || exact.starts_with("adamw8bit.v_")
+        }
+        None => name == "adamw8bit.w0" || name.starts_with("adamw8bit.grad") || name.starts_with("adamw8bit.w32_"),
+    }
 }
 
 /// Copies `name.safetensors` with only the tensors to `keep`, and `name.json` to match.
