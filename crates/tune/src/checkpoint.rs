@@ -81,7 +81,12 @@ impl Checkpoint {
         };
         for (part, learned) in [("learned", Some(&self.learned)), ("best", self.best.as_ref())] {
             for (name, matrix) in learned.map(tensors).unwrap_or_default() {
-                add(format!("{part}.{name}"), Dtype::F32, &[matrix.rows(), matrix.cols()], little_endian(matrix.data()));
+                add(
+                    format!("{part}.{name}"),
+                    Dtype::F32,
+                    &[matrix.rows(), matrix.cols()],
+                    little_endian(matrix.data()),
+                );
             }
         }
         for (name, tensor) in &self.optimizer {
@@ -104,7 +109,7 @@ impl Checkpoint {
         let progress = file.tensor(PROGRESS).ok_or_else(|| wrong("says nothing of how far it came".into()))?;
         let progress: Progress =
             serde_json::from_slice(&progress.data).map_err(|error| wrong(format!("is damaged: {error}")))?;
-        let read = |part: &str| {
+        let read = |part: &str| -> Result<Learned> {
             let mut learned = shapes.clone();
             for (name, slice) in tensors_mut(&mut learned) {
                 let name = format!("{part}.{name}");

@@ -73,7 +73,8 @@ impl Sentences {
     pub fn batch(&self, records: &[usize]) -> Batch {
         let views = records.first().map_or(0, |&record| self.rows[record].len());
         let view = |view: usize| records.iter().map(move |&record| self.rows[record][view].clone());
-        let scores = if self.scores.is_empty() { Vec::new() } else { records.iter().map(|&r| self.scores[r]).collect() };
+        let scores =
+            if self.scores.is_empty() { Vec::new() } else { records.iter().map(|&r| self.scores[r]).collect() };
         Batch::Sentences { sequences: (0..views).flat_map(view).collect(), rows: records.len(), scores }
     }
 

@@ -164,7 +164,9 @@ impl Training<'_> {
         let weight = 1.0 / count.max(1) as f32;
         let (mut loss, mut gradients) = (0.0, Gradients::zeros(self.learned));
         for pass in self.plan.passes(&self.lengths(sequences)) {
-            let forwarded = self.forward(sequences, &pass, self.keep(sequences, &pass))?;
+            // One pass after the other: each may keep all that there is room for.
+            let keep = self.plan.kept_bytes.map_or(Keep::BlockInputs, |bytes| Keep::Activations { bytes });
+            let forwarded = self.forward(sequences, &pass, keep)?;
             let normalized = head.normalize(cpu, forwarded.hidden.values().view());
             let mut targets = Vec::new();
             for (sequence, rows) in pass.clone().zip(forwarded.hidden.rows()) {
@@ -184,7 +186,7 @@ impl Training<'_> {
         sequences.iter().map(|ids| prompt + ids.len()).collect()
     }
 
-    /// What a pass keeps: its share of what the batch may.
+    /// What a pass keeps until all others went forward: its share of what the batch may.
     fn keep(&self, sequences: &[Vec<u32>], pass: &Range<usize>) -> Keep {
         let Some(bytes) = self.plan.kept_bytes else { return Keep::Nothing };
         let lengths = self.lengths(sequences);

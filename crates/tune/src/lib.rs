@@ -10,17 +10,35 @@
 //! | module | job |
 //! |---|---|
 //! | [`data`] | rows of files as records, and which of them make a batch |
+//! | [`examples`] | records as token ids |
 //! | [`objective`] | losses of embeddings and of texts, with their gradients |
 //! | [`gradient`] | the gradient of a batch, within a memory budget |
 //! | [`parameters`] | what is learned, as a list of tensors |
 //! | [`optimizer`] | AdamW, with its state in f32 or in 8 bits |
 //! | [`schedule`] | the learning rate of a step |
+//! | [`config`] | the settings of a run |
+//! | [`plan`] | what a run will take, in bytes |
+//! | [`trainer`] | the loop |
+//! | [`checkpoint`] | the state of a run, in a file |
+//! | [`folder`] | the folder of a run |
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
+pub mod config;
 pub mod data;
+pub mod error;
+pub mod examples;
+pub mod folder;
 pub mod gradient;
+pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod parameters;
+pub mod plan;
 pub mod schedule;
+pub mod trainer;
+
+pub use config::Config;
+pub use error::{Result, TuneError};
+pub use trainer::Trainer;

@@ -72,7 +72,8 @@ impl Request<'_> {
     /// # Errors
     /// [`TooLarge`] when not even a pass of one leaf fits.
     pub fn plan(&self, budget: u64) -> Result<(PassPlan, MemoryPlan), TooLarge> {
-        let largest_leaf: usize = self.lengths.chunks(self.leaf.max(1)).map(|leaf| leaf.iter().sum()).max().unwrap_or(0);
+        let largest_leaf: usize =
+            self.lengths.chunks(self.leaf.max(1)).map(|leaf| leaf.iter().sum()).max().unwrap_or(0);
         let mut tokens_per_pass = TOKENS_PER_PASS.max(largest_leaf);
         loop {
             let mut plan = PassPlan { leaf: self.leaf, tokens_per_pass, kept_bytes: None };
@@ -101,7 +102,12 @@ impl Request<'_> {
         // Itself and the best of it, twice: the run's and a checkpoint's; what travels with passes; gradients.
         let copies = if self.keeps_best { 6 } else { 4 };
         let learned = copies * parameters + 2 * self.optimizer.bytes() as u64;
-        MemoryPlan { held: self.held, learned, working: working.saturating_add(self.logits), kept: inputs + activations }
+        MemoryPlan {
+            held: self.held,
+            learned,
+            working: working.saturating_add(self.logits),
+            kept: inputs + activations,
+        }
     }
 
     /// What a pass works in, forward and backward, besides what is kept.

@@ -12,7 +12,7 @@ use crate::checkpoint::{Best, Checkpoint, Progress};
 use crate::config::{Config, OptimizerKind};
 use crate::gradient::{Batch, PassPlan, Training};
 use crate::metrics::{Evaluation, Step};
-use crate::optimizer::{AdamW, AdamW8bit, AdamWOptions, Optimizer, Rate, clip};
+use crate::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer, Rate, clip_by_global_norm};
 use crate::parameters::{Group, Name, tensors, tensors_mut};
 use crate::{Result, TuneError};
 
@@ -128,7 +128,7 @@ impl Trainer<'_> {
     fn restore(&self, from: Checkpoint) -> Result<State> {
         let Checkpoint { progress, learned, optimizer: saved, best } = from;
         let lengths: Vec<usize> = tensors(&learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
-        let options = AdamWOptions::default();
+        let options = AdamWSettings::default();
         let mut optimizer: Box<dyn Optimizer> = match self.config.optimizer {
             OptimizerKind::Adamw => Box::new(AdamW::new(options, &lengths)),
             OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(options, &lengths)),
@@ -185,9 +185,10 @@ impl Trainer<'_> {
             gradients.scale(1.0 / batches as f32);
             loss /= batches as f64;
         }
-        let grad_norm = clip(&mut gradients.slices_mut(), self.config.max_grad_norm);
-        let factor = self.config.schedule.factor(number, self.config.warmup_steps, self.config.steps);
-        let learning_rate = (f64::from(self.config.lr) * factor) as f32;
+        let max_norm = if self.config.max_grad_norm > 0.0 { self.config.max_grad_norm } else { f32::INFINITY };
+        let grad_norm = clip_by_global_norm(&mut gradients.slices_mut(), max_norm);
+        let Config { schedule, warmup_steps, steps, .. } = *self.config;
+        let learning_rate = schedule.rate(f64::from(self.config.lr), number, warmup_steps, steps) as f32;
         let (names, mut parameters): (Vec<Name>, Vec<&mut [f32]>) = tensors_mut(&mut state.learned).into_iter().unzip();
         let rates: Vec<Rate> = names.into_iter().map(|name| self.rate(name, learning_rate)).collect();
         state.optimizer.step(&mut parameters, &gradients.slices(), &rates);
@@ -198,7 +199,15 @@ impl Trainer<'_> {
         state.progress.steps += 1;
         state.progress.tokens += tokens as u64;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Step { step: state.progress.steps, loss, learning_rate, grad_norm, tokens: tokens as u64, seconds, memory_bytes: None })
+        Ok(Step {
+            step: state.progress.steps,
+            loss,
+            learning_rate,
+            grad_norm,
+            tokens: tokens as u64,
+            seconds,
+            memory_bytes: None,
+        })
     }
 
     fn rate(&self, name: Name, learning_rate: f32) -> Rate {

@@ -1,0 +1,5 @@
+//! Steps of training: against PEFT, and against each other, however they are computed.
+
+mod fixtures;
+mod peft;
+mod same_bits;
