@@ -1,6 +1,24 @@
 //! Rows of files as records, and which of them make a batch.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+mod read;
+
+mod collect;
+mod columns;
+mod error;
+mod jsonl;
+mod lines;
+mod parquet;
+mod record;
+mod separated;
+mod source;
+
+pub use columns::{ColumnMap, Reading};
+pub use error::{BadRow, DataError, Place, Result};
+pub use read::{DataSet, Format, ReadOptions, read};
 
 /// One example to learn from.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,4 +74,15 @@ pub enum RecordKind {
     Texts,
     /// [`Record::Completion`], [`Record::Chat`] or [`Record::Text`], all of one kind.
     Continuations,
+}
+
+impl fmt::Display for RecordKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RecordKind::Pairs => "pairs",
+            RecordKind::ScoredPairs => "pairs with scores",
+            RecordKind::Texts => "texts",
+            RecordKind::Continuations => "texts to continue",
+        })
+    }
 }
