@@ -173,8 +173,7 @@ impl Training<'_> {
                 let next = (1..rows.len()).filter(|&token| learned[sequence][token]);
                 targets.extend(next.map(|token| (rows.start + token - 1, sequences[sequence][token])));
             }
-            let (sum, d_normalized) = next_token_loss(cpu, head, normalized.view(), &targets, weight);
-            loss += sum;
+            let d_normalized = next_token_loss(cpu, head, normalized.view(), &targets, weight, &mut loss);
             self.backward(&pass, forwarded, d_normalized, &mut gradients)?;
         }
         Ok((loss / count.max(1) as f64, gradients))

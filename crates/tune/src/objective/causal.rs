@@ -5,19 +5,17 @@ use bouquet_kernels::ops::cross_entropy::{cross_entropy, cross_entropy_backward}
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
 use bouquet_model::ends::LmHead;
 
-/// Positions whose next token is scored, and that token.
-pub type Targets = Vec<(usize, u32)>;
-
-/// The sum of the losses at `targets`, positions of `normalized` in ascending order, and the gradient of `weight` times
-/// it, `[tokens, hidden_size]`.
+/// Adds the losses at `targets`, positions of `normalized` in ascending order, to `loss`, one after another; returns the
+/// gradient of `weight` times them, `[tokens, hidden_size]`.
 pub fn next_token_loss(
     cpu: &Cpu,
     head: &LmHead,
     normalized: MatrixView<'_>,
     targets: &[(usize, u32)],
     weight: f32,
-) -> (f64, Matrix) {
-    let (mut loss, mut gradient) = (0.0, Matrix::zeros(normalized.rows(), normalized.cols()));
+    loss: &mut f64,
+) -> Matrix {
+    let mut gradient = Matrix::zeros(normalized.rows(), normalized.cols());
     let mut scored = Matrix::zeros(0, normalized.cols());
     for &(position, _) in targets {
         scored.push_rows(normalized.slice(position..position + 1));
@@ -26,7 +24,7 @@ pub fn next_token_loss(
     let done: Result<(), std::convert::Infallible> = head.for_logits(cpu, scored.view(), |first, logits| {
         let targets = &targets[first..first + logits.rows()];
         let ids: Vec<u32> = targets.iter().map(|&(_, id)| id).collect();
-        loss = cross_entropy(cpu, logits, &ids).into_iter().fold(loss, |sum, loss| sum + loss);
+        cross_entropy(cpu, logits, &ids).into_iter().for_each(|one| *loss += one);
         let mut d_logits = Matrix::unset(logits.rows(), logits.cols());
         cross_entropy_backward(cpu, logits, &ids, &all_weights[..ids.len()], d_logits.view_mut());
         let d_scored = head.project_backward(cpu, d_logits.view());
@@ -36,7 +34,7 @@ pub fn next_token_loss(
         Ok(())
     });
     match done {
-        Ok(()) => (loss, gradient),
+        Ok(()) => gradient,
         Err(never) => match never {},
     }
 }
