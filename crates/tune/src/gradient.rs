@@ -12,7 +12,7 @@ use bouquet_model::adapter::Learned;
 use bouquet_model::{Network, Pooling, Result};
 use bouquet_span::{Dropout, HiddenStates, Keep, Limits, Pass, PassGrad, Saved};
 
-use crate::objective::causal::next_token_loss;
+use crate::objective::causal::{next_token_loss, sum_of_losses};
 use crate::objective::sentences::SentenceLoss;
 use crate::parameters::Gradients;
 
@@ -168,15 +168,29 @@ impl Training<'_> {
             let keep = self.plan.kept_bytes.map_or(Keep::BlockInputs, |bytes| Keep::Activations { bytes });
             let forwarded = self.forward(sequences, &pass, keep)?;
             let normalized = head.normalize(cpu, forwarded.hidden.values().view());
-            let mut targets = Vec::new();
-            for (sequence, rows) in pass.clone().zip(forwarded.hidden.rows()) {
-                let next = (1..rows.len()).filter(|&token| learned[sequence][token]);
-                targets.extend(next.map(|token| (rows.start + token - 1, sequences[sequence][token])));
-            }
+            let targets = next_tokens(sequences, learned, &pass, &forwarded.hidden);
             let d_normalized = next_token_loss(cpu, head, normalized.view(), &targets, weight, &mut loss);
             self.backward(&pass, forwarded, d_normalized, &mut gradients)?;
         }
         Ok((loss / count.max(1) as f64, gradients))
+    }
+
+    /// The mean loss of texts, without a gradient and without dropout.
+    ///
+    /// # Errors
+    /// As [`gradient`](Self::gradient).
+    pub fn loss_of_texts(&self, sequences: &[Vec<u32>], learned: &[Vec<bool>]) -> Result<f64> {
+        let Network { cpu, head, .. } = self.network;
+        let (mut loss, mut count) = (0.0, 0);
+        for range in self.plan.passes(&self.lengths(sequences)) {
+            let hidden =
+                self.hidden(sequences, &range, Pass { dropout: None, ..self.pass(&range, Keep::Nothing) })?.hidden;
+            let normalized = head.normalize(cpu, hidden.values().view());
+            let targets = next_tokens(sequences, learned, &range, &hidden);
+            count += targets.len();
+            sum_of_losses(cpu, head, normalized.view(), &targets, &mut loss);
+        }
+        Ok(loss / count.max(1) as f64)
     }
 
     /// Of all sequences, with the soft prompt.
@@ -202,8 +216,11 @@ impl Training<'_> {
     }
 
     fn forward(&self, sequences: &[Vec<u32>], range: &Range<usize>, keep: Keep) -> Result<Forwarded> {
+        self.hidden(sequences, range, self.pass(range, keep))
+    }
+
+    fn hidden(&self, sequences: &[Vec<u32>], range: &Range<usize>, pass: Pass) -> Result<Forwarded> {
         let Network { cpu, embedding, blocks, .. } = self.network;
-        let pass = self.pass(range, keep);
         let ids: Vec<&[u32]> = sequences[range.clone()].iter().map(Vec::as_slice).collect();
         let hidden = embedding.embed_after(cpu, self.learned.soft_prompt.as_ref(), &ids)?;
         let (hidden, saved) = blocks.forward(hidden, &pass)?;
@@ -240,6 +257,21 @@ impl Training<'_> {
         }
         Ok(())
     }
+}
+
+/// The positions of a pass whose next token is learned, and that token.
+fn next_tokens(
+    sequences: &[Vec<u32>],
+    learned: &[Vec<bool>],
+    pass: &Range<usize>,
+    hidden: &HiddenStates,
+) -> Vec<(usize, u32)> {
+    let mut targets = Vec::new();
+    for (sequence, rows) in pass.clone().zip(hidden.rows()) {
+        let next = (1..rows.len()).filter(|&token| learned[sequence][token]);
+        targets.extend(next.map(|token| (rows.start + token - 1, sequences[sequence][token])));
+    }
+    targets
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use bouquet_span::{Limits, SpanError};
 use crate::checkpoint::{Best, Checkpoint, Progress};
 use crate::config::{Config, OptimizerKind};
 use crate::gradient::{Batch, PassPlan, Training};
-use crate::metrics::{Evaluation, Step};
+use crate::metrics::TrainStep;
 use crate::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer, Rate, clip_by_global_norm};
 use crate::parameters::{Group, Name, tensors, tensors_mut};
 use crate::{Result, TuneError};
@@ -28,14 +28,14 @@ pub trait Observer {
     ///
     /// # Errors
     /// Those of writing it down.
-    fn step(&mut self, step: &Step) -> Result<()>;
+    fn step(&mut self, step: &TrainStep) -> Result<()>;
 
     /// An evaluation was asked for: how good what is learned so far is, the larger the better; `None` where nothing is
     /// evaluated.
     ///
     /// # Errors
     /// Those of computing it and of writing it down.
-    fn evaluate(&mut self, steps: u64, learned: &Learned) -> Result<Option<Evaluation>>;
+    fn evaluate(&mut self, steps: u64, learned: &Learned) -> Result<Option<f64>>;
 
     /// A checkpoint is due: `last` where the run is at its end, or was interrupted.
     ///
@@ -43,8 +43,8 @@ pub trait Observer {
     /// Those of writing it.
     fn save(&mut self, checkpoint: Checkpoint, last: bool) -> Result<()>;
 
-    /// Memory that the process has held at most, in bytes, where that is known.
-    fn peak_memory_bytes(&self) -> Option<u64>;
+    /// Memory that the process has held at most, in bytes; 0 where that is not known.
+    fn peak_memory_bytes(&self) -> u64;
 }
 
 /// A run.
@@ -110,7 +110,7 @@ impl Trainer<'_> {
                 step => step?,
             };
             state.progress.seconds = before + start.elapsed().as_secs_f64();
-            observer.step(&Step { memory_bytes: observer.peak_memory_bytes(), ..step })?;
+            observer.step(&TrainStep { memory_bytes: observer.peak_memory_bytes(), ..step })?;
             let steps = state.progress.steps;
             let due = |every: u64| every > 0 && steps.is_multiple_of(every);
             if due(self.config.eval_every) || steps == self.config.steps {
@@ -141,7 +141,7 @@ impl Trainer<'_> {
     }
 
     /// One step of the optimizer.
-    fn step(&self, state: &mut State, source: &mut dyn BatchSource) -> Result<Step> {
+    fn step(&self, state: &mut State, source: &mut dyn BatchSource) -> Result<TrainStep> {
         let (start, number) = (Instant::now(), state.progress.steps);
         let batches = self.config.accumulation as u64;
         let (mut sum, mut loss, mut tokens) = (None, 0.0, 0);
@@ -188,9 +188,9 @@ impl Trainer<'_> {
         let max_norm = if self.config.max_grad_norm > 0.0 { self.config.max_grad_norm } else { f32::INFINITY };
         let grad_norm = clip_by_global_norm(&mut gradients.slices_mut(), max_norm);
         let Config { schedule, warmup_steps, steps, .. } = *self.config;
-        let learning_rate = schedule.rate(f64::from(self.config.lr), number, warmup_steps, steps) as f32;
+        let learning_rate = schedule.rate(f64::from(self.config.lr), number, warmup_steps, steps);
         let (names, mut parameters): (Vec<Name>, Vec<&mut [f32]>) = tensors_mut(&mut state.learned).into_iter().unzip();
-        let rates: Vec<Rate> = names.into_iter().map(|name| self.rate(name, learning_rate)).collect();
+        let rates: Vec<Rate> = names.into_iter().map(|name| self.rate(name, learning_rate as f32)).collect();
         state.optimizer.step(&mut parameters, &gradients.slices(), &rates);
         if parameters.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) {
             let problem = "what is learned is no longer finite".to_owned();
@@ -199,14 +199,15 @@ impl Trainer<'_> {
         state.progress.steps += 1;
         state.progress.tokens += tokens as u64;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Step {
+        Ok(TrainStep {
             step: state.progress.steps,
             loss,
             learning_rate,
             grad_norm,
             tokens: tokens as u64,
             seconds,
-            memory_bytes: None,
+            tokens_per_second: tokens as f64 / seconds.max(1e-9),
+            memory_bytes: 0,
         })
     }
 
@@ -217,8 +218,7 @@ impl Trainer<'_> {
 
     fn evaluate(&self, state: &mut State, observer: &mut dyn Observer) -> Result<()> {
         let steps = state.progress.steps;
-        let Some(evaluation) = observer.evaluate(steps, &state.learned)? else { return Ok(()) };
-        let score = evaluation.score;
+        let Some(score) = observer.evaluate(steps, &state.learned)? else { return Ok(()) };
         if state.progress.best.is_none_or(|best| score > best.score) {
             state.progress.best = Some(Best { steps, score });
             state.progress.evaluations_since = 0;

@@ -1,0 +1,153 @@
+//! Follows a run: shows how far it is, writes metrics, checkpoints and the report, evaluates.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use bouquet_embed::Embedder;
+use bouquet_embed::correlation::spearman;
+use bouquet_embed::sts::cosine;
+use bouquet_model::Network;
+use bouquet_model::adapter::Learned;
+use bouquet_span::{Limits, Pass};
+use bouquet_tune::checkpoint::{Checkpoint, Writer};
+use bouquet_tune::config::Config;
+use bouquet_tune::examples::Sentences;
+use bouquet_tune::folder::{self, RunFolder};
+use bouquet_tune::gradient::{PassPlan, Training};
+use bouquet_tune::metrics::{Evaluation, Metric, MetricsFile, TrainStep};
+use bouquet_tune::trainer::Observer;
+
+use super::prepare::{Held, Prepared};
+use crate::{output, system};
+
+/// Steps over which the loss that is shown is averaged.
+const SHOWN_STEPS: usize = 20;
+
+/// What follows a run.
+pub(super) struct Follower<'a> {
+    prepared: &'a Prepared,
+    network: &'a Network,
+    plan: PassPlan,
+    limits: &'a Limits,
+    metrics: MetricsFile,
+    /// All of them, from the first step on.
+    pub(super) all: Vec<Metric>,
+    writer: Writer,
+    folder: &'a RunFolder,
+    progress: output::Progress,
+    start: Instant,
+    begun_at: u64,
+}
+
+impl<'a> Follower<'a> {
+    /// For a run that goes on after so many steps.
+    pub(super) fn new(
+        prepared: &'a Prepared,
+        network: &'a Network,
+        plan: PassPlan,
+        limits: &'a Limits,
+        folder: &'a RunFolder,
+        steps: u64,
+    ) -> Result<Self> {
+        let (metrics, all) = MetricsFile::open(&folder.path().join(folder::METRICS), steps)?;
+        Ok(Follower {
+            prepared,
+            network,
+            plan,
+            limits,
+            metrics,
+            all,
+            writer: Writer::new(folder.path()),
+            folder,
+            progress: output::Progress::new(),
+            start: Instant::now(),
+            begun_at: steps,
+        })
+    }
+
+    fn config(&self) -> &Config {
+        &self.prepared.config
+    }
+
+    fn write_down(&mut self, metric: Metric) -> bouquet_tune::Result<()> {
+        self.metrics.append(&metric)?;
+        self.all.push(metric);
+        Ok(())
+    }
+
+    /// The mean loss of the last steps.
+    pub(super) fn recent_loss(&self) -> Option<f64> {
+        let losses = self.all.iter().rev().filter_map(|metric| match metric {
+            Metric::Train(step) => Some(step.loss),
+            Metric::Evaluation(_) => None,
+        });
+        let losses: Vec<f64> = losses.take(SHOWN_STEPS).collect();
+        (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
+    }
+
+    fn embed(&self, learned: &Learned, sentences: &Sentences) -> bouquet_tune::Result<f64> {
+        let embedder = Embedder::new(self.network, learned, self.config().pooling);
+        let pass = Pass { limits: self.limits.clone(), ..Pass::default() };
+        let sequences: Vec<Vec<u32>> = sentences.rows.iter().flatten().cloned().collect();
+        let vectors = embedder.embed(&sequences, &pass)?;
+        let cosines = (0..sentences.rows.len()).map(|row| cosine(vectors.row(2 * row), vectors.row(2 * row + 1)));
+        let scores: Vec<f64> = sentences.scores.iter().map(|&score| f64::from(score)).collect();
+        Ok(100.0 * spearman(&cosines.collect::<Vec<_>>(), &scores).unwrap_or(0.0))
+    }
+}
+
+impl Observer for Follower<'_> {
+    fn step(&mut self, step: &TrainStep) -> bouquet_tune::Result<()> {
+        self.write_down(Metric::Train(step.clone()))?;
+        let (done, steps) = (step.step, self.config().steps);
+        let per_step = self.start.elapsed().as_secs_f64() / (done - self.begun_at) as f64;
+        let left = std::time::Duration::from_secs_f64(per_step * (steps - done) as f64);
+        let loss = self.recent_loss().unwrap_or(step.loss);
+        self.progress.show(&format!(
+            "{} step {done}/{steps}, loss {loss:.4}, {}, {} left",
+            output::bar(done as f64 / steps as f64, 24),
+            output::speed(Some(step.tokens_per_second)),
+            output::seconds(left),
+        ));
+        Ok(())
+    }
+
+    fn evaluate(&mut self, steps: u64, learned: &Learned) -> bouquet_tune::Result<Option<f64>> {
+        let (name, scores, score) = match &self.prepared.held {
+            Held::Nothing => return Ok(None),
+            Held::Scored(files) => {
+                let mut scores = std::collections::BTreeMap::new();
+                for (file, sentences) in files {
+                    scores.insert(file.clone(), self.embed(learned, sentences)?);
+                }
+                let mean = scores.values().sum::<f64>() / scores.len() as f64;
+                ("spearman", scores, mean)
+            }
+            Held::Texts(texts) => {
+                let training = Training {
+                    network: self.network,
+                    learned,
+                    sentences: (self.config().pooling, self.config().sentence_loss()),
+                    plan: self.plan,
+                    draw: (0, 0),
+                    limits: self.limits,
+                };
+                let loss = training.loss_of_texts(&texts.sequences, &texts.learned)?;
+                ("loss", std::collections::BTreeMap::from([("loss".to_owned(), loss)]), -loss)
+            }
+        };
+        let shown = if name == "loss" { format!("loss {:.4}", -score) } else { format!("Spearman {score:.2}") };
+        self.progress.note(&format!("after step {steps}: {shown}"));
+        self.write_down(Metric::Evaluation(Evaluation { step: steps, name: name.to_owned(), scores }))?;
+        Ok(Some(score))
+    }
+
+    fn save(&mut self, checkpoint: Checkpoint, last: bool) -> bouquet_tune::Result<()> {
+        self.writer.begin(checkpoint)?;
+        if last { self.writer.wait() } else { Ok(()) }
+    }
+
+    fn peak_memory_bytes(&self) -> u64 {
+        system::peak_memory_bytes().unwrap_or(0)
+    }
+}

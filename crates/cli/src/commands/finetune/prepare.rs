@@ -1,0 +1,329 @@
+//! What a run needs before its weights are loaded: settings, data as token ids, what is learned in its shapes, and how
+//! much memory all of it takes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use bouquet_model::adapter::initial::{deep_prompts, soft_prompt};
+use bouquet_model::adapter::{self, Learned, targets};
+use bouquet_model::{ModelSpec, Tokenizer, families};
+use bouquet_tune::config::{Config, Kind, Objective, OptimizerKind};
+use bouquet_tune::data::{
+    self, BatchOptions, Batches, ColumnMap, DataSet, Order, ReadOptions, Record, RecordKind, RowInfo,
+};
+use bouquet_tune::examples::{Sentences, Texts};
+use bouquet_tune::gradient::{Batch, PassPlan};
+use bouquet_tune::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer};
+use bouquet_tune::parameters::tensors;
+use bouquet_tune::plan::{MemoryPlan, Request};
+use bouquet_tune::trainer::BatchSource;
+
+use super::FinetuneArgs;
+use super::settings::Draft;
+use crate::errors::{asked_wrongly, wrong};
+use crate::open::or_usual;
+use crate::{hub, output, system};
+
+/// Records as token ids.
+pub(super) enum Examples {
+    Sentences(Sentences),
+    Texts(Texts),
+}
+
+/// What evaluations are made on.
+pub(super) enum Held {
+    Nothing,
+    /// Sentences with scores, file by file.
+    Scored(Vec<(String, Sentences)>),
+    Texts(Texts),
+}
+
+/// All that is known before weights are loaded.
+pub(super) struct Prepared {
+    pub(super) config: Config,
+    /// Of the model.
+    pub(super) folder: PathBuf,
+    pub(super) spec: ModelSpec,
+    pub(super) adapter_settings: adapter::Settings,
+    /// What is learned, as it is before the first step.
+    pub(super) learned: Learned,
+    /// Of the records.
+    pub(super) fingerprint: String,
+    pub(super) examples: Examples,
+    pub(super) held: Held,
+    batches: Batches,
+}
+
+/// Batches of a run.
+pub(super) struct Source<'a> {
+    examples: &'a Examples,
+    batches: Batches,
+}
+
+/// Bytes of the logits that are computed, and of their gradient.
+const LOGIT_BYTES: u64 = 2 * (64 << 20);
+
+impl Prepared {
+    pub(super) fn new(args: &FinetuneArgs, draft: &Draft) -> Result<Prepared> {
+        let typed = draft.text("model").expect("a draft has a model").to_owned();
+        let folder = hub::folder_for(PathBuf::from(&typed), args.dry_run)?;
+        let spec = families::load_spec(&folder)?;
+        let usual = or_usual(None, &folder)?;
+        let config = draft.known(usual, &default_targets(&spec))?;
+        spec.stored.check(config.encoding)?;
+        check_length(&config, &spec)?;
+        let adapter_settings = adapter_settings(&config, &spec, &typed, &folder)?;
+        let learned = initial(&config, &adapter_settings, &spec)?;
+
+        let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
+        let data = read(&config.data, &config, config.objective.records(), args.json)?;
+        let examples = examples(&data.records, &config, &tokenizer, &spec)?;
+        let mut batches = batches(&config, &data.records, &examples)?;
+        let config = draft.complete(config, batches.steps_per_epoch(0).div_ceil(1));
+        config.check()?;
+        let held = held(&config, &tokenizer, &spec, args.json)?;
+        let fingerprint = data.fingerprint_text();
+        Ok(Prepared { config, folder, spec, adapter_settings, learned, fingerprint, examples, held, batches })
+    }
+
+    /// How batches go through the model, and what all of it takes.
+    ///
+    /// # Errors
+    /// Too little memory for any plan.
+    pub(super) fn plan(&self, args: &FinetuneArgs) -> Result<(PassPlan, MemoryPlan)> {
+        let optimizer = self.optimizer();
+        let weights = crate::commands::bench::random_weight_bytes(&self.spec, self.config.encoding);
+        let held = system::memory_bytes().unwrap_or(0) + weights;
+        let lengths = self.largest_batch();
+        let request = Request {
+            held,
+            block: &self.spec.block,
+            blocks: self.spec.num_blocks,
+            learned: &self.learned,
+            optimizer: optimizer.as_ref(),
+            keeps_best: !self.config.eval_data.is_empty(),
+            lengths: &lengths,
+            leaf: self.config.leaf,
+            logits: if self.config.objective == Objective::Causal { LOGIT_BYTES } else { 0 },
+        };
+        // What is held already is no longer free.
+        let free = system::available_memory_bytes().map(|free| free.saturating_add(system::memory_bytes().unwrap_or(0)));
+        let budget = match (args.memory, free) {
+            (Some(asked), Some(free)) => asked.min(free),
+            (asked, free) => asked.or(free).unwrap_or(u64::MAX),
+        };
+        request.plan(budget).map_err(|error| {
+            let [needed, budget] = [error.needed, error.budget].map(output::bytes);
+            let hint = "give a smaller --batch-size or --leaf, shorter sentences with --max-tokens, or --encoding int4";
+            wrong(format!("the run needs at least {needed}, and may take {budget}"), hint)
+        })
+    }
+
+    /// Tokens of the sequences of the largest batch that there may be, with the soft prompt.
+    fn largest_batch(&self) -> Vec<usize> {
+        let prompt = self.learned.prompt_tokens();
+        let size = self.config.batch_size;
+        let longest = |mut rows: Vec<Vec<usize>>| -> Vec<usize> {
+            rows.sort_by_key(|views| std::cmp::Reverse(views.iter().sum::<usize>()));
+            rows.truncate(size);
+            let views = rows.first().map_or(0, Vec::len);
+            (0..views).flat_map(|view| rows.iter().map(move |row| row[view]).collect::<Vec<_>>()).collect()
+        };
+        let lengths = match &self.examples {
+            Examples::Sentences(sentences) => {
+                longest(sentences.rows.iter().map(|views| views.iter().map(Vec::len).collect()).collect())
+            }
+            Examples::Texts(texts) => longest(texts.lengths().into_iter().map(|length| vec![length]).collect()),
+        };
+        lengths.into_iter().map(|length| prompt + length).collect()
+    }
+
+    fn optimizer(&self) -> Box<dyn Optimizer> {
+        let lengths: Vec<usize> = tensors(&self.learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
+        match self.config.optimizer {
+            OptimizerKind::Adamw => Box::new(AdamW::new(AdamWSettings::default(), &lengths)),
+            OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(AdamWSettings::default(), &lengths)),
+        }
+    }
+
+    /// Numbers that are learned.
+    pub(super) fn parameters(&self) -> u64 {
+        tensors(&self.learned).iter().map(|(_, matrix)| matrix.data().len() as u64).sum()
+    }
+
+    /// The batches of the run.
+    pub(super) fn source(&self) -> Source<'_> {
+        Source { examples: &self.examples, batches: self.batches.clone() }
+    }
+}
+
+impl BatchSource for Source<'_> {
+    fn batch(&mut self, number: u64) -> (Batch, Vec<usize>) {
+        let records = self.batches.batch(number);
+        let batch = match self.examples {
+            Examples::Sentences(sentences) => sentences.batch(&records),
+            Examples::Texts(texts) => texts.batch(&records),
+        };
+        (batch, records)
+    }
+}
+
+/// The linears that make queries, keys and values.
+fn default_targets(spec: &ModelSpec) -> Vec<String> {
+    use bouquet_span::Site;
+    let sites = [Site::Qkv, Site::Q, Site::V];
+    let names = sites.iter().filter(|site| spec.block.linear(**site).is_some()).filter_map(|&site| (spec.names.site)(site));
+    names.filter_map(|name| name.rsplit('.').next().map(str::to_owned)).collect()
+}
+
+fn check_length(config: &Config, spec: &ModelSpec) -> Result<()> {
+    let prompt = if config.kind == Kind::SoftPrompt { config.prompt_tokens } else { 0 };
+    match spec.max_positions {
+        Some(limit) if config.max_tokens.saturating_add(prompt) > limit => Err(asked_wrongly(
+            format!("--max-tokens {} is beyond the {limit} positions that this model is made for", config.max_tokens),
+            format!("give {} or less", limit - prompt.min(limit)),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str, folder: &Path) -> Result<adapter::Settings> {
+    let names: Vec<&str> = config.targets.iter().map(String::as_str).collect();
+    let sites = targets::parse(spec, &names).map_err(|name| {
+        asked_wrongly(
+            format!("the model has no linear that is called {name:?}"),
+            format!("it has {}, and all of them are called all", targets::names(spec).join(", ")),
+        )
+    })?;
+    // A folder is found again wherever the program is started.
+    let base_model = match std::path::absolute(typed) {
+        Ok(path) if Path::new(typed).is_dir() => path.display().to_string(),
+        _ => typed.to_owned(),
+    };
+    let _ = folder;
+    let lora = config.kind == Kind::Lora;
+    Ok(adapter::Settings {
+        rank: if lora { config.rank } else { 0 },
+        alpha: config.alpha,
+        rank_stabilized: config.rslora,
+        dropout: if lora { config.dropout } else { 0.0 },
+        targets: if lora { sites } else { Vec::new() },
+        task: config.objective.task(),
+        base_model,
+    })
+}
+
+/// What is learned before the first step.
+fn initial(config: &Config, settings: &adapter::Settings, spec: &ModelSpec) -> Result<Learned> {
+    if !config.init_adapter.is_empty() {
+        let (mut learned, _) = Learned::open(Path::new(&config.init_adapter), spec)?;
+        std::sync::Arc::make_mut(&mut learned.low_rank).dropout = config.dropout;
+        return Ok(learned);
+    }
+    Ok(match config.kind {
+        Kind::Lora => Learned::initial(settings, spec, config.seed)
+            .map_err(|problem| asked_wrongly(problem, "give another --rank or --targets"))?,
+        Kind::SoftPrompt => {
+            let prompt = soft_prompt(config.prompt_tokens, spec, config.seed);
+            Learned { soft_prompt: Some(prompt), ..Learned::default() }
+        }
+        Kind::DeepPrompt => Learned { deep_prompts: deep_prompts(config.prompt_tokens, spec).into(), ..Learned::default() },
+    })
+}
+
+/// Reads records and says what was read as what, and what could not be used.
+fn read(paths: &[String], config: &Config, kind: RecordKind, quiet: bool) -> Result<DataSet> {
+    let columns = if config.columns.is_empty() { ColumnMap::default() } else { ColumnMap::parse(&config.columns)? };
+    let options = ReadOptions { columns, strict: config.strict, ..ReadOptions::new(kind) };
+    let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+    let data = data::read(&paths, &options)?;
+    if !quiet {
+        for (file, readings) in &data.readings {
+            let read: Vec<String> = readings.iter().map(ToString::to_string).collect();
+            output::note(&format!("{file}: {}", read.join(", ")));
+        }
+    }
+    if data.bad_rows > 0 {
+        let shown = data.bad.iter().take(3);
+        let rows: Vec<String> = shown.map(ToString::to_string).collect();
+        let more = data.bad_rows - rows.len() as u64;
+        let more = if more == 0 { String::new() } else { format!(" (and {} more)", output::grouped(more)) };
+        output::note(&format!("cannot be used: {}{more}", rows.join("; ")));
+    }
+    Ok(data)
+}
+
+fn examples(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Examples> {
+    if config.objective == Objective::Causal {
+        return Ok(Examples::Texts(texts(records, config, tokenizer, spec)?));
+    }
+    let sentences = Sentences::new(records, tokenizer, config.max_tokens, largest_score(records))?;
+    if sentences.cut > 0 {
+        output::note(&format!("{} sentences were cut to {} tokens", output::grouped(sentences.cut), config.max_tokens));
+    }
+    Ok(Examples::Sentences(sentences))
+}
+
+fn texts(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Texts> {
+    let Some(&end) = spec.eos_token_ids.first() else {
+        return Err(wrong("the model has no end-of-text token", "name it in config.json, as eos_token_id"));
+    };
+    let made = data::continuations(records, &|text| Ok(tokenizer.encode(text, false)?.ids), end, config.max_tokens)?;
+    if made.cut > 0 {
+        output::note(&format!("{} texts were cut to {} tokens", output::grouped(made.cut), config.max_tokens));
+    }
+    Ok(Texts { sequences: made.sequences, learned: made.learned })
+}
+
+/// What scores are divided by, so that the largest is a cosine of 1.
+fn largest_score(records: &[Record]) -> f32 {
+    let scores = records.iter().filter_map(|record| match record {
+        Record::Scored { score, .. } => Some(*score),
+        _ => None,
+    });
+    let largest = scores.fold(0.0, f32::max);
+    if largest > 1.0 { largest } else { 1.0 }
+}
+
+fn batches(config: &Config, records: &[Record], examples: &Examples) -> Result<Batches> {
+    let contrastive = matches!(config.objective, Objective::Contrastive | Objective::Simcse);
+    let rows: Vec<RowInfo> = match examples {
+        Examples::Sentences(sentences) => {
+            records.iter().zip(sentences.lengths()).map(|(record, length)| RowInfo::new(record, length)).collect()
+        }
+        Examples::Texts(texts) => {
+            texts.lengths().into_iter().map(|length| RowInfo { length, keys: Vec::new() }).collect()
+        }
+    };
+    let options = BatchOptions {
+        batch_size: config.batch_size,
+        min_records: if contrastive { 2 } else { 1 },
+        order: match (config.keep_order, config.objective) {
+            (true, _) => Order::Kept,
+            (false, Objective::Causal) => Order::Shuffled,
+            (false, _) => Order::EvenLengths,
+        },
+        distinct: contrastive,
+        seed: config.seed,
+    };
+    Ok(Batches::new(options, rows)?)
+}
+
+fn held(config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec, quiet: bool) -> Result<Held> {
+    if config.eval_data.is_empty() {
+        return Ok(Held::Nothing);
+    }
+    if config.objective == Objective::Causal {
+        let data = read(&config.eval_data, config, RecordKind::Continuations, quiet)?;
+        return Ok(Held::Texts(texts(&data.records, config, tokenizer, spec)?));
+    }
+    let options = ReadOptions { strict: config.strict, ..ReadOptions::new(RecordKind::ScoredPairs) };
+    let mut files = Vec::new();
+    for path in &config.eval_data {
+        let data = data::read(&[PathBuf::from(path)], &options)?;
+        let sentences = Sentences::new(&data.records, tokenizer, config.max_tokens, 1.0)?;
+        let name = Path::new(path).file_stem().map_or_else(|| path.clone(), |stem| stem.to_string_lossy().into_owned());
+        files.push((name, sentences));
+    }
+    Ok(Held::Scored(files))
+}
