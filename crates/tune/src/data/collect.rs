@@ -158,7 +158,7 @@ impl<'a> Collector<'a> {
 }
 
 /// All texts of a record, roles of a conversation among them, in order.
-fn texts(record: &Record) -> Box<dyn Iterator<Item = &str> + '_> {
+pub(super) fn texts(record: &Record) -> Box<dyn Iterator<Item = &str> + '_> {
     match record {
         Record::Pair { anchor, positive, negatives } => {
             Box::new([anchor, positive].into_iter().chain(negatives).map(String::as_str))

@@ -101,6 +101,14 @@ pub enum DataError {
         /// What those before it have.
         expected: &'static str,
     },
+    /// Not enough records for a batch.
+    #[error("{records} records make no batch: one needs {needed} that have no text in common")]
+    NoBatch {
+        /// How many there are.
+        records: usize,
+        /// How many a batch needs.
+        needed: usize,
+    },
     /// A row that cannot be used, where every row must be.
     #[error("{0}")]
     BadRow(BadRow),

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 mod read;
 
+mod batches;
+
 mod collect;
 mod columns;
 mod error;
@@ -16,6 +18,7 @@ mod record;
 mod separated;
 mod source;
 
+pub use batches::{BatchOptions, Batches, Order, RowInfo};
 pub use columns::{ColumnMap, Reading};
 pub use error::{BadRow, DataError, Place, Result};
 pub use read::{DataSet, Format, ReadOptions, read};
