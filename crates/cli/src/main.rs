@@ -46,6 +46,8 @@ enum Command {
     Run(commands::run::RunArgs),
     /// Measure how well a model predicts a text
     Perplexity(commands::perplexity::PerplexityArgs),
+    /// Learn from your own texts, on top of a frozen model
+    Finetune(Box<commands::finetune::FinetuneArgs>),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo::run(args),
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
+        Command::Finetune(args) => commands::finetune::run(*args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Pull(args) => commands::pull::run(args),

@@ -125,6 +125,23 @@ pub(crate) fn bytes(bytes: u64) -> String {
     if power == 0 { format!("{bytes} B") } else { format!("{} {}", three_digits(number), units[power]) }
 }
 
+/// Bytes of `5GB`, `500MB`, `64KB` or a plain number, in powers of ten as in transformers.
+pub(crate) fn size(text: &str) -> std::result::Result<u64, String> {
+    let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1000), ("", 1u64)];
+    let (number, factor) =
+        units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor))).expect("any");
+    match number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("give a size like 5GB or 500MB".to_owned()),
+    }
+}
+
+/// A bar of so many characters, filled to a share.
+pub(crate) fn bar(share: f64, width: usize) -> String {
+    let filled = ((share.clamp(0.0, 1.0) * width as f64).round() as usize).min(width);
+    format!("{}{}", "━".repeat(filled), "─".repeat(width - filled))
+}
+
 /// Large numbers: `950`, `13.8 million`.
 pub(crate) fn count(number: u64) -> String {
     match number {
@@ -193,6 +210,12 @@ fn three_digits(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        let sizes = ["5GB", "500 MB", "64KB", "7", "0", "5TB", "-1", "99999999999GB"].map(|text| size(text).ok());
+        assert_eq!(sizes, [Some(5_000_000_000), Some(500_000_000), Some(64_000), Some(7), None, None, None, None]);
+    }
 
     #[test]
     fn numbers_have_units_and_three_digits() {

@@ -9,6 +9,11 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// The memory that this process holds now, in bytes, mapped weights included.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
 /// Memory that this process may still use, in bytes: what the machine has free or can free, or less where a control
 /// group or `ulimit -v` sets a limit.
 pub(crate) fn available_memory_bytes() -> Option<u64> {

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod finetune;
 pub(crate) mod forward;
 mod generation_flags;
 pub(crate) mod inspect;

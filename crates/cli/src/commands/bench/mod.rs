@@ -10,6 +10,8 @@
 mod measure;
 mod plan;
 mod report;
+
+pub(crate) use plan::random_weight_bytes;
 mod write;
 
 use std::path::PathBuf;

@@ -199,7 +199,7 @@ fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result
 }
 
 /// The same where floats are in f16, as random weights are.
-pub(super) fn random_weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
+pub(crate) fn random_weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
     let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
     let linears = spec.block.linears();
     let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();

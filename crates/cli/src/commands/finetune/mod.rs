@@ -1,34 +1,34 @@
 //! `bouquet finetune`: a little is learned on top of a frozen model.
 
 mod follow;
+mod prepare;
 mod settings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bouquet_embed::export::Export;
-use bouquet_model::adapter::initial::{deep_prompts, soft_prompt};
-use bouquet_model::adapter::{self, Learned, targets};
-use bouquet_model::{Model, ModelSpec, Network, Tokenizer, families};
+use bouquet_model::Network;
+use bouquet_model::adapter::Learned;
 use bouquet_span::Limits;
 use bouquet_tune::checkpoint::{self, Checkpoint, Progress};
-use bouquet_tune::config::{Config, Kind, Objective, OptimizerKind};
-use bouquet_tune::data::{self, ColumnMap, DataSet, ReadOptions};
+use bouquet_tune::config::Objective;
 use bouquet_tune::folder::{self, RunFolder, Stage};
-use bouquet_tune::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer};
-use bouquet_tune::parameters::tensors;
-use bouquet_tune::plan::{MemoryPlan, Request};
+use bouquet_tune::gradient::PassPlan;
+use bouquet_tune::optimizer::State;
+use bouquet_tune::plan::MemoryPlan;
 use bouquet_tune::trainer::Ending;
 use bouquet_tune::{Trainer, TuneError};
 use serde_json::json;
 
 use self::follow::Follower;
-use self::settings::{Draft, Settings};
+use self::prepare::{Examples, Prepared};
+use self::settings::Settings;
 use crate::compute::ComputeArgs;
-use crate::errors::{Done, asked_wrongly, wrong};
+use crate::errors::{CANCELLED, Done, wrong};
 use crate::interrupt::Work;
-use crate::open::{options, or_usual};
-use crate::{errors, hub, output, system};
+use crate::open::options;
+use crate::{output, system};
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -70,12 +70,15 @@ bouquet takes it with --adapter. Until then it has a checkpoint: after Ctrl-C, k
 same command with --resume goes on and ends with the same bits.";
 
 pub(crate) fn run(args: FinetuneArgs) -> Result<()> {
-    if args.resume && RunFolder::stage(&args.output) == Stage::Finished {
-        output::note(&format!("the run in {} is finished already", args.output.display()));
-        return Ok(());
-    }
-    if !args.resume && RunFolder::stage(&args.output) != Stage::New {
-        return Err(TuneError::HasRun { folder: args.output }.into());
+    match RunFolder::stage(&args.output) {
+        Stage::Finished if args.resume => {
+            output::note(&format!("the run in {} is finished already", args.output.display()));
+            return Ok(());
+        }
+        Stage::Begun | Stage::Finished if !args.resume => {
+            return Err(TuneError::HasRun { folder: args.output }.into());
+        }
+        _ => {}
     }
     let draft = args.settings.draft(args.config.as_deref(), &args.output, args.resume)?;
     let prepared = Prepared::new(&args, &draft)?;
@@ -83,72 +86,149 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<()> {
     if args.dry_run {
         return tell(&args, &prepared, plan, memory);
     }
-    let (run_folder, stage) = RunFolder::take(&args.output, args.resume)?;
-    run_folder.sweep();
+    let (folder, from) = begin(&args, &prepared)?;
     let config = &prepared.config;
-    let settings_path = args.output.join(folder::SETTINGS);
-    if stage == Stage::Begun {
-        let begun = settings::read_config(&settings_path)?;
-        begun.check_same(config)?;
-    } else {
-        run_folder.write(folder::SETTINGS, settings::written(config)?.as_bytes())?;
+    let network = Network::open(&prepared.folder, &options(args.compute.cpu()?, config.encoding))?;
+    if !args.json {
+        say_begin(&prepared, plan, memory);
     }
-    let found = Checkpoint::load(&args.output, &prepared.learned)?;
-    let fingerprint = prepared.data.fingerprint_text();
-    let from = match found {
-        Some(checkpoint) if checkpoint.progress.data != fingerprint => {
-            return Err(wrong(
-                format!("the data are not those that the run in {} was begun with", args.output.display()),
-                "give the same files, or another folder with -o",
-            ));
-        }
-        Some(checkpoint) => {
-            output::note(&format!("going on after step {} of {}", checkpoint.progress.steps, config.steps));
-            checkpoint
-        }
-        None => Checkpoint {
-            progress: Progress { data: fingerprint, ..Progress::default() },
-            learned: prepared.learned.clone(),
-            optimizer: Default::default(),
-            best: None,
-        },
-    };
-    let mut options = options(args.compute.cpu()?, config.encoding);
-    // What may be taken is planned here.
-    options.memory_left = system::available_memory_bytes;
-    let network = Network::open(&prepared.folder, &options)?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
     let trainer = Trainer { config, network: &network, plan, limits: &limits };
-    let mut follower = Follower::new(&args, &prepared, &run_folder, &network, from.progress.steps)?;
-    let mut source = prepared.batches();
-    let (end, ending) = trainer.run(from, &mut source, &mut follower)?;
-    let metrics = follower.finish(&end)?;
+    let mut follower = Follower::new(&prepared, &network, plan, &limits, &folder, from.progress.steps)?;
+    let (end, ending) = trainer.run(from, &mut prepared.source(), &mut follower)?;
+    follower.write_report(&end)?;
+    let loss = follower.recent_loss();
+    drop(follower);
     if ending == Ending::Interrupted {
-        output::note(&format!(
-            "stopped after step {} of {}; the same command with --resume goes on",
-            end.progress.steps, config.steps
-        ));
-        return Err(Done(errors::CANCELLED).into());
+        let done = end.progress.steps;
+        output::note(&format!("stopped after step {done} of {}; the same command with --resume goes on", config.steps));
+        return Err(Done(CANCELLED).into());
     }
-    write_result(&args, &prepared, &run_folder, &end)?;
-    let best = end.progress.best;
+    let learned = end.best.as_ref().unwrap_or(&end.learned);
+    write_result(&prepared, &folder, learned)?;
     let summary = json!({
+        "output": args.output.display().to_string(),
         "steps": end.progress.steps,
-        "seconds": end.progress.seconds,
         "tokens": end.progress.tokens,
-        "loss": metrics.last_loss,
-        "best": best.map(|best| json!({ "steps": best.steps, "score": best.score })),
+        "seconds": end.progress.seconds,
+        "loss": loss,
+        "best": end.progress.best,
         "stopped_early": ending == Ending::StoppedEarly,
         "peak_memory_bytes": system::peak_memory_bytes(),
         "planned_memory_bytes": memory.total(),
     });
-    let mut text = serde_json::to_vec_pretty(&summary)?;
-    text.push(b'\n');
-    run_folder.write(folder::SUMMARY, &text)?;
-    run_folder.remove(checkpoint::FILE);
+    folder.write(folder::SUMMARY, format!("{summary:#}\n").as_bytes())?;
+    folder.remove(checkpoint::FILE);
     if args.json {
         return output::json(&summary);
     }
-    follower::say_end(&args, &end, &metrics, memory)
+    say_end(&args, &end, loss)
+}
+
+/// Takes the folder, and finds where to go on.
+fn begin(args: &FinetuneArgs, prepared: &Prepared) -> Result<(RunFolder, Checkpoint)> {
+    let config = &prepared.config;
+    let (folder, stage) = RunFolder::take(&args.output, args.resume)?;
+    folder.sweep();
+    if stage == Stage::New {
+        folder.write(folder::SETTINGS, settings::written(config)?.as_bytes())?;
+    } else {
+        settings::read(&args.output.join(folder::SETTINGS))?.check_same(config)?;
+    }
+    let data = prepared.fingerprint.clone();
+    match Checkpoint::load(&args.output, &prepared.learned)? {
+        Some(checkpoint) if checkpoint.progress.data != data => Err(wrong(
+            format!("the data are not those that the run in {} was begun with", args.output.display()),
+            "give the same files, or another folder with -o",
+        )),
+        Some(checkpoint) => {
+            output::note(&format!("going on after step {} of {}", checkpoint.progress.steps, config.steps));
+            Ok((folder, checkpoint))
+        }
+        None => {
+            let progress = Progress { data, ..Progress::default() };
+            let learned = prepared.learned.clone();
+            Ok((folder, Checkpoint { progress, learned, optimizer: State::new(), best: None }))
+        }
+    }
+}
+
+/// Writes what was learned: a folder of PEFT, and of sentence-transformers where sentences were learned.
+fn write_result(prepared: &Prepared, folder: &RunFolder, learned: &Learned) -> Result<()> {
+    let Prepared { config, spec, adapter_settings, .. } = prepared;
+    learned.write(folder.path(), adapter_settings, spec)?;
+    if config.objective != Objective::Causal {
+        let hidden_size = spec.block.hidden_size;
+        let (pooling, max_tokens) = (config.pooling, config.max_tokens);
+        let export = Export { base: &prepared.folder, hidden_size, pooling, max_tokens };
+        export.write(folder.path()).with_context(|| format!("cannot write {}", folder.path().display()))?;
+    }
+    Ok(())
+}
+
+/// What is learned, and what it takes.
+fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'static str, String)> {
+    let config = &prepared.config;
+    let records = match &prepared.examples {
+        Examples::Sentences(sentences) => sentences.rows.len(),
+        Examples::Texts(texts) => texts.sequences.len(),
+    };
+    let kept = match plan.kept_bytes {
+        None => "nothing, so every pass goes forward twice".to_owned(),
+        Some(bytes) => format!("block inputs, and {} of activations", output::bytes(bytes)),
+    };
+    vec![
+        ("model", format!("{}, in {}", config.model, config.encoding)),
+        ("learned", format!("{} numbers", output::grouped(prepared.parameters()))),
+        ("data", format!("{} examples, {} a step", output::grouped(records as u64), config.batch_size * config.accumulation)),
+        ("steps", output::grouped(config.steps)),
+        ("kept for the backward", kept),
+        ("weights, and what is held now", output::bytes(memory.held)),
+        ("adapter and optimizer", output::bytes(memory.learned)),
+        ("a pass", output::bytes(memory.working)),
+        ("kept between passes", output::bytes(memory.kept)),
+        ("memory in all", output::bytes(memory.total())),
+    ]
+}
+
+fn tell(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Result<()> {
+    if args.json {
+        return output::json(&json!({
+            "settings": prepared.config,
+            "parameters": prepared.parameters(),
+            "tokens_per_pass": plan.tokens_per_pass,
+            "kept_activation_bytes": plan.kept_bytes,
+            "held_bytes": memory.held,
+            "learned_bytes": memory.learned,
+            "working_bytes": memory.working,
+            "kept_bytes": memory.kept,
+            "total_bytes": memory.total(),
+            "available_memory_bytes": system::available_memory_bytes(),
+        }));
+    }
+    let rows: Vec<Vec<String>> =
+        facts(prepared, plan, memory).into_iter().map(|(name, fact)| vec![name.to_owned(), fact]).collect();
+    output::write(&output::table(&rows, 2))
+}
+
+fn say_begin(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) {
+    let config = &prepared.config;
+    output::note(&format!(
+        "{} numbers learned in {} steps, {} planned{}",
+        output::grouped(prepared.parameters()),
+        output::grouped(config.steps),
+        output::bytes(memory.total()),
+        if plan.kept_bytes.is_none() { ", every pass forward twice" } else { "" },
+    ));
+}
+
+fn say_end(args: &FinetuneArgs, end: &Checkpoint, loss: Option<f64>) -> Result<()> {
+    let best = end.progress.best.map_or_else(String::new, |best| format!(", the best after step {}", best.steps));
+    output::line(&format!("{}{best}", args.output.display()))?;
+    let loss = loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+    let peak = system::peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)));
+    let time = std::time::Duration::from_secs_f64(end.progress.seconds);
+    output::note(&format!("{} steps in {}{loss}{peak}", output::grouped(end.progress.steps), output::seconds(time)));
+    Ok(())
 }

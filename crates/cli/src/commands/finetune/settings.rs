@@ -257,6 +257,18 @@ fn defaults(objective: &str) -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// The settings that a run was begun with.
+pub(super) fn read(path: &Path) -> Result<Config> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// The file of settings beside a result.
+pub(super) fn written(config: &Config) -> Result<String> {
+    let header = "# The settings of this run. bouquet finetune --config takes this file.\n";
+    Ok(format!("{header}{}", toml::to_string(config)?))
+}
+
 /// Settings out of a file.
 fn read_table(path: &Path) -> Result<Table> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
