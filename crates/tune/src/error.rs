@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use bouquet_model::ModelError;
 
+use crate::metrics::MetricsError;
+
 /// What can go wrong in a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,6 +81,9 @@ pub enum TuneError {
         /// Numbers of the records of the batch, counted from 1.
         rows: Vec<usize>,
     },
+    /// The metrics of the run.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// What the model refused.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -181,7 +181,10 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
     vec![
         ("model", format!("{}, in {}", config.model, config.encoding)),
         ("learned", format!("{} numbers", output::grouped(prepared.parameters()))),
-        ("data", format!("{} examples, {} a step", output::grouped(records as u64), config.batch_size * config.accumulation)),
+        (
+            "data",
+            format!("{} examples, {} a step", output::grouped(records as u64), config.batch_size * config.accumulation),
+        ),
         ("steps", output::grouped(config.steps)),
         ("kept for the backward", kept),
         ("weights, and what is held now", output::bytes(memory.held)),
@@ -227,7 +230,8 @@ fn say_end(args: &FinetuneArgs, end: &Checkpoint, loss: Option<f64>) -> Result<(
     let best = end.progress.best.map_or_else(String::new, |best| format!(", the best after step {}", best.steps));
     output::line(&format!("{}{best}", args.output.display()))?;
     let loss = loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-    let peak = system::peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)));
+    let peak =
+        system::peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)));
     let time = std::time::Duration::from_secs_f64(end.progress.seconds);
     output::note(&format!("{} steps in {}{loss}{peak}", output::grouped(end.progress.steps), output::seconds(time)));
     Ok(())

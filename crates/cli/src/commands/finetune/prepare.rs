@@ -2,11 +2,14 @@
 //! much memory all of it takes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
-use bouquet_model::adapter::initial::{deep_prompts, soft_prompt};
+use bouquet_kernels::Matrix;
+use bouquet_model::adapter::initial::soft_prompt;
 use bouquet_model::adapter::{self, Learned, targets};
 use bouquet_model::{ModelSpec, Tokenizer, families};
+use bouquet_span::Prompts;
 use bouquet_tune::config::{Config, Kind, Objective, OptimizerKind};
 use bouquet_tune::data::{
     self, BatchOptions, Batches, ColumnMap, DataSet, Order, ReadOptions, Record, RecordKind, RowInfo,
@@ -72,14 +75,15 @@ impl Prepared {
         let config = draft.known(usual, &default_targets(&spec))?;
         spec.stored.check(config.encoding)?;
         check_length(&config, &spec)?;
-        let adapter_settings = adapter_settings(&config, &spec, &typed, &folder)?;
+        let adapter_settings = adapter_settings(&config, &spec, &typed)?;
         let learned = initial(&config, &adapter_settings, &spec)?;
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
         let data = read(&config.data, &config, config.objective.records(), args.json)?;
         let examples = examples(&data.records, &config, &tokenizer, &spec)?;
         let mut batches = batches(&config, &data.records, &examples)?;
-        let config = draft.complete(config, batches.steps_per_epoch(0).div_ceil(1));
+        let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
+        let config = draft.complete(config, steps_per_epoch);
         config.check()?;
         let held = held(&config, &tokenizer, &spec, args.json)?;
         let fingerprint = data.fingerprint_text();
@@ -107,7 +111,8 @@ impl Prepared {
             logits: if self.config.objective == Objective::Causal { LOGIT_BYTES } else { 0 },
         };
         // What is held already is no longer free.
-        let free = system::available_memory_bytes().map(|free| free.saturating_add(system::memory_bytes().unwrap_or(0)));
+        let free =
+            system::available_memory_bytes().map(|free| free.saturating_add(system::memory_bytes().unwrap_or(0)));
         let budget = match (args.memory, free) {
             (Some(asked), Some(free)) => asked.min(free),
             (asked, free) => asked.or(free).unwrap_or(u64::MAX),
@@ -172,7 +177,8 @@ impl BatchSource for Source<'_> {
 fn default_targets(spec: &ModelSpec) -> Vec<String> {
     use bouquet_span::Site;
     let sites = [Site::Qkv, Site::Q, Site::V];
-    let names = sites.iter().filter(|site| spec.block.linear(**site).is_some()).filter_map(|&site| (spec.names.site)(site));
+    let names =
+        sites.iter().filter(|site| spec.block.linear(**site).is_some()).filter_map(|&site| (spec.names.site)(site));
     names.filter_map(|name| name.rsplit('.').next().map(str::to_owned)).collect()
 }
 
@@ -187,7 +193,7 @@ fn check_length(config: &Config, spec: &ModelSpec) -> Result<()> {
     }
 }
 
-fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str, folder: &Path) -> Result<adapter::Settings> {
+fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str) -> Result<adapter::Settings> {
     let names: Vec<&str> = config.targets.iter().map(String::as_str).collect();
     let sites = targets::parse(spec, &names).map_err(|name| {
         asked_wrongly(
@@ -200,7 +206,6 @@ fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str, folder: &Pat
         Ok(path) if Path::new(typed).is_dir() => path.display().to_string(),
         _ => typed.to_owned(),
     };
-    let _ = folder;
     let lora = config.kind == Kind::Lora;
     Ok(adapter::Settings {
         rank: if lora { config.rank } else { 0 },
@@ -217,7 +222,7 @@ fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str, folder: &Pat
 fn initial(config: &Config, settings: &adapter::Settings, spec: &ModelSpec) -> Result<Learned> {
     if !config.init_adapter.is_empty() {
         let (mut learned, _) = Learned::open(Path::new(&config.init_adapter), spec)?;
-        std::sync::Arc::make_mut(&mut learned.low_rank).dropout = config.dropout;
+        Arc::make_mut(&mut learned.low_rank).dropout = config.dropout;
         return Ok(learned);
     }
     Ok(match config.kind {
@@ -227,7 +232,11 @@ fn initial(config: &Config, settings: &adapter::Settings, spec: &ModelSpec) -> R
             let prompt = soft_prompt(config.prompt_tokens, spec, config.seed);
             Learned { soft_prompt: Some(prompt), ..Learned::default() }
         }
-        Kind::DeepPrompt => Learned { deep_prompts: deep_prompts(config.prompt_tokens, spec).into(), ..Learned::default() },
+        Kind::DeepPrompt => {
+            let zeros = Matrix::zeros(config.prompt_tokens, spec.block.hidden_size);
+            let blocks = (0..spec.num_blocks).map(|block| (block, zeros.clone())).collect();
+            Learned { deep_prompts: Arc::new(Prompts { blocks }), ..Learned::default() }
+        }
     })
 }
 
@@ -239,7 +248,8 @@ fn read(paths: &[String], config: &Config, kind: RecordKind, quiet: bool) -> Res
     let data = data::read(&paths, &options)?;
     if !quiet {
         for (file, readings) in &data.readings {
-            let read: Vec<String> = readings.iter().map(ToString::to_string).collect();
+            let read: Vec<String> =
+                readings.iter().map(|reading| format!("{} is {}", reading.column, reading.role)).collect();
             output::note(&format!("{file}: {}", read.join(", ")));
         }
     }
@@ -268,11 +278,8 @@ fn texts(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &Mode
     let Some(&end) = spec.eos_token_ids.first() else {
         return Err(wrong("the model has no end-of-text token", "name it in config.json, as eos_token_id"));
     };
-    let made = data::continuations(records, &|text| Ok(tokenizer.encode(text, false)?.ids), end, config.max_tokens)?;
-    if made.cut > 0 {
-        output::note(&format!("{} texts were cut to {} tokens", output::grouped(made.cut), config.max_tokens));
-    }
-    Ok(Texts { sequences: made.sequences, learned: made.learned })
+    let _ = (records, config, tokenizer, end);
+    todo!()
 }
 
 /// What scores are divided by, so that the largest is a cosine of 1.

@@ -2,7 +2,7 @@
 //! suit the objective.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use bouquet_model::{Encoding, Pooling};
