@@ -12,9 +12,12 @@
 //! | [`data`] | rows of files as records, and which of them make a batch |
 //! | [`optimizer`] | AdamW, with its state in f32 or in 8 bits |
 //! | [`schedule`] | the learning rate of a step |
+//! | [`metrics`] | `metrics.jsonl`: what a run measures, a line each |
 
 #![forbid(unsafe_code)]
 
 pub mod data;
+mod file;
+pub mod metrics;
 pub mod optimizer;
 pub mod schedule;
