@@ -13,6 +13,7 @@
 //! | [`optimizer`] | AdamW, with its state in f32 or in 8 bits |
 //! | [`schedule`] | the learning rate of a step |
 //! | [`metrics`] | `metrics.jsonl`: what a run measures, a line each |
+//! | [`report`] | pages and pictures of it |
 
 #![forbid(unsafe_code)]
 
@@ -20,4 +21,5 @@ pub mod data;
 mod file;
 pub mod metrics;
 pub mod optimizer;
+pub mod report;
 pub mod schedule;
