@@ -13,6 +13,10 @@ const BAR: f64 = 15.0;
 const GAP: f64 = 9.0;
 const BOTTOM: f64 = 26.0;
 
+/// From one name of a legend to the next.
+const LEGEND_LINE: f64 = 18.0;
+const LEGEND_CHARS: usize = 70;
+
 /// Characters of a name that have room.
 const NAME_CHARS: usize = 28;
 
@@ -30,20 +34,38 @@ pub struct Bars {
 impl Bars {
     /// A file of its own; `None` where there is nothing to show. Panics on a row that is not as long as the columns.
     pub fn document(&self) -> Option<String> {
-        let picture = self.picture()?;
-        let rest = picture.strip_prefix("<svg").expect("a picture is SVG");
-        let (head, body) = rest.split_once('>').expect("its first tag ends");
-        let legend = if self.columns.len() > 1 { self.columns.join(", ") } else { String::new() };
+        let body = self.body()?;
+        // On a page the legend is outside of the picture.
+        let mut legend = String::new();
+        let named = if self.columns.len() > 1 { &self.columns[..] } else { &[] };
+        for (column, name) in named.iter().enumerate() {
+            let (color, top) = (column % COLORS, GAP + column as f64 * LEGEND_LINE);
+            let _ = write!(
+                legend,
+                "<rect class=\"bar c{color}\" x=\"{LEFT}\" y=\"{top}\" width=\"10\" height=\"10\" rx=\"1.5\"/>\
+                 <text class=\"name\" x=\"{}\" y=\"{}\">{}</text>",
+                LEFT + 17.0,
+                top + 9.5,
+                escape(&shorten(name, LEGEND_CHARS))
+            );
+        }
+        let below = if named.is_empty() { 0.0 } else { named.len() as f64 * LEGEND_LINE + GAP };
+        let height = self.height() + below;
         Some(format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\"{head}><title>{}</title><desc>{}</desc><style>{OF_PICTURES}</style>\
-             <rect class=\"paper\" width=\"100%\" height=\"100%\"/>{body}\n",
-            escape(&self.label),
-            escape(&legend)
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+             viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n<title>{}</title>\n<style>\n{OF_PICTURES}</style>\n\
+             <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>{legend}\n\
+             <g transform=\"translate(0 {below})\">{body}</g>\n</svg>\n",
+            escape(&self.label)
         ))
     }
 
     /// For a page.
     pub(super) fn picture(&self) -> Option<String> {
+        Some(svg(WIDTH, self.height(), &self.label, &self.body()?))
+    }
+
+    fn body(&self) -> Option<String> {
         for (name, values) in &self.rows {
             assert_eq!(values.len(), self.columns.len(), "values of {name} and columns");
         }
@@ -52,8 +74,7 @@ impl Bars {
         // A bar begins at 0.
         let axis = Axis::around(values().chain([0.0]), true)?;
         let across = |value: f64| LEFT + axis.place(value) * (WIDTH - LEFT - RIGHT);
-        let group = self.columns.len() as f64 * BAR + GAP;
-        let height = GAP + self.rows.len() as f64 * group + BOTTOM;
+        let (group, height) = (self.group(), self.height());
 
         let mut body = String::new();
         for tick in axis.ticks() {
@@ -97,7 +118,16 @@ impl Bars {
         }
         let zero = across(0.0);
         let _ = write!(body, "<path class=\"axis\" d=\"M{zero:.1} {GAP}V{:.1}\"/>", height - BOTTOM);
-        Some(svg(WIDTH, height, &self.label, &body))
+        Some(body)
+    }
+
+    /// Height of a group and the gap below it.
+    fn group(&self) -> f64 {
+        self.columns.len() as f64 * BAR + GAP
+    }
+
+    fn height(&self) -> f64 {
+        GAP + self.rows.len() as f64 * self.group() + BOTTOM
     }
 }
 
@@ -114,8 +144,9 @@ mod tests {
         let rows = vec![("en".into(), vec![Some(80.0), None]), ("tr & <i>".into(), vec![Some(-10.0), Some(f64::NAN)])];
         let document = bars(rows).document().unwrap();
         assert!(document.starts_with("<svg xmlns=") && document.ends_with("</svg>\n"), "{document}");
-        assert_eq!(document.matches("class=\"bar ").count(), 2);
-        assert!(document.contains("<title>by &lt;language&gt;</title><desc>one, two &amp; more</desc>"));
+        // And one for each name of the legend.
+        assert_eq!(document.matches("class=\"bar ").count(), 2 + 2);
+        assert!(document.contains("<title>by &lt;language&gt;</title>") && document.contains(">two &amp; more</text>"));
         assert!(document.contains(">−10</text>") && !document.contains("NaN") && !document.contains("<i>"));
     }
 
@@ -125,6 +156,12 @@ mod tests {
         // 150 are 500 wide, from −50 at 190; 0 lies at 356.7.
         assert!(picture.contains("x=\"356.7\" y=\"9.0\" width=\"333.3\""), "{picture}");
         assert!(picture.contains("x=\"190.0\" y=\"24.0\" width=\"166.7\""), "{picture}");
+    }
+
+    #[test]
+    fn a_single_column_needs_no_legend() {
+        let bars = Bars { columns: vec!["one".into()], ..bars(vec![("en".into(), vec![Some(1.0)])]) };
+        assert_eq!(bars.document().unwrap().matches("class=\"bar ").count(), 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::axis::shown;
 use super::energy::Footprint;
 use super::lines::{Line, chart};
 use super::page::{Cell, Numbers, Page};
@@ -46,7 +47,7 @@ pub fn run(run: &Run<'_>) -> String {
 /// Loss, learning rate and gradient norm over the steps.
 fn training(page: &mut Page, steps: &[&TrainStep]) {
     let points = |of: fn(&TrainStep) -> f64| -> Vec<Point> {
-        steps.iter().map(|step| (step.step as f64, of(step))).filter(|point| point.1.is_finite()).collect()
+        steps.iter().map(|step| (step.step as f64, of(step))).filter(|point| shown(point.1)).collect()
     };
     let (tokens, seconds) = totals(steps);
     let loss = points(|step| step.loss);
@@ -145,7 +146,7 @@ fn estimate(range: [f64; 3], [thousandth, unit]: [&str; 2]) -> String {
 /// Tokens and seconds of all steps.
 fn totals(steps: &[&TrainStep]) -> (u64, f64) {
     let tokens = steps.iter().fold(0u64, |sum, step| sum.saturating_add(step.tokens));
-    (tokens, steps.iter().map(|step| step.seconds).sum())
+    (tokens, steps.iter().fold(0.0, |sum, step| sum + step.seconds))
 }
 
 fn most_memory(steps: &[&TrainStep]) -> u64 {
@@ -231,6 +232,7 @@ mod tests {
         // Loss, rate, norm and one score: a dot each.
         assert_eq!(one.matches("<circle").count(), 4);
         let none = page(&[]);
+        assert!(none.contains("<td>0 s</td>"), "{none}");
         assert!(none.contains("No step was taken yet.") && none.contains("learning-rate") && !none.contains("<svg"));
     }
 

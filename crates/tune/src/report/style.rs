@@ -34,7 +34,7 @@ h3{font-size:.95rem;font-weight:500;margin:1.2rem 0 .4rem;overflow-wrap:anywhere
 h2{font-size:1.1rem;margin:2.5rem 0 .6rem}
 p{margin:.4rem 0;max-width:70ch}
 .soft,figcaption{color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(220px,1fr));gap:.75rem;margin:1.5rem 0;padding:0;list-style:none}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(220px,42%),1fr));gap:.75rem;margin:1.5rem 0;padding:0;list-style:none}
 .tiles li{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:.6rem .8rem}
 .tiles b{display:block;font-size:1.25rem;font-weight:600;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .tiles span{color:var(--soft);font-size:.85rem}
@@ -51,7 +51,7 @@ th,td{text-align:left;vertical-align:top;padding:.35rem .9rem .35rem 0;border-bo
 thead th{color:var(--soft);font-weight:500;vertical-align:bottom}
 tbody th{font-weight:400}
 .numbers th:not(:first-child),.numbers td{text-align:right;font-variant-numeric:tabular-nums}
-.numbers th,.numbers td{min-width:6.5em}
+.numbers th{min-width:8em;overflow-wrap:break-word}
 .best{font-weight:700}
 tfoot th,tfoot td{border-bottom:0;font-weight:600}
 @media print{main{max-width:none}figure,.tiles li{break-inside:avoid}}

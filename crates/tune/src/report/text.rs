@@ -33,7 +33,10 @@ pub(super) fn number(x: f64) -> String {
         return "–".to_owned();
     }
     let magnitude = x.abs();
-    if magnitude >= 1e7 || (magnitude < 1e-3 && magnitude > 0.0) {
+    if magnitude == 0.0 {
+        return "0".to_owned();
+    }
+    if !(1e-3..1e7).contains(&magnitude) {
         let text = format!("{x:.3e}");
         let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
         return format!("{}e{power}", without_zeros(digits)).replace('-', "−");
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         let cases = [
-            (0.0, "0"),
+            (-0.0, "0"),
             (0.52314, "0.5231"),
             (2.96594, "2.966"),
             (-0.5, "−0.5"),

@@ -26,16 +26,16 @@ pub(super) fn width(points: usize) -> usize {
     (points / 25) | 1
 }
 
-/// Each point with the mean of the `width` values around it. Near the start it is of fewer, as many on both sides, since
-/// a curve is steep there; near the end of those that there are.
+/// Each point with the mean of the `width` values around it. Near the start, where a curve is steep, it is of fewer, though
+/// never of a single one; near the end of those that there are.
 pub(super) fn smoothed(points: &[Point], width: usize) -> Vec<Point> {
     let mut sums = vec![0.0];
     for point in points {
         sums.push(sums[sums.len() - 1] + point.1);
     }
     let smooth = |(index, point): (usize, &Point)| {
-        let reach = (width / 2).min(index);
-        let (first, end) = (index - reach, (index + reach + 1).min(points.len()));
+        let reach = (width / 2).min(index.max(width / 8));
+        let (first, end) = (index.saturating_sub(reach), (index + reach + 1).min(points.len()));
         (point.0, (sums[end] - sums[first]) / (end - first) as f64)
     };
     points.iter().enumerate().map(smooth).collect()
@@ -60,7 +60,7 @@ mod tests {
     fn smoothing_takes_noise_and_leaves_lines() {
         let line: Vec<Point> = (0..100).map(|i| (f64::from(i), f64::from(2 * i))).collect();
         let smooth = smoothed(&line, 9);
-        assert!(smooth[..96].iter().zip(&line).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9));
+        assert!(smooth[1..96].iter().zip(&line[1..]).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9));
         let noise: Vec<Point> = (0..99).map(|i| (f64::from(i), f64::from(i % 3))).collect();
         assert!(smoothed(&noise, 9)[4..95].iter().all(|point| (point.1 - 1.0).abs() < 1e-9));
         assert_eq!(smoothed(&noise, 9)[98].1, 6.0 / 5.0);
