@@ -21,6 +21,8 @@
 //! | [`trainer`] | the loop |
 //! | [`checkpoint`] | the state of a run, in a file |
 //! | [`folder`] | the folder of a run |
+//! | [`metrics`] | `metrics.jsonl`: what a run measures, a line each |
+//! | [`report`] | pages and pictures of it |
 
 #![forbid(unsafe_code)]
 
@@ -37,6 +39,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod parameters;
 pub mod plan;
+pub mod report;
 pub mod schedule;
 pub mod trainer;
 
