@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use bouquet_model::ModelError;
+
 use super::RecordKind;
 
 /// The result of this module.
@@ -101,6 +103,9 @@ pub enum DataError {
         /// What those before it have.
         expected: &'static str,
     },
+    /// A text that the tokenizer cannot cut into tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] ModelError),
     /// Not enough records for a batch.
     #[error("{records} records make no batch: one needs {needed} that have no text in common")]
     NoBatch {

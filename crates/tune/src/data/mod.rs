@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 mod read;
 
 mod batches;
+mod continuations;
+mod sentences;
 
 mod collect;
 mod columns;
@@ -20,8 +22,10 @@ mod source;
 
 pub use batches::{BatchOptions, Batches, Order, RowInfo};
 pub use columns::{ColumnMap, Reading};
+pub use continuations::{Continuation, ContinuationOptions, Continuations, continuations};
 pub use error::{BadRow, DataError, Place, Result};
 pub use read::{DataSet, Format, ReadOptions, read};
+pub use sentences::{SentenceRow, Sentences, sentences};
 
 /// One example to learn from.
 #[derive(Clone, Debug, PartialEq)]

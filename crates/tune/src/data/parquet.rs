@@ -1,7 +1,7 @@
 //! Parquet files: columns, of which the ones that make a record are read.
 //!
-//! The crate that reads them trusts files more than we do: what it allocates is checked before where it can be, and a
-//! panic inside of it becomes an error.
+//! The crate that reads them trusts files more than we do: what they claim is checked before it allocates memory for it,
+//! and a panic inside of it becomes an error.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::serialized_reader::ReadOptionsBuilder;
 use parquet::record::{Field, Row, reader::RowIter};
@@ -20,6 +19,9 @@ use super::collect::Collector;
 use super::source::Source;
 use super::{DataError, Place, Result};
 
+mod claims;
+mod thrift;
+
 /// Takes the rows of a Parquet file.
 pub(super) fn read(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()> {
     // After a panic nothing of what it may have left half-done is used.
@@ -29,17 +31,25 @@ pub(super) fn read(source: &Source, file: File, rows: &mut Collector<'_>) -> Res
 
 fn read_rows(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()> {
     let damaged = |error: ParquetError| damaged(source, &error.to_string());
-    let read = |source_error| DataError::Read { file: source.name.clone(), source: source_error };
-    let reader = SerializedFileReader::new(file.try_clone().map_err(read)?).map_err(damaged)?;
+    let options = rows.options();
+    let failed = |error| source.failed(error, options);
+    claims::check_schema(&file).map_err(failed)?;
+    let reader = SerializedFileReader::new(file.try_clone().map_err(failed)?).map_err(damaged)?;
     let schema = reader.metadata().file_metadata().schema();
     let names: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
     rows.columns(&names, None)?;
     let wanted: Vec<String> = rows.mapping().columns.iter().map(|column| column.name.clone()).collect();
-    rows.check_size(uncompressed(reader.metadata(), &wanted))?;
+    let mut bytes: u64 = 0;
+    for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+        if column.column_path().parts().first().is_some_and(|part| wanted.contains(part)) {
+            bytes = bytes.saturating_add(claims::decompressed_bytes(&file, column).map_err(failed)?);
+            rows.check_size(bytes)?;
+        }
+    }
 
     let schema = plain(schema).map_err(damaged)?;
-    let options = ReadOptionsBuilder::new().with_parquet_schema(Arc::new(SchemaDescriptor::new(Arc::new(schema))));
-    let reader = SerializedFileReader::new_with_options(file, options.build()).map_err(damaged)?;
+    let as_bytes = ReadOptionsBuilder::new().with_parquet_schema(Arc::new(SchemaDescriptor::new(Arc::new(schema))));
+    let reader = SerializedFileReader::new_with_options(file, as_bytes.build()).map_err(damaged)?;
     let schema = reader.metadata().file_metadata().schema();
     let fields = schema.get_fields().iter().filter(|field| wanted.iter().any(|name| name == field.name()));
     let projection = Type::group_type_builder(schema.name()).with_fields(fields.cloned().collect());
@@ -47,7 +57,7 @@ fn read_rows(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()
     for (index, row) in RowIter::from_file(Some(projection), &reader).map_err(damaged)?.enumerate() {
         let place = Place::Row(index as u64 + 1);
         rows.count_row()?;
-        let mut bytes_left = rows.options().max_row_bytes;
+        let mut bytes_left = options.max_row_bytes;
         match object(row.map_err(damaged)?, &mut bytes_left) {
             Ok(mut cells) => rows.row(place, |name, _| cells.get_mut(name).map_or(Value::Null, Value::take), false)?,
             Err(Unusable::TooLong) => rows.bad(place, rows.too_long())?,
@@ -61,14 +71,6 @@ fn damaged(source: &Source, problem: &str) -> DataError {
     // What the crate says may hold whole values of the file.
     let problem: String = problem.chars().take(200).map(|char| if char.is_control() { ' ' } else { char }).collect();
     DataError::Damaged { file: source.name.clone(), problem }
-}
-
-/// What the wanted columns say that they take.
-fn uncompressed(metadata: &ParquetMetaData, wanted: &[String]) -> u64 {
-    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
-    let columns =
-        columns.filter(|column| column.column_path().parts().first().is_some_and(|part| wanted.contains(part)));
-    columns.fold(0, |sum: u64, column| sum.saturating_add(column.uncompressed_size().try_into().unwrap_or(u64::MAX)))
 }
 
 /// A schema whose texts are bytes. The crate ends at the first text that is not UTF-8; with bytes that is up to us, and

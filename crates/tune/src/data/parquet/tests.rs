@@ -166,6 +166,89 @@ fn a_file_that_breaks_off_is_damage() {
     }
 }
 
+/// A number as Thrift's compact protocol has it, in at least so many bytes.
+fn varint(mut number: u64, at_least: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 || bytes.len() + 1 < at_least {
+        bytes.push(number as u8 & 0x7f | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+/// A file of which there is only a footer, with these numbers of columns in groups.
+fn schema_alone(children: &[u32]) -> Vec<u8> {
+    // FileMetaData: version, and the list of structs that is the schema.
+    let mut footer = vec![0x15, 0x02, 0x19, 0xfc];
+    footer.extend(varint(children.len() as u64, 1));
+    for &children in children {
+        // SchemaElement: repetition_type, name, num_children.
+        footer.extend([0x35, 0x00, 0x18, 0x01, b'a', 0x15]);
+        footer.extend(varint(2 * u64::from(children), 1));
+        footer.push(0);
+    }
+    footer.push(0);
+    let length = (footer.len() as u32).to_le_bytes();
+    [b"PAR1", footer.as_slice(), &length, b"PAR1"].concat()
+}
+
+fn problem(content: &[u8]) -> String {
+    let error = read_bytes(content, RecordKind::Texts).expect_err("a lie");
+    assert!(matches!(error, DataError::Damaged { .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_schema_that_claims_more_columns_than_it_has_gets_no_memory_for_them() {
+    let problem = problem(&schema_alone(&[i32::MAX as u32, 0]));
+    assert!(problem.ends_with("a group of its schema has more columns than there are"), "{problem}");
+}
+
+#[test]
+fn a_deep_schema_is_not_the_end_of_the_stack() {
+    let mut children = vec![1; 100_000];
+    children.push(0);
+    let problem = problem(&schema_alone(&children));
+    assert!(problem.ends_with("its schema is too deep"), "{problem}");
+}
+
+#[test]
+fn a_footer_longer_than_its_file_is_a_lie() {
+    let mut content = schema_alone(&[0]);
+    let length = content.len() - 8;
+    content[length..length + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(problem(&content).ends_with("its footer is longer than the file"));
+}
+
+#[test]
+fn a_page_that_becomes_longer_than_its_header_says_is_not_decompressed() {
+    let text = [b'a'; 1 << 20];
+    let schema = "message rows { required binary text (STRING); }";
+    let mut content = file(schema, &[Cells::Texts(&[&text])], Compression::GZIP(GzipLevel::default()));
+    // A text stands behind its length. Numbers with a sign are written twice as large.
+    let (true_size, lie) = (varint(2 * ((1 << 20) + 4), 1), varint(2 * 100, 4));
+    assert_eq!(true_size.len(), lie.len());
+    let at = content.windows(true_size.len()).position(|bytes| bytes == true_size).expect("the header of the page");
+    content[at..at + lie.len()].copy_from_slice(&lie);
+    let problem = problem(&content);
+    assert!(problem.ends_with("a page is longer than its header says"), "{problem}");
+}
+
+#[test]
+fn a_page_that_claims_to_become_longer_than_all_data_may_be_gets_no_memory_for_it() {
+    let text = [b'a'; 1 << 20];
+    let schema = "message rows { required binary text (STRING); }";
+    let mut content = file(schema, &[Cells::Texts(&[&text])], Compression::SNAPPY);
+    let (true_size, lie) = (varint(2 * ((1 << 20) + 4), 1), varint(2 * (1 << 27) - 2, 4));
+    assert_eq!(true_size.len(), lie.len());
+    let at = content.windows(true_size.len()).position(|bytes| bytes == true_size).expect("the header of the page");
+    content[at..at + lie.len()].copy_from_slice(&lie);
+    let (_folder, path) = written(&content);
+    let options = ReadOptions { max_bytes: 1 << 26, ..ReadOptions::new(RecordKind::Texts) };
+    assert!(matches!(read(&[path], &options), Err(DataError::TooLarge { .. })));
+}
+
 proptest! {
     #[test]
     fn a_file_with_other_bytes_is_read_or_refused(

@@ -1,0 +1,265 @@
+//! Records as token ids for the causal objective: to tell each token from those before it.
+//!
+//! | record | sequence | learned |
+//! |---|---|---|
+//! | [`Record::Text`] | all texts one after another, an end-of-text token behind each, in blocks of `max_tokens` | every token |
+//! | [`Record::Completion`] | the prompt, the completion, an end-of-text token | what is behind the prompt |
+//! | [`Record::Chat`] | the turns as [`exchanges`] writes them | the assistant's turns and the end-of-text token behind each |
+//!
+//! A sequence begins with what the tokenizer puts before a text (begin-of-text, if it has one). A block of texts goes on
+//! where the one before ended, maybe in the middle of a text, and attention sees the texts before in the block.
+
+use std::thread;
+
+use bouquet_model::Tokenizer;
+
+use super::{Message, Record, Result};
+
+/// Records that are cut into tokens on a thread at least: fewer are not worth one.
+const RECORDS_PER_THREAD: usize = 64;
+
+/// A sequence to learn from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Continuation {
+    /// Token ids, at least two.
+    pub ids: Vec<u32>,
+    /// For each of them, whether the loss counts how well it is told from the tokens before it. Never the first one, at
+    /// least one.
+    pub learned: Vec<bool>,
+}
+
+/// Sequences to learn from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Continuations {
+    /// In the order of the records.
+    pub sequences: Vec<Continuation>,
+    /// How many records had more tokens than a sequence may have. (Texts in blocks never have.)
+    pub cut: usize,
+    /// How many records are in no sequence, because nothing of them could be learned.
+    pub left_out: usize,
+}
+
+/// How records become tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct ContinuationOptions<'a> {
+    /// Cuts texts into tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// Ends a text, a completion, a turn of the assistant.
+    pub end_of_text: u32,
+    /// The most tokens of a sequence; at least 2.
+    pub max_tokens: usize,
+    /// Threads that cut texts into tokens. What comes out does not depend on it.
+    pub threads: usize,
+}
+
+/// The sequences of records, which are all texts, all completions or all conversations.
+///
+/// A completion that does not fit keeps its beginning, and the prompt its end: the half of `max_tokens` nearest to where
+/// they meet, and more where the other needs less. Of a conversation, the first exchange is cut like that if it has to be,
+/// and what does not fit behind it is dropped.
+///
+/// # Errors
+/// A text that the tokenizer cannot cut.
+pub fn continuations(records: &[Record], options: &ContinuationOptions<'_>) -> Result<Continuations> {
+    assert!(options.max_tokens >= 2, "a token is told from those before it, so that a sequence has at least 2");
+    let tokens = Tokens::new(options)?;
+    let mut found = Continuations::default();
+    let mut blocks = Blocks { max_tokens: options.max_tokens, block: Vec::new() };
+    for tokenized in tokens.of_all(records, options.threads)? {
+        match tokenized {
+            Tokenized::Text(ids) => blocks.push(&ids, &mut found.sequences),
+            Tokenized::Exchanges(exchanges) => {
+                let (sequence, cut) = tokens.together(exchanges);
+                found.cut += usize::from(cut);
+                if sequence.learned.contains(&true) {
+                    found.sequences.push(sequence);
+                } else {
+                    found.left_out += 1;
+                }
+            }
+        }
+    }
+    blocks.end(&mut found.sequences);
+    Ok(found)
+}
+
+/// What is given and what the assistant answers, again and again: a plain form for models without a template of their own.
+///
+/// ```text
+/// system: Be brief.
+/// user: Hello?
+/// assistant: Hi.<end of text>user: How are you?
+/// assistant: Well.<end of text>
+/// ```
+///
+/// Each turn begins with its role and a colon; all but the assistant's end in a newline. What is behind the assistant's
+/// last turn is left out: nothing is learned from it.
+fn exchanges(messages: &[Message]) -> Vec<(String, String)> {
+    let mut exchanges = Vec::new();
+    let mut given = String::new();
+    for Message { role, content } in messages {
+        given.push_str(role);
+        given.push(':');
+        if role == "assistant" {
+            exchanges.push((std::mem::take(&mut given), format!(" {content}")));
+        } else {
+            given.push_str(&format!(" {content}\n"));
+        }
+    }
+    exchanges
+}
+
+/// Tokens of a record, before anything is cut off.
+enum Tokenized {
+    Text(Vec<u32>),
+    Exchanges(Vec<Exchange>),
+}
+
+/// Tokens that are given, and tokens that are learned, with an end-of-text token.
+struct Exchange {
+    given: Vec<u32>,
+    learned: Vec<u32>,
+}
+
+struct Tokens<'a> {
+    options: &'a ContinuationOptions<'a>,
+    /// What the tokenizer puts before a text.
+    begin: Vec<u32>,
+}
+
+impl<'a> Tokens<'a> {
+    fn new(options: &'a ContinuationOptions<'a>) -> Result<Self> {
+        let mut begin = options.tokenizer.encode("", true)?.ids;
+        // Some tokenizers put an end of text behind it as well.
+        if begin.last() == Some(&options.end_of_text) && begin.len() > 1 {
+            begin.pop();
+        }
+        // There has to be room for a prompt and for what is learned.
+        begin.truncate(options.max_tokens / 2);
+        Ok(Tokens { options, begin })
+    }
+
+    fn of_all(&self, records: &[Record], threads: usize) -> Result<Vec<Tokenized>> {
+        let chunk = records.len().div_ceil(threads.max(1)).max(RECORDS_PER_THREAD);
+        let of_chunk = |records: &[Record]| records.iter().map(|record| self.of(record)).collect::<Result<Vec<_>>>();
+        if records.len() <= chunk {
+            return of_chunk(records);
+        }
+        let parts: Vec<_> = thread::scope(|scope| {
+            let of_chunk = &of_chunk;
+            let threads: Vec<_> = records.chunks(chunk).map(|part| scope.spawn(move || of_chunk(part))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        let mut all = Vec::with_capacity(records.len());
+        for part in parts {
+            all.extend(part?);
+        }
+        Ok(all)
+    }
+
+    fn of(&self, record: &Record) -> Result<Tokenized> {
+        Ok(match record {
+            Record::Text(text) => Tokenized::Text([self.begin.clone(), self.encode(text)?, self.end()].concat()),
+            Record::Completion { prompt, completion } => Tokenized::Exchanges(vec![self.exchange(prompt, completion)?]),
+            Record::Chat(messages) => {
+                let exchanges = exchanges(messages);
+                let exchanges = exchanges.iter().map(|(given, learned)| self.exchange(given, learned));
+                Tokenized::Exchanges(exchanges.collect::<Result<_>>()?)
+            }
+            Record::Pair { .. } | Record::Scored { .. } => panic!("nothing is continued in {record:?}"),
+        })
+    }
+
+    /// What is given is cut into the tokens that it has alone, since alone it stands before a model that is asked.
+    fn exchange(&self, given: &str, learned: &str) -> Result<Exchange> {
+        let given_ids = self.encode(given)?;
+        // Alone, a text may have other tokens than behind another: some tokenizers put a space before it.
+        let both = self.encode(&format!("{given}{learned}"))?;
+        let mut learned = match both.strip_prefix(given_ids.as_slice()) {
+            Some(learned) => learned.to_vec(),
+            None => self.encode(learned)?,
+        };
+        learned.push(self.options.end_of_text);
+        Ok(Exchange { given: given_ids, learned })
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.options.tokenizer.encode(text, false)?.ids)
+    }
+
+    fn end(&self) -> Vec<u32> {
+        vec![self.options.end_of_text]
+    }
+
+    /// A sequence of exchanges, and whether something was cut off.
+    fn together(&self, exchanges: Vec<Exchange>) -> (Continuation, bool) {
+        let max_tokens = self.options.max_tokens;
+        let mut sequence = Continuation::default();
+        sequence.extend(&self.begin, false);
+        let mut cut = false;
+        for (index, Exchange { given, learned }) in exchanges.iter().enumerate() {
+            let room = max_tokens - sequence.ids.len();
+            if index == 0 {
+                let of_given = given.len().min((room / 2).max(room.saturating_sub(learned.len())));
+                let of_learned = learned.len().min(room - of_given);
+                sequence.extend(&given[given.len() - of_given..], false);
+                sequence.extend(&learned[..of_learned], true);
+                cut |= of_given < given.len() || of_learned < learned.len();
+            } else {
+                let of_given = given.len().min(room);
+                let of_learned = learned.len().min(room - of_given);
+                cut |= of_learned < learned.len();
+                if of_learned == 0 {
+                    // Nothing would be learned from what is given.
+                    break;
+                }
+                sequence.extend(given, false);
+                sequence.extend(&learned[..of_learned], true);
+            }
+        }
+        // Nothing is before the first token.
+        if let Some(first) = sequence.learned.first_mut() {
+            *first = false;
+        }
+        (sequence, cut)
+    }
+}
+
+impl Continuation {
+    fn extend(&mut self, ids: &[u32], learned: bool) {
+        self.ids.extend(ids);
+        self.learned.resize(self.ids.len(), learned);
+    }
+}
+
+/// Texts one after another, cut where a block is full.
+struct Blocks {
+    max_tokens: usize,
+    block: Vec<u32>,
+}
+
+impl Blocks {
+    fn push(&mut self, mut ids: &[u32], sequences: &mut Vec<Continuation>) {
+        while !ids.is_empty() {
+            let (now, later) = ids.split_at(ids.len().min(self.max_tokens - self.block.len()));
+            self.block.extend(now);
+            ids = later;
+            if self.block.len() == self.max_tokens {
+                self.end(sequences);
+            }
+        }
+    }
+
+    /// Ends a block; a token alone is told from nothing.
+    fn end(&mut self, sequences: &mut Vec<Continuation>) {
+        let ids = std::mem::take(&mut self.block);
+        if ids.len() >= 2 {
+            let learned = (0..ids.len()).map(|position| position > 0).collect();
+            sequences.push(Continuation { ids, learned });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
