@@ -183,7 +183,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         }
         ModelError::Missing { .. } => "fetch the model again; all of its files belong into one folder",
         ModelError::PickleOnly { .. } => {
-            "convert it to safetensors first: load it with transformers and call save_pretrained(folder)"
+            "convert it to safetensors first: load it with transformers (an adapter: PEFT) and call save_pretrained(folder)"
         }
         ModelError::Damaged { .. } => "fetch the file again and compare its size and checksum",
         ModelError::Config(_) => "compare config.json with that of the model's makers",
@@ -201,6 +201,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::PromptNotFinite | ModelError::Adapter { .. } => "give the folder of an adapter for this very model",
+        ModelError::AdapterConfig { .. } => "give an adapter of kind LoRA or prompt tuning, as PEFT saves it",
         ModelError::TokenId { .. } => "use ids of this model's own tokenizer",
         ModelError::Span(error) => return span_hint(error),
     })

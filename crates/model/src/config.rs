@@ -81,6 +81,21 @@ impl Config {
         self.value(field).is_some()
     }
 
+    /// Whether a field says anything: neither absent nor null, false or empty.
+    pub(crate) fn is_set(&self, field: &str) -> bool {
+        self.value(field).is_some_and(|value| match value {
+            Value::Bool(flag) => *flag,
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            _ => true,
+        })
+    }
+
+    /// The names of all fields, in the order of the file.
+    pub(crate) fn fields(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
     /// A whole number by the first of its names that is there.
     ///
     /// # Errors

@@ -44,16 +44,7 @@ impl Embedding {
     /// # Errors
     /// As [`embed`](Self::embed). Panics when the prompt has another width.
     pub fn embed_after(&self, cpu: &Cpu, prompt: Option<&Matrix>, sequences: &[&[u32]]) -> Result<HiddenStates> {
-        let ids = sequences.concat();
-        let vocab_size = self.weight.rows();
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(ModelError::TokenId { id: id.into(), vocab_size });
-        }
-        let mut values = cpu.timed("embedding", || {
-            let mut values = Matrix::unset(ids.len(), self.weight.cols());
-            self.weight.gather(cpu, &ids, values.view_mut());
-            values
-        });
+        let mut values = cpu.timed("embedding", || self.rows(cpu, &sequences.concat()))?;
         let prompt_tokens = prompt.map_or(0, Matrix::rows);
         if let Some(prompt) = prompt {
             values = behind(prompt, &values, sequences);
@@ -72,6 +63,20 @@ impl Embedding {
                 Err(id.map_or(ModelError::PromptNotFinite, |id| ModelError::EmbeddingNotFinite { id }))
             }
         }
+    }
+
+    /// The rows of some tokens as they are stored, `[ids, hidden_size]`: what a soft prompt can begin with.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenId`] for an id outside of the vocabulary.
+    pub fn rows(&self, cpu: &Cpu, ids: &[u32]) -> Result<Matrix> {
+        let vocab_size = self.weight.rows();
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(ModelError::TokenId { id: id.into(), vocab_size });
+        }
+        let mut values = Matrix::unset(ids.len(), self.weight.cols());
+        self.weight.gather(cpu, ids, values.view_mut());
+        Ok(values)
     }
 
     /// The gradient for `prompt` from that of [`embed_after`](Self::embed_after): for each sequence one, summed over the

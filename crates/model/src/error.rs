@@ -166,6 +166,14 @@ pub enum ModelError {
     /// A soft prompt that cannot be computed with.
     #[error("the soft prompt of the adapter is not finite")]
     PromptNotFinite,
+    /// Settings of an adapter that none can have, or that ask for what Bouquet does not do.
+    #[error("{file}: {problem}")]
+    AdapterConfig {
+        /// Which file of the adapter's folder.
+        file: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An adapter that is damaged, or of another model.
     #[error("the adapter in {path} {problem}")]
     Adapter {

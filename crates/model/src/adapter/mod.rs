@@ -1,5 +1,34 @@
 //! What has been learned on top of a model: low-rank pairs, and prompts. How it travels with a request says the crate
 //! `span`; here is what it is as a whole, with the settings it was made by, and the folder it rests in.
+//!
+//! The folder is one of PEFT, which opens what is written here and writes what is opened here. It holds pairs or a soft
+//! prompt, and has no place for prompts at the input of blocks; so what is left over lies beside, in two files of ours,
+//! which PEFT passes over:
+//!
+//! ```text
+//! adapter_config.json           LORA or PROMPT_TUNING
+//! adapter_model.safetensors     the pairs, or the soft prompt
+//! bouquet_prompts.json          {"version": 1, "task_type": ..., "base_model_name_or_path": ...}
+//! bouquet_prompts.safetensors   soft_prompt      [prompt tokens, hidden_size], where there are pairs as well
+//!                               deep_prompts.I   [prompt tokens, hidden_size], for each block I that has some
+//! ```
+//!
+//! | module | job |
+//! |---|---|
+//! | [`targets`] | which linears get a pair, as users name them |
+//! | [`mod@initial`] | what training begins with |
+//! | `settings` | `adapter_config.json` |
+//! | `keys` | how tensors are called |
+//! | `prompts` | the two files of ours |
+//! | `open`, `write` | the folder as a whole |
+
+pub mod initial;
+mod keys;
+mod open;
+mod prompts;
+mod settings;
+pub mod targets;
+mod write;
 
 use std::sync::Arc;
 
@@ -51,8 +80,28 @@ pub enum Task {
 impl Settings {
     /// The factor of each pair.
     pub fn scale(&self) -> f32 {
-        let rank = self.rank.max(1) as f32;
-        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+        scale(f64::from(self.alpha), self.rank, self.rank_stabilized)
+    }
+}
+
+/// The factor of a pair, computed as Python does.
+fn scale(alpha: f64, rank: usize, rank_stabilized: bool) -> f32 {
+    let rank = rank.max(1) as f64;
+    (alpha / if rank_stabilized { rank.sqrt() } else { rank }) as f32
+}
+
+impl Task {
+    /// Each with PEFT's name of it.
+    const NAMES: [(Task, &str); 2] = [(Task::Causal, "CAUSAL_LM"), (Task::FeatureExtraction, "FEATURE_EXTRACTION")];
+
+    /// As PEFT calls it: `CAUSAL_LM`.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|&(task, _)| task == self).expect("all have a name").1
+    }
+
+    /// The task of that name.
+    pub fn of_name(name: &str) -> Option<Task> {
+        Self::NAMES.into_iter().find(|&(_, known)| known == name).map(|(task, _)| task)
     }
 }
 

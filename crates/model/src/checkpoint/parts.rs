@@ -59,7 +59,7 @@ pub fn load_vector(source: &dyn TensorSource, names: &TensorNames, name: &str, l
 }
 
 /// How the numbers of a tensor are stored, when it has this shape and holds floats.
-fn check_floats(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<FloatEncoding> {
+pub(crate) fn check_floats(name: &str, tensor: &Tensor, shape: &[usize]) -> Result<FloatEncoding> {
     check(name, tensor, &[Dtype::F32, Dtype::F16, Dtype::Bf16], shape)?;
     Ok(match tensor.dtype {
         Dtype::F16 => FloatEncoding::F16,
@@ -86,7 +86,7 @@ pub(super) fn check(name: &str, tensor: &Tensor, dtypes: &[Dtype], shape: &[usiz
     Ok(())
 }
 
-pub(super) fn decode(encoding: FloatEncoding, bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn decode(encoding: FloatEncoding, bytes: &[u8]) -> Vec<f32> {
     match encoding {
         FloatEncoding::F32 => bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect(),
         FloatEncoding::F16 => bytes.as_chunks().0.iter().map(|&number| f16::from_le_bytes(number).to_f32()).collect(),

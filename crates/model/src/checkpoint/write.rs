@@ -15,7 +15,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,7 @@ use serde_json::{Map, Value, json};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::Dtype;
+use super::new_file::{self, cannot_write};
 use super::safetensors::MAX_HEADER_BYTES;
 use crate::files::shown;
 use crate::{ModelError, Result};
@@ -94,27 +95,7 @@ impl Writer {
     /// # Errors
     /// [`ModelError::NotAFile`] for a folder, or for what is there and no plain file; [`ModelError::Write`].
     pub fn create(target: &Path) -> Result<Self> {
-        let refuse = |problem: &str| Err(ModelError::NotAFile { path: target.to_owned(), problem: problem.to_owned() });
-        if target.file_name().is_none() || target.is_dir() {
-            return refuse("is a folder, not a file to write");
-        }
-        if target.exists() && !target.is_file() {
-            return refuse("is not a plain file, and would be replaced by one");
-        }
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".bouquet-").suffix(".part");
-        if let Some(permissions) = usual_permissions() {
-            builder.permissions(permissions);
-        }
-        // A folder that is not there, in the words of the system.
-        folder.metadata().map_err(|source| cannot_write(target, source))?;
-        // Else by its kind alone: the error would name the temporary file, which the user never asked for.
-        let file = builder.tempfile_in(folder).map_err(|error| std::io::Error::from(error.kind()));
-        let file = file.map_err(|source| cannot_write(target, source))?;
+        let file = new_file::begin(target)?;
         Ok(Writer { target: target.to_owned(), file, places: BTreeMap::new() })
     }
 
@@ -239,14 +220,7 @@ impl Writer {
         for (name, Place { start, end, written }) in &self.places {
             assert_eq!(*written, end - start, "bytes written of {name}");
         }
-        let failed = |source| cannot_write(&self.target, source);
-        self.file.as_file().sync_all().map_err(failed)?;
-        self.file.persist(&self.target).map_err(|error| cannot_write(&self.target, error.error))?;
-        // The name is on the disk when its folder is; where folders cannot be opened, the system sees to it.
-        if let Some(Ok(folder)) = self.target.parent().map(File::open) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
+        new_file::put_in_place(self.file, &self.target)
     }
 
     fn write_at(&mut self, place: u64, bytes: &[u8]) -> Result<()> {
@@ -254,22 +228,6 @@ impl Writer {
         let written = file.seek(SeekFrom::Start(place)).and_then(|_| file.write_all(bytes));
         written.map_err(|source| cannot_write(&self.target, source))
     }
-}
-
-fn cannot_write(path: &Path, source: std::io::Error) -> ModelError {
-    ModelError::Write { path: path.to_owned(), source }
-}
-
-/// What a program gives its files, before the user's mask: temporary ones are for their owner alone otherwise.
-#[cfg(unix)]
-fn usual_permissions() -> Option<Permissions> {
-    use std::os::unix::fs::PermissionsExt;
-    Some(Permissions::from_mode(0o666))
-}
-
-#[cfg(not(unix))]
-fn usual_permissions() -> Option<Permissions> {
-    None
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What is read from a folder: the fixtures as they are, every lie that a file can tell, and random damage.
 
+mod adapter;
+mod adapter_lies;
 mod encoded;
 mod fingerprint;
 mod fuzz;
