@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod correlation;
 pub mod embedder;
 pub mod export;
 

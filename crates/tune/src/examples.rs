@@ -1,21 +1,15 @@
 //! Records as token ids, all of them at once: what batches are made of.
 
-use bouquet_model::{ModelError, Tokenizer};
-
-use crate::data::Record;
+use crate::data::{self, Record, SentenceRow};
 use crate::gradient::Batch;
 
 /// Sentences as token ids.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sentences {
-    /// For each record its views: anchor, positive, negatives; first and second; a text twice.
+    /// For each row its views: anchor, positive, negatives; first and second; a text twice.
     pub rows: Vec<Vec<Vec<u32>>>,
-    /// For each record its score, from 0 to 1, where there are scores.
+    /// For each row its score, where there are scores.
     pub scores: Vec<f32>,
-    /// Sentences that were cut.
-    pub cut: u64,
-    /// Records without any token in one of their texts, which are left out.
-    pub empty: u64,
 }
 
 /// Texts as token ids, with what of them is learned.
@@ -28,45 +22,18 @@ pub struct Texts {
 }
 
 impl Sentences {
-    /// The sentences of records, each cut after `max_tokens`. Scores are divided by `largest_score`.
-    ///
-    /// # Errors
-    /// A text that the tokenizer cannot cut.
-    pub fn new(
-        records: &[Record],
-        tokenizer: &Tokenizer,
-        max_tokens: usize,
-        largest_score: f32,
-    ) -> Result<Sentences, ModelError> {
+    /// Those of records that were cut into tokens. A text alone is two views, scores are divided by `largest_score`.
+    pub fn new(cut: data::Sentences, records: &[Record], largest_score: f32) -> Sentences {
         let mut sentences = Sentences::default();
-        for record in records {
-            let texts: Vec<&str> = match record {
-                Record::Pair { anchor, positive, negatives } => {
-                    [anchor, positive].into_iter().chain(negatives).map(String::as_str).collect()
-                }
-                Record::Scored { first, second, .. } => vec![first, second],
-                Record::Text(text) => vec![text, text],
-                Record::Completion { .. } | Record::Chat(_) => continue,
-            };
-            let mut views = Vec::with_capacity(texts.len());
-            for text in texts {
-                let mut ids = tokenizer.encode(text, true)?.ids;
-                if ids.len() > max_tokens {
-                    ids.truncate(max_tokens);
-                    sentences.cut += 1;
-                }
-                views.push(ids);
+        for SentenceRow { record, mut sequences } in cut.rows {
+            match &records[record] {
+                Record::Scored { score, .. } => sentences.scores.push(score / largest_score),
+                Record::Text(_) => sequences.push(sequences[0].clone()),
+                _ => {}
             }
-            if views.iter().any(Vec::is_empty) {
-                sentences.empty += 1;
-                continue;
-            }
-            sentences.rows.push(views);
-            if let Record::Scored { score, .. } = record {
-                sentences.scores.push(score / largest_score);
-            }
+            sentences.rows.push(sequences);
         }
-        Ok(sentences)
+        sentences
     }
 
     /// The batch of some records.
@@ -76,11 +43,6 @@ impl Sentences {
         let scores =
             if self.scores.is_empty() { Vec::new() } else { records.iter().map(|&r| self.scores[r]).collect() };
         Batch::Sentences { sequences: (0..views).flat_map(view).collect(), rows: records.len(), scores }
-    }
-
-    /// Tokens of each record.
-    pub fn lengths(&self) -> Vec<usize> {
-        self.rows.iter().map(|views| views.iter().map(Vec::len).sum()).collect()
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::Result;
 use bouquet_embed::Embedder;
 use bouquet_embed::correlation::spearman;
-use bouquet_embed::sts::cosine;
 use bouquet_model::Network;
 use bouquet_model::adapter::Learned;
 use bouquet_span::{Limits, Pass};
@@ -15,6 +14,7 @@ use bouquet_tune::examples::Sentences;
 use bouquet_tune::folder::{self, RunFolder};
 use bouquet_tune::gradient::{PassPlan, Training};
 use bouquet_tune::metrics::{Evaluation, Metric, MetricsFile, TrainStep};
+use bouquet_tune::report;
 use bouquet_tune::trainer::Observer;
 
 use super::prepare::{Held, Prepared};
@@ -98,8 +98,20 @@ impl<'a> Follower<'a> {
 
 impl Follower<'_> {
     /// Writes the run as a page.
-    pub(super) fn write_report(&self, _end: &Checkpoint) -> Result<()> {
-        let _ = self.folder;
+    pub(super) fn write_report(&self, end: &Checkpoint) -> Result<()> {
+        let settings = toml::Table::try_from(self.config())?;
+        let settings: Vec<(String, String)> =
+            settings.into_iter().map(|(name, value)| (name, value.to_string())).collect();
+        let name = self.folder.path().file_name().map(|name| name.to_string_lossy().into_owned());
+        let run = report::Run {
+            title: &name.unwrap_or_else(|| self.folder.path().display().to_string()),
+            settings: &settings,
+            metrics: &self.all,
+            // All threads are busy nearly all the time.
+            cpu_seconds: end.progress.seconds * self.network.cpu.threads() as f64,
+        };
+        let page = report::run(&run);
+        self.folder.write(folder::REPORT, page.as_bytes())?;
         Ok(())
     }
 }
@@ -158,4 +170,9 @@ impl Observer for Follower<'_> {
     fn peak_memory_bytes(&self) -> u64 {
         system::peak_memory_bytes().unwrap_or(0)
     }
+}
+
+fn cosine(first: &[f32], second: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(first, second) / (dot(first, first) * dot(second, second)).sqrt().max(f64::MIN_POSITIVE)
 }

@@ -12,7 +12,8 @@ use bouquet_model::{ModelSpec, Tokenizer, families};
 use bouquet_span::Prompts;
 use bouquet_tune::config::{Config, Kind, Objective, OptimizerKind};
 use bouquet_tune::data::{
-    self, BatchOptions, Batches, ColumnMap, DataSet, Order, ReadOptions, Record, RecordKind, RowInfo,
+    self, BatchOptions, Batches, ColumnMap, ContinuationOptions, DataSet, Order, ReadOptions, Record, RecordKind,
+    RowInfo,
 };
 use bouquet_tune::examples::{Sentences, Texts};
 use bouquet_tune::gradient::{Batch, PassPlan};
@@ -80,8 +81,8 @@ impl Prepared {
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
         let data = read(&config.data, &config, config.objective.records(), args.json)?;
-        let examples = examples(&data.records, &config, &tokenizer, &spec)?;
-        let mut batches = batches(&config, &data.records, &examples)?;
+        let (examples, rows) = examples(&data.records, &config, &tokenizer, &spec)?;
+        let mut batches = batches(&config, rows)?;
         let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
         let config = draft.complete(config, steps_per_epoch);
         config.check()?;
@@ -124,23 +125,15 @@ impl Prepared {
         })
     }
 
-    /// Tokens of the sequences of the largest batch that there may be, with the soft prompt.
+    /// Tokens of the sequences of the largest batch of the run, with the soft prompt.
     fn largest_batch(&self) -> Vec<usize> {
+        let mut source = self.source();
+        let batches = self.config.steps * self.config.accumulation as u64;
+        // The batches of one more epoch would be others, but not much larger.
+        let looked_at = batches.min(source.batches.steps_until(1).max(1));
+        let largest = (0..looked_at).map(|number| source.batch(number).0).max_by_key(Batch::tokens);
         let prompt = self.learned.prompt_tokens();
-        let size = self.config.batch_size;
-        let longest = |mut rows: Vec<Vec<usize>>| -> Vec<usize> {
-            rows.sort_by_key(|views| std::cmp::Reverse(views.iter().sum::<usize>()));
-            rows.truncate(size);
-            let views = rows.first().map_or(0, Vec::len);
-            (0..views).flat_map(|view| rows.iter().map(move |row| row[view]).collect::<Vec<_>>()).collect()
-        };
-        let lengths = match &self.examples {
-            Examples::Sentences(sentences) => {
-                longest(sentences.rows.iter().map(|views| views.iter().map(Vec::len).collect()).collect())
-            }
-            Examples::Texts(texts) => longest(texts.lengths().into_iter().map(|length| vec![length]).collect()),
-        };
-        lengths.into_iter().map(|length| prompt + length).collect()
+        largest.map_or_else(Vec::new, |batch| batch.sequences().iter().map(|ids| prompt + ids.len()).collect())
     }
 
     fn optimizer(&self) -> Box<dyn Optimizer> {
@@ -263,23 +256,58 @@ fn read(paths: &[String], config: &Config, kind: RecordKind, quiet: bool) -> Res
     Ok(data)
 }
 
-fn examples(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Examples> {
+/// Records as token ids, and what batches have to know of them.
+fn examples(
+    records: &[Record],
+    config: &Config,
+    tokenizer: &Tokenizer,
+    spec: &ModelSpec,
+) -> Result<(Examples, Vec<RowInfo>)> {
     if config.objective == Objective::Causal {
-        return Ok(Examples::Texts(texts(records, config, tokenizer, spec)?));
+        let texts = texts(records, config, tokenizer, spec)?;
+        let rows = texts.lengths().into_iter().map(|length| RowInfo { length, keys: Vec::new() }).collect();
+        return Ok((Examples::Texts(texts), rows));
     }
-    let sentences = Sentences::new(records, tokenizer, config.max_tokens, largest_score(records))?;
-    if sentences.cut > 0 {
-        output::note(&format!("{} sentences were cut to {} tokens", output::grouped(sentences.cut), config.max_tokens));
+    let cut = sentences(records, config, tokenizer)?;
+    if cut.cut > 0 {
+        output::note(&format!(
+            "{} sentences were cut to {} tokens",
+            output::grouped(cut.cut as u64),
+            config.max_tokens
+        ));
     }
-    Ok(Examples::Sentences(sentences))
+    if cut.left_out > 0 {
+        output::note(&format!("{} records have a text without tokens and are left out", cut.left_out));
+    }
+    let rows = cut.infos(records);
+    Ok((Examples::Sentences(Sentences::new(cut, records, largest_score(records))), rows))
+}
+
+fn sentences(records: &[Record], config: &Config, tokenizer: &Tokenizer) -> Result<data::Sentences> {
+    data::sentences(records, |texts| {
+        let (mut sequences, mut cut) = (Vec::with_capacity(texts.len()), 0);
+        for text in texts {
+            let mut ids = tokenizer.encode(text, true)?.ids;
+            cut += usize::from(ids.len() > config.max_tokens);
+            ids.truncate(config.max_tokens);
+            sequences.push(ids);
+        }
+        Ok((sequences, cut))
+    })
 }
 
 fn texts(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Texts> {
-    let Some(&end) = spec.eos_token_ids.first() else {
+    let Some(&end_of_text) = spec.eos_token_ids.first() else {
         return Err(wrong("the model has no end-of-text token", "name it in config.json, as eos_token_id"));
     };
-    let _ = (records, config, tokenizer, end);
-    todo!()
+    let options =
+        ContinuationOptions { tokenizer, end_of_text, max_tokens: config.max_tokens, threads: system::threads() };
+    let made = data::continuations(records, &options)?;
+    if made.cut > 0 {
+        output::note(&format!("{} texts were cut to {} tokens", output::grouped(made.cut as u64), config.max_tokens));
+    }
+    let (sequences, learned) = made.sequences.into_iter().map(|one| (one.ids, one.learned)).unzip();
+    Ok(Texts { sequences, learned })
 }
 
 /// What scores are divided by, so that the largest is a cosine of 1.
@@ -292,16 +320,8 @@ fn largest_score(records: &[Record]) -> f32 {
     if largest > 1.0 { largest } else { 1.0 }
 }
 
-fn batches(config: &Config, records: &[Record], examples: &Examples) -> Result<Batches> {
+fn batches(config: &Config, rows: Vec<RowInfo>) -> Result<Batches> {
     let contrastive = matches!(config.objective, Objective::Contrastive | Objective::Simcse);
-    let rows: Vec<RowInfo> = match examples {
-        Examples::Sentences(sentences) => {
-            records.iter().zip(sentences.lengths()).map(|(record, length)| RowInfo::new(record, length)).collect()
-        }
-        Examples::Texts(texts) => {
-            texts.lengths().into_iter().map(|length| RowInfo { length, keys: Vec::new() }).collect()
-        }
-    };
     let options = BatchOptions {
         batch_size: config.batch_size,
         min_records: if contrastive { 2 } else { 1 },
@@ -328,7 +348,7 @@ fn held(config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec, quiet: bool) -
     let mut files = Vec::new();
     for path in &config.eval_data {
         let data = data::read(&[PathBuf::from(path)], &options)?;
-        let sentences = Sentences::new(&data.records, tokenizer, config.max_tokens, 1.0)?;
+        let sentences = Sentences::new(sentences(&data.records, config, tokenizer)?, &data.records, 1.0);
         let name = Path::new(path).file_stem().map_or_else(|| path.clone(), |stem| stem.to_string_lossy().into_owned());
         files.push((name, sentences));
     }
