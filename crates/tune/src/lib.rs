@@ -9,7 +9,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`data`] | rows of files as records, and which of them make a batch |
+//! | [`data`] | rows of files as records, records as token ids, and which of them make a batch |
 //! | [`optimizer`] | AdamW, with its state in f32 or in 8 bits |
 //! | [`schedule`] | the learning rate of a step |
 
