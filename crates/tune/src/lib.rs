@@ -9,8 +9,8 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`data`] | rows of files as records, and which of them make a batch |
-//! | [`examples`] | records as token ids |
+//! | [`data`] | rows of files as records, records as token ids, and which of them make a batch |
+//! | [`examples`] | what batches are made of |
 //! | [`objective`] | losses of embeddings and of texts, with their gradients |
 //! | [`gradient`] | the gradient of a batch, within a memory budget |
 //! | [`parameters`] | what is learned, as a list of tensors |

@@ -52,7 +52,8 @@ pub struct ContinuationOptions<'a> {
     pub threads: usize,
 }
 
-/// The sequences of records, which are all texts, all completions or all conversations.
+/// The sequences of records, which are texts, completions or conversations; panics for others, and where a sequence is to
+/// have less than 2 tokens.
 ///
 /// A completion that does not fit keeps its beginning, and the prompt its end: the half of `max_tokens` nearest to where
 /// they meet, and more where the other needs less. Of a conversation, the first exchange is cut like that if it has to be,

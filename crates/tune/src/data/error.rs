@@ -35,11 +35,13 @@ pub enum DataError {
         /// Which.
         file: String,
     },
-    /// zstd in a build without it.
-    #[error("{file} is compressed with zstd, which this build cannot read")]
-    NoZstd {
+    /// A compression that is not read, or that this build was made without.
+    #[error("{file} is compressed with {compression}, which this build cannot read")]
+    Compression {
         /// Which.
         file: String,
+        /// What it is compressed with.
+        compression: &'static str,
     },
     /// A file that ends too early, or contradicts itself, so that what else is in it cannot be known.
     #[error("{file} is damaged: {problem}")]

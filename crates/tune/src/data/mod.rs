@@ -1,4 +1,12 @@
-//! Rows of files as records, and which of them make a batch.
+//! Rows of files as records, records as token ids, and which of them make a batch.
+//!
+//! ```text
+//! files -> rows -> records -> sentences | continuations (token ids) -> batches
+//! ```
+//!
+//! [`read`] takes JSON lines, CSV, TSV and Parquet, and guesses what their columns are. Nothing that a file has is left out
+//! silently: rows that cannot be used are told with their line, and what is cut off is counted. Files are not trusted:
+//! whatever they claim has a bound.
 
 use std::fmt;
 

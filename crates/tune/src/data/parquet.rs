@@ -7,7 +7,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
+use parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::serialized_reader::ReadOptionsBuilder;
@@ -42,6 +42,7 @@ fn read_rows(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()
     let mut bytes: u64 = 0;
     for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
         if column.column_path().parts().first().is_some_and(|part| wanted.contains(part)) {
+            check_compression(source, column.compression())?;
             bytes = bytes.saturating_add(claims::decompressed_bytes(&file, column).map_err(failed)?);
             rows.check_size(bytes)?;
         }
@@ -54,7 +55,10 @@ fn read_rows(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()
     let fields = schema.get_fields().iter().filter(|field| wanted.iter().any(|name| name == field.name()));
     let projection = Type::group_type_builder(schema.name()).with_fields(fields.cloned().collect());
     let projection = projection.build().map_err(damaged)?;
-    for (index, row) in RowIter::from_file(Some(projection), &reader).map_err(damaged)?.enumerate() {
+    // Values are decoded one at a time: those of a page can be a few bytes and the rest of the value before (the encoding
+    // DELTA_BYTE_ARRAY), so that many together could fill the memory. It costs no time that could be measured.
+    let values = RowIter::from_file(Some(projection), &reader).map_err(damaged)?.with_batch_size(1);
+    for (index, row) in values.enumerate() {
         let place = Place::Row(index as u64 + 1);
         rows.count_row()?;
         let mut bytes_left = options.max_row_bytes;
@@ -71,6 +75,18 @@ fn damaged(source: &Source, problem: &str) -> DataError {
     // What the crate says may hold whole values of the file.
     let problem: String = problem.chars().take(200).map(|char| if char.is_control() { ' ' } else { char }).collect();
     DataError::Damaged { file: source.name.clone(), problem }
+}
+
+fn check_compression(source: &Source, compression: Compression) -> Result<()> {
+    let compression = match compression {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) => return Ok(()),
+        Compression::LZ4 | Compression::LZ4_RAW => return Ok(()),
+        Compression::ZSTD(_) if cfg!(feature = "zstd") => return Ok(()),
+        Compression::ZSTD(_) => "zstd",
+        Compression::BROTLI(_) => "brotli",
+        Compression::LZO => "LZO",
+    };
+    Err(DataError::Compression { file: source.name.clone(), compression })
 }
 
 /// A schema whose texts are bytes. The crate ends at the first text that is not UTF-8; with bytes that is up to us, and

@@ -26,7 +26,8 @@ pub struct Sentences {
 /// have, and how many had more; as the embedder's do, so that what is learned is what is embedded.
 ///
 /// # Errors
-/// Those of `tokens`. Panics where it gives another number of sequences than of texts.
+/// Those of `tokens`. Panics where it gives another number of sequences than of texts, and for completions and
+/// conversations.
 pub fn sentences<E>(
     records: &[Record],
     tokens: impl FnOnce(&[&str]) -> Result<(Vec<Vec<u32>>, usize), E>,

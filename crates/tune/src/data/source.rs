@@ -152,7 +152,7 @@ impl Source {
 
     #[cfg(not(feature = "zstd"))]
     fn zstd(&self, _stream: Box<dyn Read>) -> Result<Box<dyn Read>> {
-        Err(DataError::NoZstd { file: self.name.clone() })
+        Err(DataError::Compression { file: self.name.clone(), compression: "zstd" })
     }
 
     /// What it means that a stream cannot be read further.
@@ -248,5 +248,42 @@ impl Unchanged {
     /// Whether the file at the path is still the one that was opened, as far as size and time tell.
     pub(super) fn holds(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|metadata| State::of(&metadata) == self.before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::RecordKind;
+
+    /// What a stream without a name turns out to be, and its text.
+    fn sniffed(bytes: &[u8]) -> (Format, String) {
+        let options = ReadOptions::new(RecordKind::Texts);
+        let left = Cell::new(1 << 20);
+        let source = Source { name: "standard input".to_owned(), path: None };
+        // Bytes that come one at a time.
+        let stream = BufReader::with_capacity(1, Cursor::new(bytes.to_vec()));
+        let mut text = String::new();
+        match source.decode(Box::new(stream), None, None, &options, &left).expect("a stream") {
+            Content::Text(format, mut stream) => stream.read_to_string(&mut text).map(|_| (format, text)),
+            Content::Parquet(mut file) => file.read_to_string(&mut text).map(|_| (Format::Parquet, text)),
+        }
+        .expect("a text")
+    }
+
+    #[test]
+    fn a_stream_without_a_name_is_known_by_its_first_bytes() {
+        let text = |format, text: &str| (format, text.to_owned());
+        assert_eq!(sniffed(b""), text(Format::Csv, ""));
+        assert_eq!(sniffed(b"a"), text(Format::Csv, "a"));
+        assert_eq!(sniffed(b"a,b\nc\td,e"), text(Format::Csv, "a,b\nc\td,e"));
+        assert_eq!(sniffed(b"a b\tc,d\n"), text(Format::Tsv, "a b\tc,d\n"));
+        assert_eq!(sniffed(b"\xef\xbb\xbf\n {}"), text(Format::Jsonl, "\u{feff}\n {}"));
+        assert_eq!(sniffed(b"PAR1..."), text(Format::Parquet, "PAR1..."));
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(b"{\"text\": \"x\"}").expect("memory can be written");
+        assert_eq!(sniffed(&gzip.finish().expect("memory can be written")), text(Format::Jsonl, "{\"text\": \"x\"}"));
+        #[cfg(feature = "zstd")]
+        assert_eq!(sniffed(&zstd::encode_all(&b"a\tb"[..], 1).expect("memory")), text(Format::Tsv, "a\tb"));
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parquet::basic::{Compression, GzipLevel};
+use parquet::basic::{Compression, Encoding, GzipLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -89,6 +89,18 @@ fn rows_are_read_and_those_that_are_not_utf8_left_out() {
 }
 
 #[test]
+fn a_compression_that_is_not_read_is_named() {
+    // Which codec a column has is a number in the footer: 1 is snappy, 4 is brotli. It follows the column's path.
+    let mut content = scored_file(Compression::SNAPPY);
+    let after_path = [b"\x18\x09sentence1\x15".as_slice(), &varint(2, 1)].concat();
+    let at = content.windows(after_path.len()).position(|bytes| bytes == after_path);
+    let at = at.unwrap_or_else(|| panic!("no codec in {:?}", String::from_utf8_lossy(&content)));
+    content[at + after_path.len() - 1] = 8;
+    let error = read_bytes(&content, RecordKind::ScoredPairs).expect_err("brotli");
+    assert!(error.to_string().ends_with("is compressed with brotli, which this build cannot read"), "{error}");
+}
+
+#[test]
 fn columns_are_named_where_they_make_no_record() {
     let error = read_bytes(&scored_file(Compression::SNAPPY), RecordKind::Pairs).expect_err("scored");
     assert!(error.to_string().ends_with("\"sentence1\", \"sentence2\", \"score\""), "{error}");
@@ -164,6 +176,24 @@ fn a_file_that_breaks_off_is_damage() {
         let error = read_bytes(&content[..end], RecordKind::ScoredPairs).expect_err("it breaks off");
         assert!(matches!(error, DataError::Damaged { .. }), "{end}: {error}");
     }
+}
+
+#[test]
+fn values_that_are_the_rest_of_those_before_them_end_at_the_limit() {
+    // A text of a megabyte, and two thousand that say "the same again".
+    let schema = Arc::new(parse_message_type("message rows { required binary text (STRING); }").expect("a schema"));
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).set_encoding(Encoding::DELTA_BYTE_ARRAY);
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build())).expect("a writer");
+    let mut group = writer.next_row_group().expect("a row group");
+    let mut column = group.next_column().expect("memory can be written").expect("a column");
+    let texts = vec![ByteArray::from(vec![b'a'; 1 << 20]); 2000];
+    column.typed::<ByteArrayType>().write_batch(&texts, None, None).expect("memory can be written");
+    column.close().and_then(|()| group.close().map(|_| ())).expect("memory can be written");
+    let content = writer.into_inner().expect("memory can be written");
+    assert!(content.len() < 4 << 20);
+    let (_folder, path) = written(&content);
+    let options = ReadOptions { max_bytes: 64 << 20, ..ReadOptions::new(RecordKind::Texts) };
+    assert!(matches!(read(&[path], &options), Err(DataError::TooLarge { .. })));
 }
 
 /// A number as Thrift's compact protocol has it, in at least so many bytes.

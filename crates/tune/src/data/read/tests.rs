@@ -236,6 +236,12 @@ fn tsv_has_no_quotes() {
 }
 
 #[test]
+fn a_line_of_tabs_is_a_row_with_nothing_in_it() {
+    let data = read_one("a.tsv", "x\ty\n\n\t\n", Pairs).expect("a good row");
+    assert_eq!(bad(&data), [(3, "column \"0\" (anchor) is empty")]);
+}
+
+#[test]
 fn columns_are_told_by_name_or_position() {
     let options = with_columns(Pairs, "anchor=premise,positive=hypothesis");
     let rows = "id\tpremise\thypothesis\tlabel\n1\tx\ty\t0\n";
@@ -396,7 +402,7 @@ fn zstd_is_read_and_its_damage_told() {
 #[test]
 #[cfg(not(feature = "zstd"))]
 fn zstd_is_refused_in_a_build_without_it() {
-    assert!(matches!(read_one("a.jsonl.zst", b"", Texts), Err(DataError::NoZstd { .. })));
+    assert!(matches!(read_one("a.jsonl.zst", b"", Texts), Err(DataError::Compression { .. })));
 }
 
 #[test]
