@@ -2,7 +2,7 @@
 //! machine), 2 for what was asked wrongly (flags and arguments), 130 for what was cancelled.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -44,9 +44,13 @@ pub(crate) fn asked_wrongly(message: impl Into<String>, hint: impl Into<String>)
     Problem { message: message.into(), hint: hint.into(), code: ASKED_WRONGLY }.into()
 }
 
-/// Says what was typed wrongly, as clap does, and ends the program; help and version are no mistake.
-pub(crate) fn mistyped(error: &clap::Error) -> ! {
-    let _ = error.print();
+/// What comes of arguments that are no command: clap says what was typed wrongly; help and version are no mistake, but
+/// results, which have to be written like others.
+pub(crate) fn not_a_command(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    if let (Err(failed), false) = (printed, error.use_stderr()) {
+        return ExitCode::from(report(&anyhow::Error::from(failed).context(output::CANNOT_WRITE)));
+    }
     let hyphens = |arg: String| arg.starts_with('-') && arg.contains(char::is_whitespace);
     if error.kind() == ErrorKind::UnknownArgument
         && std::env::args_os().filter_map(|arg| arg.into_string().ok()).any(hyphens)
@@ -57,7 +61,7 @@ pub(crate) fn mistyped(error: &clap::Error) -> ! {
             style.good, style.plain
         ));
     }
-    std::process::exit(error.exit_code())
+    ExitCode::from(if error.use_stderr() { ASKED_WRONGLY } else { 0 })
 }
 
 /// Runs a command and says on standard error what went wrong, if anything did.

@@ -208,6 +208,23 @@ fn the_demo_finds_its_model_from_anywhere() {
     assert_eq!(output.status.code(), Some(if inside { 0 } else { 1 }), "{}", text(&output.stderr));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_find_no_room_are_an_error_and_a_closed_pipe_is_none() {
+    for args in [&["--help"][..], &["help", "run"], &["bench", "-h"], &["--version"], &["completions", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = bouquet().args(args).stdout(full).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr.starts_with("error: cannot write to standard output: "), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 2, "{args:?}: {stderr}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = bouquet().args(args).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
+}
+
 #[test]
 fn completions_and_version_and_help_are_printed() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
