@@ -155,7 +155,7 @@ fn generate_hint(error: &GenerateError) -> Option<String> {
         GenerateError::EmptyPrompt => "give a text to go on from".into(),
         GenerateError::PromptTooLong { prompt_tokens, limit, .. } => shorten(prompt_tokens.saturating_add(1), *limit),
         GenerateError::BeyondPositions { limit, .. } => {
-            format!("stay within {limit} tokens: a smaller --window or --ctx, or shorter sequences")
+            format!("stay within {}: a smaller --window or --ctx, or shorter sequences", output::tokens(*limit))
         }
         GenerateError::LogitsNotFinite { .. } => DAMAGED_WEIGHTS.into(),
         GenerateError::TooShort { .. } => "give a longer text".into(),
@@ -166,7 +166,9 @@ fn generate_hint(error: &GenerateError) -> Option<String> {
 /// What to do about a prompt that needs room for so many tokens with a model of so many positions.
 pub(crate) fn shorten(room: usize, limit: Option<usize>) -> String {
     match limit {
-        Some(limit) if room > limit => format!("shorten the prompt; this model is made for {limit} positions"),
+        Some(limit) if room > limit => {
+            format!("shorten the prompt; this model is made for {}", output::counted(limit, "position"))
+        }
         _ => format!("shorten the prompt, or give it room with --ctx {room} or more"),
     }
 }

@@ -163,7 +163,12 @@ pub(crate) fn speed(tokens_per_sec: Option<f64>) -> String {
 
 /// `1 token`, `2 tokens`.
 pub(crate) fn tokens(number: usize) -> String {
-    format!("{} token{}", grouped(number as u64), if number == 1 { "" } else { "s" })
+    counted(number, "token")
+}
+
+/// `1 file`, `1,234 files`.
+pub(crate) fn counted(number: usize, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(number as u64), if number == 1 { "" } else { "s" })
 }
 
 /// Rows of cells, columns as wide as their widest; the first `left` columns flush left, the others flush right.

@@ -92,10 +92,7 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
         result.perplexity,
         result.mean_nll,
         output::tokens(result.tokens),
-        match result.windows {
-            1 => "1 window".to_owned(),
-            windows => format!("{} windows", output::grouped(windows as u64)),
-        },
+        output::counted(result.windows, "window"),
         output::tokens(result.window),
     ))?;
     let peak =
