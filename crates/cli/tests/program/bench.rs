@@ -120,13 +120,12 @@ fn random_weights_of_a_process_that_was_killed_are_written_over() {
     };
     let begin = |left: &[std::ffi::OsString]| {
         let child = bouquet().args(args).stderr(std::process::Stdio::null()).spawn().unwrap();
-        loop {
-            let there = temporary();
-            if !there.is_empty() && there != left {
-                return (child, there);
-            }
+        let mut there = temporary();
+        while there.is_empty() || there == left {
             std::thread::yield_now();
+            there = temporary();
         }
+        (child, there)
     };
     let (mut first, left) = begin(&[]);
     refused(&args, 1, "is being written by another program");
