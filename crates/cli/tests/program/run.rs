@@ -45,7 +45,7 @@ fn keys_and_values_may_be_kept_in_half_precision() {
 fn json_is_one_object_of_a_known_shape() {
     let object = json(&["run", arg(&small()), "The city", "--max-tokens", "5", "--json"]);
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&object), ["text", "token_ids", "finish_reason", "timings"]);
+    assert_eq!(keys(&object), ["text", "token_ids", "finish_reason", "computed", "timings"]);
     let timings = &object["timings"];
     assert_eq!(
         keys(timings),
