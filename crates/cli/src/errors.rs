@@ -2,7 +2,7 @@
 //! machine), 2 for what was asked wrongly (flags and arguments), 130 for what was cancelled.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -11,6 +11,8 @@ use bouquet_generate::GenerateError;
 use bouquet_hub::HubError;
 use bouquet_model::ModelError;
 use bouquet_span::SpanError;
+use bouquet_tune::TuneError;
+use bouquet_tune::data::DataError;
 use clap::error::ErrorKind;
 
 use crate::{hub, output};
@@ -44,9 +46,13 @@ pub(crate) fn asked_wrongly(message: impl Into<String>, hint: impl Into<String>)
     Problem { message: message.into(), hint: hint.into(), code: ASKED_WRONGLY }.into()
 }
 
-/// Says what was typed wrongly, as clap does, and ends the program; help and version are no mistake.
-pub(crate) fn mistyped(error: &clap::Error) -> ! {
-    let _ = error.print();
+/// What comes of arguments that are no command: clap says what was typed wrongly; help and version are no mistake, but
+/// results, which have to be written like others.
+pub(crate) fn not_a_command(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    if let (Err(failed), false) = (printed, error.use_stderr()) {
+        return ExitCode::from(report(&anyhow::Error::from(failed).context(output::CANNOT_WRITE)));
+    }
     let hyphens = |arg: String| arg.starts_with('-') && arg.contains(char::is_whitespace);
     if error.kind() == ErrorKind::UnknownArgument
         && std::env::args_os().filter_map(|arg| arg.into_string().ok()).any(hyphens)
@@ -57,7 +63,7 @@ pub(crate) fn mistyped(error: &clap::Error) -> ! {
             style.good, style.plain
         ));
     }
-    std::process::exit(error.exit_code())
+    ExitCode::from(if error.use_stderr() { ASKED_WRONGLY } else { 0 })
 }
 
 /// Runs a command and says on standard error what went wrong, if anything did.
@@ -111,6 +117,9 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     {
         return Some(ASKED_WRONGLY);
     }
+    if let Some(TuneError::Setting { .. }) = error.downcast_ref() {
+        return Some(ASKED_WRONGLY);
+    }
     error.downcast_ref::<Problem>().map(|problem| problem.code)
 }
 
@@ -127,6 +136,12 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<GenerateError>() {
         return generate_hint(error);
+    }
+    if let Some(error) = error.downcast_ref::<TuneError>() {
+        return tune_hint(error).map(str::to_owned);
+    }
+    if let Some(error) = error.downcast_ref::<DataError>() {
+        return Some(data_hint(error).to_owned());
     }
     if let Some(error) = error.downcast_ref::<ModelError>() {
         return model_hint(error).map(str::to_owned);
@@ -145,13 +160,40 @@ pub(crate) fn disk_hint(error: &io::Error) -> &'static str {
     }
 }
 
+fn tune_hint(error: &TuneError) -> Option<&'static str> {
+    Some(match error {
+        TuneError::HasRun { .. } => "go on with it, with --resume, or give another folder with -o",
+        TuneError::NotEmpty { .. } => "give the path of a folder that is not there yet, or empty",
+        TuneError::Busy { .. } => "wait until it is done, or give another folder with -o",
+        TuneError::Checkpoint { .. } => "begin anew in another folder, with -o",
+        TuneError::OtherSettings { .. } => "give the same settings, or another folder with -o",
+        TuneError::Setting { .. } => "see bouquet help finetune",
+        TuneError::Diverged { .. } => {
+            "the last checkpoint is from before: look at these rows, or begin anew with a smaller --lr"
+        }
+        TuneError::Model(error) => return model_hint(error),
+        _ => return None,
+    })
+}
+
+fn data_hint(error: &DataError) -> &'static str {
+    match error {
+        DataError::NoSuchColumn { .. } | DataError::Columns { .. } | DataError::ColumnMap { .. } => {
+            "say which columns are what, with --columns anchor=premise,positive=hypothesis"
+        }
+        DataError::BadRow(_) => "correct the row, or leave out --strict",
+        DataError::Changed { .. } => "wait until nobody writes to it any more",
+        _ => "see bouquet help finetune for what can be read",
+    }
+}
+
 fn generate_hint(error: &GenerateError) -> Option<String> {
     Some(match error {
         GenerateError::Option { .. } => "see generation_config.json of the model, or give the flag yourself".into(),
         GenerateError::EmptyPrompt => "give a text to go on from".into(),
         GenerateError::PromptTooLong { prompt_tokens, limit, .. } => shorten(prompt_tokens.saturating_add(1), *limit),
         GenerateError::BeyondPositions { limit, .. } => {
-            format!("stay within {limit} tokens: a smaller --window or --ctx, or shorter sequences")
+            format!("stay within {}: a smaller --window or --ctx, or shorter sequences", output::tokens(*limit))
         }
         GenerateError::LogitsNotFinite { .. } => DAMAGED_WEIGHTS.into(),
         GenerateError::TooShort { .. } => "give a longer text".into(),
@@ -162,7 +204,9 @@ fn generate_hint(error: &GenerateError) -> Option<String> {
 /// What to do about a prompt that needs room for so many tokens with a model of so many positions.
 pub(crate) fn shorten(room: usize, limit: Option<usize>) -> String {
     match limit {
-        Some(limit) if room > limit => format!("shorten the prompt; this model is made for {limit} positions"),
+        Some(limit) if room > limit => {
+            format!("shorten the prompt; this model is made for {}", output::counted(limit, "position"))
+        }
         _ => format!("shorten the prompt, or give it room with --ctx {room} or more"),
     }
 }

@@ -73,7 +73,7 @@ fn amount(plan: &Plan) -> String {
         0 => String::new(),
         bytes => format!(", of which {} are here", output::bytes(bytes)),
     };
-    format!("{files} file{}, {}{here}", if files == 1 { "" } else { "s" }, output::bytes(plan.bytes()))
+    format!("{}, {}{here}", output::counted(files, "file"), output::bytes(plan.bytes()))
 }
 
 /// Shows a download on a line.

@@ -66,7 +66,10 @@ enum Command {
 
 fn main() -> ExitCode {
     system::outlive_file_limit();
-    let cli = Cli::try_parse().unwrap_or_else(|error| errors::mistyped(&error));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return errors::not_a_command(&error),
+    };
     interrupt::install();
     errors::exit_code(|| match cli.command {
         Command::Demo(args) => commands::demo::run(args),

@@ -25,6 +25,9 @@ pub(crate) struct Style {
 const COLOURS: Style =
     Style { strong: "\x1b[1m", quiet: "\x1b[2m", bad: "\x1b[1;31m", good: "\x1b[32m", plain: "\x1b[0m" };
 
+/// What went wrong where results are not taken.
+pub(crate) const CANNOT_WRITE: &str = "cannot write to standard output";
+
 /// Style of standard output.
 pub(crate) fn stdout_style() -> Style {
     style(io::stdout().is_terminal())
@@ -49,7 +52,7 @@ fn style(is_terminal: bool) -> Style {
 pub(crate) fn write(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.context("cannot write to standard output")
+    written.context(CANNOT_WRITE)
 }
 
 /// Writes a line to standard output.
@@ -177,7 +180,12 @@ pub(crate) fn speed(tokens_per_sec: Option<f64>) -> String {
 
 /// `1 token`, `2 tokens`.
 pub(crate) fn tokens(number: usize) -> String {
-    format!("{} token{}", grouped(number as u64), if number == 1 { "" } else { "s" })
+    counted(number, "token")
+}
+
+/// `1 file`, `1,234 files`.
+pub(crate) fn counted(number: usize, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(number as u64), if number == 1 { "" } else { "s" })
 }
 
 /// Rows of cells, columns as wide as their widest; the first `left` columns flush left, the others flush right.

@@ -2,10 +2,10 @@
 //! `adapter_config.json`): which modules, how it pools, how long a sentence may be, and the tokenizer.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 
-use bouquet_model::Pooling;
+use bouquet_model::checkpoint::new_file::write_whole;
+use bouquet_model::{ModelError, Pooling, Result};
 use serde_json::{Map, Value, json};
 
 /// What the folder says.
@@ -29,7 +29,7 @@ impl Export<'_> {
     ///
     /// # Errors
     /// A file of the tokenizer that cannot be read.
-    pub fn files(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
+    pub fn files(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let text = |value: &Value| {
             let mut text = serde_json::to_vec_pretty(value).expect("texts and numbers");
             text.push(b'\n');
@@ -57,7 +57,7 @@ impl Export<'_> {
         for name in TOKENIZER {
             let path = self.base.join(name);
             if path.is_file() {
-                let bytes = fs::read(path)?;
+                let bytes = fs::read(&path).map_err(|source| ModelError::Io { path, source })?;
                 files
                     .push((name.to_owned(), if name == "tokenizer_config.json" { padded_right(bytes) } else { bytes }));
             }
@@ -70,17 +70,13 @@ impl Export<'_> {
     /// Writes the files into a folder, each whole or not at all.
     ///
     /// # Errors
-    /// The disk's.
-    pub fn write(&self, folder: &Path) -> io::Result<()> {
+    /// A file of the tokenizer that cannot be read, one that cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
         for (name, bytes) in self.files()? {
             let path = folder.join(name);
             let parent = path.parent().unwrap_or(folder);
-            fs::create_dir_all(parent)?;
-            let mut file = tempfile::Builder::new().prefix(".bouquet-").suffix(".part").tempfile_in(parent)?;
-            file.write_all(&bytes)?;
-            file.as_file().sync_all()?;
-            readable(file.as_file())?;
-            file.persist(&path)?;
+            fs::create_dir_all(parent).map_err(|source| ModelError::Write { path: parent.to_owned(), source })?;
+            write_whole(&path, &bytes)?;
         }
         Ok(())
     }
@@ -108,17 +104,6 @@ fn padded_right(bytes: Vec<u8>) -> Vec<u8> {
     let Ok(Value::Object(mut config)) = serde_json::from_slice(&bytes) else { return bytes };
     config.insert("padding_side".to_owned(), json!("right"));
     serde_json::to_vec_pretty(&Value::Object(config)).unwrap_or(bytes)
-}
-
-#[cfg(unix)]
-fn readable(file: &fs::File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn readable(_file: &fs::File) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

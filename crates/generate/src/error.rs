@@ -1,7 +1,7 @@
 //! Why no text came out. The command line adds what to do.
 
 use bouquet_model::ModelError;
-use bouquet_span::SpanError;
+use bouquet_span::{SpanError, counted};
 
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, GenerateError>;
@@ -23,7 +23,7 @@ pub enum GenerateError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// A prompt that leaves no room for an answer.
-    #[error("the prompt has {prompt_tokens} tokens, but the context has room for {context}, the answer included")]
+    #[error("the prompt has {}, but the context has room for {context}, the answer included", counted(*prompt_tokens as u64, "token"))]
     PromptTooLong {
         /// Tokens of the prompt, and of the history before it.
         prompt_tokens: usize,
@@ -33,7 +33,7 @@ pub enum GenerateError {
         limit: Option<usize>,
     },
     /// A context beyond the positions that the model was made for.
-    #[error("{asked} tokens were asked for, but the model is made for {limit} positions")]
+    #[error("{asked} tokens were asked for, but the model is made for {}", counted(*limit as u64, "position"))]
     BeyondPositions {
         /// Tokens of the context or window.
         asked: usize,
@@ -47,7 +47,7 @@ pub enum GenerateError {
         token_id: usize,
     },
     /// A text that is too short for a token to be predicted from another.
-    #[error("the text has {tokens} tokens; a perplexity needs at least 2")]
+    #[error("the text has {}; a perplexity needs at least 2", counted(*tokens as u64, "token"))]
     TooShort {
         /// Tokens of the text.
         tokens: usize,

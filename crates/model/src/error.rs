@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bouquet_span::{SpanError, human_bytes};
 
 use crate::encoding::Encoding;
+use crate::files::shown;
 
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;
@@ -111,15 +112,15 @@ pub enum ModelError {
         num_blocks: usize,
     },
     /// A tensor that should be there is not.
-    #[error("the tensor {name} is missing from {}", folder.display())]
+    #[error("the tensor {} is missing from {}", shown(name), folder.display())]
     MissingTensor {
-        /// Its name, without optional prefixes.
+        /// Its name, as transformers writes it.
         name: String,
         /// The model's folder.
         folder: PathBuf,
     },
     /// A tensor of another shape or type than the configuration implies.
-    #[error("the tensor {name} {problem}")]
+    #[error("the tensor {} {problem}", shown(name))]
     Tensor {
         /// Its name in the file.
         name: String,

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bouquet_span::counted;
+
 use crate::{ModelError, Result};
 
 /// Bytes that a JSON file of settings may have.
@@ -62,7 +64,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     }
     let length = length.max(bytes.len() as u64);
     if length > limit {
-        return Err(damaged(path, format!("it has {length} bytes, and more than {limit} are not read")));
+        return Err(damaged(path, format!("it has {}, and more than {limit} are not read", counted(length, "byte"))));
     }
     Ok(Some(bytes))
 }

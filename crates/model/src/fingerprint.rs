@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::files::{self, MAX_SETTINGS_BYTES, missing};
 use crate::spec::TensorNames;
-use crate::{Encoding, Result, families};
+use crate::{Encoding, Result, Stored, families};
 
 /// Bytes of a tensor that are held in memory at a time.
 const PIECE_BYTES: usize = 16 << 20;
@@ -31,6 +31,18 @@ pub struct Fingerprint {
     pub fingerprint: String,
     /// Of `config.json`.
     pub config: String,
+    /// How it is computed.
+    #[serde(flatten)]
+    pub computed: Computed,
+    /// Of what is in no block: embedding, head and their norms.
+    pub ends: String,
+    /// Of each block.
+    pub blocks: Vec<String>,
+}
+
+/// The part of it that no weight has to be read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Computed {
     /// What the linears of blocks are stored in.
     pub stored: &'static str,
     /// What embedding and head are stored in.
@@ -41,10 +53,19 @@ pub struct Fingerprint {
     pub kv_cache: &'static str,
     /// [`ARITHMETIC_VERSION`].
     pub arithmetic_version: u32,
-    /// Of what is in no block: embedding, head and their norms.
-    pub ends: String,
-    /// Of each block.
-    pub blocks: Vec<String>,
+}
+
+impl Computed {
+    /// That of a model, computed in `encoding`.
+    pub fn of(stored: &Stored, encoding: Encoding, kv_cache: CacheEncoding) -> Computed {
+        Computed {
+            stored: stored.linears.name(),
+            stored_embedding: stored.embedding.name(),
+            encoding: encoding.name(),
+            kv_cache: kv_cache.name(),
+            arithmetic_version: ARITHMETIC_VERSION,
+        }
+    }
 }
 
 impl Fingerprint {
@@ -61,11 +82,7 @@ impl Fingerprint {
         let mut fingerprint = Fingerprint {
             fingerprint: String::new(),
             config: hex(Sha256::digest(config)),
-            stored: spec.stored.linears.name(),
-            stored_embedding: spec.stored.embedding.name(),
-            encoding: encoding.name(),
-            kv_cache: kv_cache.name(),
-            arithmetic_version: ARITHMETIC_VERSION,
+            computed: Computed::of(&spec.stored, encoding, kv_cache),
             ends,
             blocks,
         };
@@ -75,8 +92,8 @@ impl Fingerprint {
 
     /// What the fingerprint is the checksum of.
     fn lines(&self) -> String {
-        let Fingerprint { fingerprint: _, config, stored, stored_embedding, encoding, kv_cache, .. } = self;
-        let Fingerprint { arithmetic_version, ends, blocks, .. } = self;
+        let Fingerprint { fingerprint: _, config, computed, ends, blocks } = self;
+        let Computed { stored, stored_embedding, encoding, kv_cache, arithmetic_version } = computed;
         let mut lines = format!(
             "config {config}\nstored {stored}\nstored_embedding {stored_embedding}\nencoding {encoding}\n\
              kv_cache {kv_cache}\narithmetic_version {arithmetic_version}\nends {ends}\n"

@@ -216,6 +216,12 @@ impl TensorNames {
         (self.site)(linear.site).map(|site| self.in_block(linear.block, &site))
     }
 
+    /// A name without prefix as transformers writes it.
+    pub fn full_name(&self, name: &str) -> String {
+        let prefix = if name.starts_with(self.head) { "" } else { self.prefix };
+        format!("{prefix}{name}")
+    }
+
     /// The name of a part of a block, without prefix.
     pub fn in_block(&self, block: usize, part: &str) -> String {
         format!("{}{block}.{part}", self.block)

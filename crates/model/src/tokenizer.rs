@@ -8,6 +8,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use bouquet_span::counted;
 use serde_json::Value;
 use tokenizers::ModelWrapper;
 
@@ -208,5 +209,8 @@ fn wrong(problem: impl Into<String>) -> ModelError {
 }
 
 fn does_not_fit(id: u32, vocab_size: usize) -> ModelError {
-    wrong(format!("it has the token id {id}, but the model has {vocab_size} tokens, with ids from 0"))
+    wrong(format!(
+        "it has the token id {id}, but the model has {}, with ids from 0",
+        counted(vocab_size as u64, "token")
+    ))
 }

@@ -23,7 +23,7 @@ pub enum SpanError {
         found: usize,
     },
     /// More tokens than the session or the pass reserved.
-    #[error("{needed} tokens do not fit into a context of {limit}")]
+    #[error("a sequence of {} does not fit into a context of {limit}", counted(*needed as u64, "token"))]
     TooManyTokens {
         /// Tokens that the sequence would have.
         needed: usize,
@@ -39,7 +39,8 @@ pub enum SpanError {
         available: u64,
     },
     /// A forward or a backward that would work in more memory than is left for it.
-    #[error("{tokens} tokens need {} at a time, and {} are left for them", human_bytes(*needed), human_bytes(*available))]
+    #[error("computing {} at a time takes {}, and {} are left for it",
+        counted(*tokens as u64, "token"), human_bytes(*needed), human_bytes(*available))]
     PassTooLarge {
         /// Tokens of all sequences together.
         tokens: usize,
@@ -168,11 +169,27 @@ impl SpanError {
     }
 }
 
+/// A number of things as errors say it: `1 token`, `2 tokens`.
+pub fn counted(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Bytes as errors say them, in MiB or GiB.
 pub fn human_bytes(bytes: u64) -> String {
     const GIB: u64 = 1 << 30;
     match bytes {
         GIB.. => format!("{:.2} GiB", bytes as f64 / GIB as f64),
         _ => format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_said_with_their_things() {
+        assert_eq!([0, 1, 2].map(|number| counted(number, "token")), ["0 tokens", "1 token", "2 tokens"]);
+        assert_eq!([1 << 19, 3 << 29].map(human_bytes), ["0.5 MiB", "1.50 GiB"]);
     }
 }

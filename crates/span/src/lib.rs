@@ -53,7 +53,7 @@ pub mod span;
 
 pub use adapter::{Adapter, LeafGrad, LowRank, LowRankGrad, PassGrad, Prompts};
 pub use chain::Chain;
-pub use error::{Gradient, Result, SpanError, human_bytes};
+pub use error::{Gradient, Result, SpanError, counted, human_bytes};
 pub use hidden_states::HiddenStates;
 pub use linear_id::{LinearId, Site};
 pub use pass::{CancelToken, Dropout, Keep, Limits, Pass, Rounding};

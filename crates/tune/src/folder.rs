@@ -10,10 +10,9 @@
 //! | `summary.json` | how it ended; written last | when it is finished |
 
 use std::fs::{self, File, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use bouquet_model::checkpoint::new_file::write_whole;
 
 use crate::error::cannot_write;
 use crate::{Result, TuneError};
@@ -95,16 +94,7 @@ impl RunFolder {
     /// The disk's.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        let write = || -> io::Result<()> {
-            let mut builder = tempfile::Builder::new();
-            let mut file: NamedTempFile = builder.prefix(".bouquet-").suffix(".part").tempfile_in(&self.path)?;
-            io::Write::write_all(&mut file, bytes)?;
-            file.as_file().sync_all()?;
-            readable(file.as_file())?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(|error| cannot_write(&path, io::Error::from(error.kind())))
+        Ok(write_whole(&path, bytes)?)
     }
 
     /// Removes a file of the run, if it is there.
@@ -122,18 +112,6 @@ impl RunFolder {
             }
         }
     }
-}
-
-/// Temporary files are for their owner alone; results are for whom others are.
-#[cfg(unix)]
-fn readable(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn readable(_file: &File) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

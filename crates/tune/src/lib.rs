@@ -31,7 +31,6 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod examples;
-mod file;
 pub mod folder;
 pub mod gradient;
 pub mod metrics;

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::file::write_whole;
+use bouquet_model::ModelError;
+use bouquet_model::checkpoint::new_file::write_whole;
 
 /// Longer lines are no metrics.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -102,6 +103,9 @@ pub enum MetricsError {
         /// Why.
         source: io::Error,
     },
+    /// The file cannot be written anew.
+    #[error(transparent)]
+    Anew(#[from] ModelError),
     /// The file cannot be written.
     #[error("cannot write {path}: {source}")]
     Write {
@@ -171,7 +175,7 @@ impl MetricsFile {
         };
         metrics.retain(|metric| step > 0 && metric.step() <= step);
         let cannot_write = |source| MetricsError::Write { path: path.to_owned(), source };
-        write_whole(path, &metrics.iter().flat_map(line_of).collect::<Vec<u8>>()).map_err(cannot_write)?;
+        write_whole(path, &metrics.iter().flat_map(line_of).collect::<Vec<u8>>())?;
         let file = OpenOptions::new().append(true).open(path).map_err(cannot_write)?;
         Ok((MetricsFile { path: path.to_owned(), file }, metrics))
     }

@@ -56,15 +56,15 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
             output::line("A small model, trained for less than an hour: it writes things that look like sentences.")?;
         }
         output::line(&format!(
-            "{}{}{}: {}, {} parameters in {} blocks of {} channels, {} tokens, in {encoding}, opened in {}\n",
+            "{}{}{}: {}, {} parameters in {} of {}, {}, in {encoding}, opened in {}\n",
             style.strong,
             folder.display(),
             style.plain,
             model.spec.family.to_uppercase(),
             families::parameters(&model.spec).map_or("many".to_owned(), |counted| output::count(counted.total)),
-            model.spec.num_blocks,
-            model.spec.block.hidden_size,
-            output::grouped(model.spec.vocab_size as u64),
+            output::counted(model.spec.num_blocks, "block"),
+            output::counted(model.spec.block.hidden_size, "channel"),
+            output::tokens(model.spec.vocab_size),
             output::seconds(opened.time)
         ))?;
     }
@@ -193,12 +193,12 @@ impl Speed {
     fn sentence(&self) -> String {
         format!(
             "{} written: {:.1} GB/s of weights read, {:.0} GOP/s computed.\n\
-             The limits here, {} on {} threads: {:.1} GB/s from memory, {:.0} GOP/s in {}.",
+             The limits here, {} on {}: {:.1} GB/s from memory, {:.0} GOP/s in {}.",
             output::speed(Some(self.tokens_per_sec)),
             self.bytes_per_sec / 1e9,
             self.ops_per_sec / 1e9,
             self.isa.name(),
-            self.threads,
+            output::counted(self.threads, "thread"),
             self.limits.read_bytes_per_sec / 1e9,
             self.limits.ops_per_sec / 1e9,
             self.arithmetic,

@@ -193,7 +193,7 @@ fn report(args: &ForwardArgs, planned: &[Planned], lengths: &[i64]) -> Result<()
     }
     let tokens: i64 = lengths.iter().sum();
     let last = planned.len() - 3;
-    let sequences = if lengths.len() == 1 { "1 sequence".to_owned() } else { format!("{} sequences", lengths.len()) };
+    let sequences = output::counted(lengths.len(), "sequence");
     output::line(&format!(
         "{path}: {sequences}, {}, with logits, hidden.0 to hidden.{last}, lengths",
         output::tokens(tokens as usize)

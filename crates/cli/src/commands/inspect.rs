@@ -129,9 +129,9 @@ fn report(inspection: &Inspection, available: Option<u64>) -> String {
             format!("The weights do not fit into the {} that are free here.\n", output::bytes(available))
         }
         Some((available, Some(context))) => format!(
-            "In the {} that are free here, keys and values of {} tokens fit beside all weights; what a step works in comes on top.\n",
+            "In the {} that are free here, keys and values of {} fit beside all weights; what a step works in comes on top.\n",
             output::bytes(available),
-            output::grouped(context)
+            output::tokens(context as usize)
         ),
     };
     text

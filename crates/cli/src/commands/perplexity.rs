@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bouquet_generate::{PerplexityOptions, perplexity};
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::Encoding;
+use bouquet_model::fingerprint::Computed;
 use serde_json::json;
 
 use super::run::read_text;
@@ -77,6 +79,7 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     if args.json {
         return output::json(&json!({
             "encoding": args.encoding.name(),
+            "computed": Computed::of(&opened.model.spec.stored, args.encoding, CacheEncoding::F32),
             "perplexity": output::number(result.perplexity),
             "mean_nll": result.mean_nll,
             "tokens": result.tokens,
@@ -92,10 +95,7 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
         result.perplexity,
         result.mean_nll,
         output::tokens(result.tokens),
-        match result.windows {
-            1 => "1 window".to_owned(),
-            windows => format!("{} windows", output::grouped(windows as u64)),
-        },
+        output::counted(result.windows, "window"),
         output::tokens(result.window),
     ))?;
     let peak =

@@ -68,11 +68,11 @@ fn report(hub: &Hub, name: &Name, plan: &Plan) -> String {
     };
     let rows: Vec<Vec<String>> = plan.missing.iter().map(row).collect();
     format!(
-        "{}{} would be fetched from {}, {} bytes, into {folder}\n",
+        "{}{} would be fetched from {}, {}, into {folder}\n",
         output::table(&rows, 1),
         output::bytes(plan.bytes_to_come()),
         hub.host(),
-        output::grouped(plan.bytes_to_come()),
+        output::counted(plan.bytes_to_come() as usize, "byte"),
     )
 }
 

@@ -149,10 +149,7 @@ fn report(args: &QuantizeArgs, plan: &Plan, free: Option<u64>, written: Option<(
             "peak_memory_bytes": system::peak_memory_bytes(),
         }));
     }
-    let files = match plan.shards.len() {
-        1 => "1 file".to_owned(),
-        count => format!("{count} files"),
-    };
+    let files = output::counted(plan.shards.len(), "file");
     let (bytes, was) = (output::bytes(plan.bytes()), output::bytes(plan.bytes_before));
     let would = if written.is_some() { "" } else { "would have " };
     output::line(&format!("{path}: {would}{bytes} of weights in {files}, where {was} were before"))?;

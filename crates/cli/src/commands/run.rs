@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bouquet_generate::{FinishReason, GenerateOptions, Generation, Timings, generate};
+use bouquet_model::fingerprint::Computed;
 use bouquet_model::{Encoding, Model};
 use serde_json::json;
 
@@ -80,6 +81,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     if prompt_ids.is_empty() && args.prompt.is_some() {
         return Err(asked_wrongly("the prompt is empty", "give a text to go on from"));
     }
+    let computed = Computed::of(&opened.model.spec.stored, options.encoding, options.cache_encoding);
     let seed = plan.sampling.seed;
     let drawn = args.generation.seed.is_none() && !plan.sampling.is_greedy();
     let options = GenerateOptions { sampling: plan.sampling, stop: plan.stop, cancel: work.cancel.clone() };
@@ -96,7 +98,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     drop(work);
     written?;
     if args.json {
-        output::json(&as_json(&generation, opened.time))?;
+        output::json(&as_json(&generation, &computed, opened.time))?;
     } else {
         output::write("\n")?;
         note_timings(&generation.timings, drawn.then_some(seed));
@@ -168,12 +170,13 @@ fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String> {
 }
 
 /// What `--json` prints.
-fn as_json(generation: &Generation, load: Duration) -> serde_json::Value {
+fn as_json(generation: &Generation, computed: &Computed, load: Duration) -> serde_json::Value {
     let timings = &generation.timings;
     json!({
         "text": generation.text,
         "token_ids": generation.token_ids,
         "finish_reason": generation.finish_reason.name(),
+        "computed": computed,
         "timings": {
             "prompt_tokens": timings.prompt_tokens,
             "prompt_seconds": timings.prompt.as_secs_f64(),

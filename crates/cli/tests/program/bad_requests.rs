@@ -106,8 +106,8 @@ fn a_sequence_beyond_the_memory_is_refused_before_it_is_computed() {
     std::fs::write(&file, "a b ".repeat(TOKENS / 2)).unwrap();
     std::fs::write(&ids, format!("[{:?}]", vec![5; TOKENS])).unwrap();
     let start = std::time::Instant::now();
-    refused(&["perplexity", arg(&model), arg(&file), "--window", "4000000000"], 1, "tokens need");
-    refused(&["forward", arg(&model), "--token-ids", arg(&ids), "-o", arg(&out)], 1, "200000 tokens need");
+    refused(&["perplexity", arg(&model), arg(&file), "--window", "4000000000"], 1, "tokens at a time takes");
+    refused(&["forward", arg(&model), "--token-ids", arg(&ids), "-o", arg(&out)], 1, "computing 200000 tokens");
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
     assert!(!out.exists());
 }
@@ -161,6 +161,31 @@ fn texts_without_end_are_not_read() {
         &["forward", arg(&model), "--token-ids", "/dev/zero", "-o", arg(&out)],
     ] {
         refused(args, 1, "/dev/zero has more than 256 MiB");
+    }
+}
+
+/// A pipe is as good as a file (`<(zcat text.gz)`), but opening one waits for somebody to write.
+#[cfg(unix)]
+#[test]
+fn a_pipe_that_nobody_writes_to_is_waited_for_with_a_word() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let (model, pipe) = (tiny("bloom-tiny"), folder.path().join("pipe"));
+    let out = folder.path().join("out.safetensors");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (args, content) in [
+        (&["perplexity", arg(&model), arg(&pipe)][..], "The committee approved the plan."),
+        (&["run", arg(&model), "--max-tokens", "2", "--file", arg(&pipe)], "The committee"),
+        (&["forward", arg(&model), "-o", arg(&out), "--token-ids", arg(&pipe)], "[[1, 2, 3]]"),
+    ] {
+        let mut child = bouquet().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut word = String::new();
+        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut word).unwrap();
+        assert!(word.starts_with("waiting for what is written to ") && word.contains(arg(&pipe)), "{args:?}: {word}");
+        std::fs::write(&pipe, content).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{args:?}: {}", text(&output.stderr));
     }
 }
 

@@ -112,26 +112,28 @@ fn what_cannot_be_measured_is_refused() {
 fn random_weights_of_a_process_that_was_killed_are_written_over() {
     let room = tempfile::tempdir().unwrap();
     let (out, part) = (room.path().join("out"), room.path().join(".out.bouquet-part"));
-    let args = ["bench", "--shape", "bloom-560m", "--encoding", "int4", "--write", arg(&out)];
+    // Nobody waits until all of it is written.
+    let args = ["bench", "--shape", "bloom-1b7", "--encoding", "int4", "--write", arg(&out)];
     let temporary = || -> Vec<std::ffi::OsString> {
         let names = std::fs::read_dir(&part).into_iter().flatten().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with(".bouquet-")).collect()
     };
     let begin = |left: &[std::ffi::OsString]| {
         let child = bouquet().args(args).stderr(std::process::Stdio::null()).spawn().unwrap();
-        while temporary().is_empty() || temporary() == left {
+        let mut there = temporary();
+        while there.is_empty() || there == left {
             std::thread::yield_now();
+            there = temporary();
         }
-        child
+        (child, there)
     };
-    let mut first = begin(&[]);
+    let (mut first, left) = begin(&[]);
     refused(&args, 1, "is being written by another program");
     first.kill().unwrap();
     first.wait().unwrap();
-    let left = temporary();
-    assert!(left.len() == 1 && !out.exists());
-    let mut second = begin(&left);
-    assert!(temporary().len() == 1 && temporary() != left, "what the first had begun is gone");
+    assert!(temporary() == left && !out.exists());
+    let (mut second, there) = begin(&left);
+    assert!(there.len() == 1 && there != left, "what the first had begun is gone");
     let id = second.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     assert_eq!(second.wait().unwrap().code(), Some(130));

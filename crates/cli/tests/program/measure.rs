@@ -31,6 +31,27 @@ fn perplexity_of_a_text_is_told_in_words_and_as_json() {
     assert_eq!(alone["perplexity"], object["perplexity"]);
 }
 
+/// What decides bits besides the weights, under the names that a fingerprint has for it.
+#[test]
+fn results_say_how_they_were_computed() {
+    let (folder, text) = (tempfile::tempdir().unwrap(), root().join("README.md"));
+    let codes = folder.path().join("codes");
+    stdout(&["quantize", arg(&tiny("bloom-tiny")), "--encoding", "nf4", "-o", arg(&codes)]);
+    for (model, encoding) in [(tiny("bloom-tiny"), "int4"), (codes, "nf4")] {
+        let flags = ["--encoding", encoding, "--json"];
+        let model = arg(&model);
+        let fingerprint = json(&[&["inspect", model, "--fingerprint", "--kv-cache", "f16"], &flags[..]].concat());
+        let run = json(&[&["run", model, "x", "--max-tokens", "1", "--kv-cache", "f16"], &flags[..]].concat());
+        let perplexity = json(&[&["perplexity", model, arg(&text), "--max-windows", "1"], &flags[..]].concat());
+        for (name, said) in run["computed"].as_object().unwrap() {
+            assert_eq!(said, &fingerprint[name], "{name}");
+            assert_eq!(said == &perplexity["computed"][name], name != "kv_cache", "{name}");
+        }
+        assert_eq!(run["computed"].as_object().unwrap().len(), 5);
+        assert_eq!(perplexity["computed"]["kv_cache"], "f32");
+    }
+}
+
 #[test]
 fn a_perplexity_beyond_all_numbers_is_still_json() {
     let (folder, texts) = (copy("bloom-tiny"), tempfile::tempdir().unwrap());

@@ -45,7 +45,7 @@ fn keys_and_values_may_be_kept_in_half_precision() {
 fn json_is_one_object_of_a_known_shape() {
     let object = json(&["run", arg(&small()), "The city", "--max-tokens", "5", "--json"]);
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&object), ["text", "token_ids", "finish_reason", "timings"]);
+    assert_eq!(keys(&object), ["text", "token_ids", "finish_reason", "computed", "timings"]);
     let timings = &object["timings"];
     assert_eq!(
         keys(timings),
@@ -206,6 +206,23 @@ fn the_demo_finds_its_model_from_anywhere() {
     // Where the target folder is outside of the repository, nothing leads to the model, and that is said.
     let inside = std::path::Path::new(env!("CARGO_BIN_EXE_bouquet")).starts_with(root());
     assert_eq!(output.status.code(), Some(if inside { 0 } else { 1 }), "{}", text(&output.stderr));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_find_no_room_are_an_error_and_a_closed_pipe_is_none() {
+    for args in [&["--help"][..], &["help", "run"], &["bench", "-h"], &["--version"], &["completions", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = bouquet().args(args).stdout(full).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr.starts_with("error: cannot write to standard output: "), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 2, "{args:?}: {stderr}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = bouquet().args(args).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
 }
 
 #[test]

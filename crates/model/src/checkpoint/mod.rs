@@ -24,7 +24,7 @@ pub mod encoded;
 pub mod folder;
 pub mod in_memory;
 pub(crate) mod mmap;
-pub(crate) mod new_file;
+pub mod new_file;
 pub mod parts;
 pub mod safetensors;
 mod unique;

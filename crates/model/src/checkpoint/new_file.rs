@@ -13,7 +13,7 @@ use crate::{ModelError, Result};
 ///
 /// # Errors
 /// [`ModelError::NotAFile`] for a folder, or for what is there and no plain file; [`ModelError::Write`].
-pub(crate) fn write_whole(target: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = begin(target)?;
     file.write_all(bytes).map_err(|source| cannot_write(target, source))?;
     put_in_place(file, target)

@@ -1,24 +1,24 @@
 //! A weight or a vector of a model: found by its name with and without prefix, checked against what it should be.
 
 use bouquet_kernels::{FloatEncoding, Weight};
+use bouquet_span::counted;
 use half::{bf16, f16};
 
 use super::{Dtype, Tensor, TensorSource, encoded};
-use crate::files::shown;
 use crate::spec::TensorNames;
 use crate::{ModelError, Result};
 
-/// A tensor by its name without prefix, and its name in the file: with `prefix` where that is there, else as it is.
+/// A tensor by its name without prefix, and its name in the file: with the prefix where that is there, else as it is.
 ///
 /// # Errors
 /// [`ModelError::MissingTensor`], and those of the source.
-pub fn find(source: &dyn TensorSource, prefix: &str, name: &str) -> Result<(String, Tensor)> {
-    for full_name in [format!("{prefix}{name}"), name.to_owned()] {
+pub fn find(source: &dyn TensorSource, names: &TensorNames, name: &str) -> Result<(String, Tensor)> {
+    for full_name in [format!("{}{name}", names.prefix), name.to_owned()] {
         if let Some(tensor) = source.tensor(&full_name)? {
             return Ok((full_name, tensor));
         }
     }
-    Err(ModelError::MissingTensor { name: name.to_owned(), folder: source.location().to_owned() })
+    Err(ModelError::MissingTensor { name: names.full_name(name), folder: source.location().to_owned() })
 }
 
 /// The weight `[outputs, inputs]` of a name without prefix, as stored, and its name in the file; its bytes stay where they
@@ -35,7 +35,7 @@ pub fn load_weight(
     outputs: usize,
     inputs: usize,
 ) -> Result<(String, Weight)> {
-    let (name, tensor) = find(source, names.prefix, name)?;
+    let (name, tensor) = find(source, names, name)?;
     if matches!(tensor.dtype, Dtype::I8 | Dtype::U8) {
         let weight = encoded::load(source, &name, tensor, outputs, inputs)?;
         return Ok((name, weight));
@@ -49,7 +49,7 @@ pub fn load_weight(
 /// # Errors
 /// Those of [`load_weight`]; [`ModelError::Tensor`] for a number that is not finite.
 pub fn load_vector(source: &dyn TensorSource, names: &TensorNames, name: &str, length: usize) -> Result<Vec<f32>> {
-    let (name, tensor) = find(source, names.prefix, name)?;
+    let (name, tensor) = find(source, names, name)?;
     let encoding = check_floats(&name, &tensor, &[length])?;
     let numbers = decode(encoding, &tensor.data);
     match numbers.iter().position(|number| !number.is_finite()) {
@@ -81,7 +81,8 @@ pub(super) fn check(name: &str, tensor: &Tensor, dtypes: &[Dtype], shape: &[usiz
     }
     let expected = shape.iter().product::<usize>() as u64 * tensor.dtype.bytes().expect("the type is known");
     if tensor.data.len() as u64 != expected {
-        return wrong(name, format!("should have {expected} bytes, but has {}", tensor.data.len()));
+        let (expected, found) = (counted(expected, "byte"), tensor.data.len());
+        return wrong(name, format!("should have {expected}, but has {found}"));
     }
     Ok(())
 }
@@ -109,5 +110,5 @@ pub(crate) fn not_finite(dtype: &Dtype, bytes: &[u8]) -> Option<usize> {
 }
 
 pub(crate) fn wrong<T>(name: &str, problem: String) -> Result<T> {
-    Err(ModelError::Tensor { name: shown(name), problem })
+    Err(ModelError::Tensor { name: name.to_owned(), problem })
 }

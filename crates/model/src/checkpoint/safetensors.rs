@@ -15,6 +15,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use bouquet_span::counted;
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -92,7 +93,7 @@ impl SafetensorsFile {
 fn read_header(file: &mut File, file_bytes: u64, path: &Path) -> Result<BTreeMap<String, Entry>> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };
     if file_bytes < LENGTH_BYTES {
-        return Err(damaged(path, format!("it has {file_bytes} bytes, too few for a safetensors file")));
+        return Err(damaged(path, format!("it has {}, too few for a safetensors file", counted(file_bytes, "byte"))));
     }
     let mut length = [0; LENGTH_BYTES as usize];
     file.read_exact(&mut length).map_err(io)?;
@@ -154,13 +155,13 @@ fn check_layout(entries: &BTreeMap<String, HeaderEntry>, data_bytes: u64) -> std
         let bytes = tensor_bytes(entry.dtype, shape)
             .ok_or_else(|| format!("{name} has shape {shape:?}, which no file can hold in {}", entry.dtype))?;
         if bytes != end - begin {
-            let (dtype, found) = (entry.dtype, end - begin);
-            return Err(format!("{name} has {found} bytes, but {dtype} of shape {shape:?} needs {bytes}"));
+            let (dtype, found) = (entry.dtype, counted(end - begin, "byte"));
+            return Err(format!("{name} has {found}, but {dtype} of shape {shape:?} needs {bytes}"));
         }
         covered = end;
     }
     if covered != data_bytes {
-        return Err(format!("its last {} bytes belong to no tensor", data_bytes - covered));
+        return Err(format!("it ends with {} of no tensor", counted(data_bytes - covered, "byte")));
     }
     Ok(())
 }

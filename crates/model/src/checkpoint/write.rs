@@ -24,9 +24,9 @@ use tempfile::{NamedTempFile, TempPath};
 
 use super::Dtype;
 use super::new_file::{self, cannot_write};
+use super::parts::wrong;
 use super::safetensors::MAX_HEADER_BYTES;
-use crate::files::shown;
-use crate::{ModelError, Result};
+use crate::Result;
 
 /// A tensor to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +132,7 @@ impl Writer {
     /// [`ModelError::Tensor`] for a name that stands twice, for a type whose size is not known, and for what no file can
     /// hold; [`ModelError::Write`].
     pub fn plan(&mut self, tensors: &[Planned]) -> Result<()> {
-        let refuse =
-            |name: &str, problem: &str| Err(ModelError::Tensor { name: shown(name), problem: problem.to_owned() });
+        let refuse = |name: &str, problem: &str| wrong(name, problem.to_owned());
         let mut in_order: Vec<&Planned> = tensors.iter().collect();
         in_order.sort_by_key(|planned| std::cmp::Reverse(planned.dtype.bytes()));
         // transformers opens files that say whose tensors they are, and no others.
@@ -156,7 +155,8 @@ impl Writer {
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
         let data = 8 + header.len() as u64;
         if header.len() as u64 > MAX_HEADER_BYTES || data.checked_add(end).is_none() {
-            return refuse("", "and those beside it are too many for a file");
+            let name = tensors.first().map_or("", |planned| &planned.name);
+            return refuse(name, "and those beside it are too many for a file");
         }
         for place in self.places.values_mut() {
             (place.start, place.end) = (place.start + data, place.end + data);

@@ -166,7 +166,7 @@ fn bytes(planned: &Planned) -> u64 {
 fn layouts(spec: &ModelSpec, source: &dyn TensorSource, request: &Request) -> Result<BTreeMap<String, Layout>> {
     let mut layouts = BTreeMap::new();
     let mut add = |module: &str, encoding| -> Result<()> {
-        let (name, _) = find(source, spec.names.prefix, &format!("{module}.weight"))?;
+        let (name, _) = find(source, &spec.names, &format!("{module}.weight"))?;
         layouts.insert(name, Layout { encoding, double: request.double });
         Ok(())
     };

@@ -240,7 +240,7 @@ fn a_configuration_and_weights_that_disagree_are_refused() {
     for (name, tensor) in nf4.source.tensors.into_iter().filter(|(name, _)| name.starts_with(CODES)) {
         mixed.source.tensors.insert(name, tensor);
     }
-    refused(mixed.check(), "down_proj.weight is stored in nf4, but by config.json it should be in int8", "mixed");
+    refused(mixed.check(), "down_proj.weight\" is stored in nf4, but by config.json it should be in int8", "mixed");
 }
 
 #[test]

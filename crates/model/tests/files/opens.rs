@@ -66,7 +66,7 @@ fn fixtures_hold_every_tensor_of_their_specification_and_no_other() {
         assert_eq!(checkpoint.names().len(), expected.len(), "{name}");
         let mut numbers = 0;
         for (part, shape) in &expected {
-            let (full_name, tensor) = find(&checkpoint, names.prefix, part).unwrap();
+            let (full_name, tensor) = find(&checkpoint, names, part).unwrap();
             assert_eq!(&tensor.shape, shape, "{name} {full_name}");
             numbers += shape.iter().product::<usize>() as u64;
         }

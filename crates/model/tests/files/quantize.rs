@@ -213,10 +213,10 @@ fn a_weight_that_is_not_finite_is_refused_by_its_name_and_nothing_is_left() {
     // What is copied as it is.
     const EMBEDDING: &str = "transformer.word_embeddings.weight";
     for (request, problem, name, what) in [
-        (INT8, f32::NAN, NAME, format!("{NAME} has a number in row 3 that is not finite")),
-        (INT8, 1e6, NAME, format!("{NAME} has a number in row 3 that is not finite")),
-        (INT4, f32::INFINITY, NAME, format!("{NAME} has a number in row 3 that is not finite")),
-        (NF4, f32::NEG_INFINITY, NAME, format!("{NAME} has a number in row 3 that is not finite")),
+        (INT8, f32::NAN, NAME, format!("\"{NAME}\" has a number in row 3 that is not finite")),
+        (INT8, 1e6, NAME, format!("\"{NAME}\" has a number in row 3 that is not finite")),
+        (INT4, f32::INFINITY, NAME, format!("\"{NAME}\" has a number in row 3 that is not finite")),
+        (NF4, f32::NEG_INFINITY, NAME, format!("\"{NAME}\" has a number in row 3 that is not finite")),
         (INT8, f32::NAN, EMBEDDING, format!("\"{EMBEDDING}\" has a number at index 775 that is not finite")),
         (NF4, f32::INFINITY, EMBEDDING, format!("\"{EMBEDDING}\" has a number at index 775 that is not finite")),
     ] {
@@ -238,7 +238,7 @@ fn a_weight_that_is_not_finite_is_refused_by_its_name_and_nothing_is_left() {
         let problem = format!("the tensor {what}");
         refused(found, &problem, "a number");
         let options = OpenOptions::new(Cpu::new(1), 1 << 20, request.encoding);
-        refused(Network::open(from.path(), &options), &format!("the tensor {name} has a number in row"), "at load");
+        refused(Network::open(from.path(), &options), &format!("the tensor {name:?} has a number in row"), "at load");
         assert_eq!(written.entries(), 0);
     }
 }

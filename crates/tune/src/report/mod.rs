@@ -20,8 +20,9 @@ mod style;
 mod text;
 mod thin;
 
-use std::io;
 use std::path::Path;
+
+use bouquet_model::checkpoint::new_file::write_whole;
 
 pub use bars::Bars;
 pub use comparison::{Comparison, Task, comparison};
@@ -31,7 +32,7 @@ pub use run::{Run, run};
 /// Writes a page or a picture: whole, or not at all.
 ///
 /// # Errors
-/// What the system says.
-pub fn save(path: &Path, text: &str) -> io::Result<()> {
-    crate::file::write_whole(path, text.as_bytes())
+/// [`ModelError::Write`](bouquet_model::ModelError::Write).
+pub fn save(path: &Path, text: &str) -> bouquet_model::Result<()> {
+    write_whole(path, text.as_bytes())
 }

@@ -96,7 +96,7 @@ impl Plan {
             && let Some(test) = tests.iter().find(|test| test.tokens() / test.batch() > limit)
         {
             let message = format!("{} is beyond the {limit} positions that this model is made for", test.name());
-            return Err(asked_wrongly(message, format!("stay within {limit} tokens")));
+            return Err(asked_wrongly(message, format!("stay within {}", output::tokens(limit))));
         }
         let weight_bytes = weight_bytes(&spec, &origin, encoding)?;
         let repetitions = usize::from(args.repetitions);
@@ -174,8 +174,8 @@ impl Plan {
         let facts = [
             ("model", format!("{}, {parameters} parameters", self.name)),
             ("encoding", self.encoding.to_string()),
-            ("computes with", format!("{}, {} threads", cpu.isa().name(), cpu.threads())),
-            ("tests", format!("{}, {} times each", tests.join(", "), self.repetitions)),
+            ("computes with", format!("{}, {}", cpu.isa().name(), output::counted(cpu.threads(), "thread"))),
+            ("tests", format!("{}, {} each", tests.join(", "), output::counted(self.repetitions, "time"))),
             ("weights", output::bytes(self.weight_bytes)),
             ("keys and values", output::bytes(cache)),
             ("free memory", available.map_or_else(|| "unknown".to_owned(), output::bytes)),

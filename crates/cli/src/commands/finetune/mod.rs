@@ -6,7 +6,7 @@ mod settings;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bouquet_embed::export::Export;
 use bouquet_model::Network;
 use bouquet_model::adapter::Learned;
@@ -162,7 +162,7 @@ fn write_result(prepared: &Prepared, folder: &RunFolder, learned: &Learned) -> R
         let hidden_size = spec.block.hidden_size;
         let (pooling, max_tokens) = (config.pooling, config.max_tokens);
         let export = Export { base: &prepared.folder, hidden_size, pooling, max_tokens };
-        export.write(folder.path()).with_context(|| format!("cannot write {}", folder.path().display()))?;
+        export.write(folder.path())?;
     }
     Ok(())
 }

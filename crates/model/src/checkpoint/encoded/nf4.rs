@@ -3,6 +3,7 @@
 use bouquet_kernels::Weight;
 use bouquet_kernels::weight::nf4::{BLOCK, LEVELS, NESTED_BLOCK, Nested, blocks, code_bytes};
 use bouquet_kernels::weight::{FloatEncoding, Nf4Weight, dynamic};
+use bouquet_span::counted;
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -82,7 +83,10 @@ pub(super) fn load(source: &dyn TensorSource, name: &str, codes: Tensor, rows: u
 fn state(source: &dyn TensorSource, codes: &str, name: &str) -> Result<State> {
     let length = source.tensor(name)?.map_or(0, |tensor| tensor.data.len());
     if length > MAX_STATE_BYTES {
-        return wrong(name, format!("has {length} bytes, and more than {MAX_STATE_BYTES} are not read"));
+        return wrong(
+            name,
+            format!("has {}, and more than {MAX_STATE_BYTES} are not read", counted(length as u64, "byte")),
+        );
     }
     let tensor = beside(source, codes, name, Dtype::U8, &[length])?;
     match serde_json::from_slice(&tensor.data) {

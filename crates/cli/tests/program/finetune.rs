@@ -1,0 +1,215 @@
+//! `bouquet finetune`: what it writes, and that a run which is stopped ends where one that was not does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::*;
+
+/// Pairs of sentences that share words.
+fn pairs(room: &TempDir, rows: usize) -> PathBuf {
+    let path = room.path().join("pairs.jsonl");
+    let nouns = ["river", "engine", "teacher", "garden", "window", "letter", "doctor", "market", "forest", "bridge"];
+    let line = |row: usize| {
+        let (noun, other) = (nouns[row % 10], nouns[row / 10 % 10]);
+        let record = json!({
+            "a": format!("The {noun} is near the {other} number {row}."),
+            "b": format!("Number {row}: a {other}, and beside it a {noun}{}.", " indeed".repeat(row % 4)),
+        });
+        format!("{record}\n")
+    };
+    fs::write(&path, (0..rows).map(line).collect::<String>()).unwrap();
+    path
+}
+
+/// Arguments of a short run.
+fn arguments<'a>(data: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<String> {
+    let model = small();
+    let mut arguments: Vec<String> = vec!["finetune".into(), arg(&model).into(), "-o".into(), arg(out).into()];
+    let usual = [
+        "--objective",
+        "contrastive",
+        "--data",
+        arg(data),
+        "--batch-size",
+        "6",
+        "--leaf",
+        "2",
+        "--steps",
+        "12",
+        "--save-every",
+        "3",
+        "--dropout",
+        "0.1",
+        "--optimizer",
+        "adamw8bit",
+    ];
+    arguments.extend(usual.iter().chain(more).map(|&argument| argument.to_owned()));
+    arguments
+}
+
+fn run(arguments: &[String]) -> std::process::Output {
+    let output = output(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    output
+}
+
+/// Holds that a request is refused: the exit code, one sentence that says `what`, a hint; what was read as what may be
+/// said before.
+fn refuse(arguments: &[String], code: i32, what: &str) {
+    let output = output(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    let error = stderr.lines().position(|line| line.starts_with("error: ")).expect(&stderr);
+    let lines: Vec<&str> = stderr.lines().skip(error).collect();
+    assert!(lines[0].contains(what), "{arguments:?} should say {what:?}: {stderr}");
+    assert!(lines.len() == 2 && lines[1].starts_with("hint: "), "{arguments:?}: {stderr}");
+    assert_eq!(text(&output.stdout), "");
+}
+
+fn adapter(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("adapter_model.safetensors")).unwrap()
+}
+
+fn losses(folder: &Path) -> Vec<f64> {
+    let lines = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let metrics = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    metrics.filter(|metric| metric["kind"] == "train").map(|metric| metric["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_run_becomes_an_adapter_of_peft_and_of_sentence_transformers() {
+    let room = tempfile::tempdir().unwrap();
+    let (data, out) = (pairs(&room, 60), room.path().join("out"));
+    let dry = run(&arguments(&data, &out, &["--dry-run"]));
+    assert!(!out.exists() && text(&dry.stdout).contains("memory in all"));
+    let output = run(&arguments(&data, &out, &[]));
+    assert!(text(&output.stderr).contains("a is anchor, b is positive"));
+    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap() };
+    let config = read("adapter_config.json");
+    assert_eq!(
+        (&config["peft_type"], &config["r"], &config["task_type"]),
+        (&json!("LORA"), &json!(8), &json!("FEATURE_EXTRACTION"))
+    );
+    assert_eq!(read("1_Pooling/config.json")["pooling_mode_mean_tokens"], true);
+    assert_eq!(read("modules.json").as_array().unwrap().len(), 2);
+    assert_eq!(read("summary.json")["steps"], 12);
+    assert!(!out.join("checkpoint.safetensors").exists());
+    let losses = losses(&out);
+    assert_eq!(losses.len(), 12);
+    assert!(losses.iter().all(|loss| *loss > 0.0 && *loss < 2.0 * 6f64.ln()), "{losses:?}");
+    let (_, learned) = floats(&adapter(&out), "base_model.model.h.5.self_attention.query_key_value.lora_B.weight");
+    assert!(learned.iter().all(|number| number.is_finite()) && learned.iter().any(|number| *number != 0.0));
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("<svg"));
+
+    // The folder is taken; a finished run is left alone.
+    refuse(&arguments(&data, &out, &[]), 1, "has a run already");
+    let before = fs::metadata(out.join("adapter_model.safetensors")).unwrap().modified().unwrap();
+    run(&arguments(&data, &out, &["--resume"]));
+    assert_eq!(fs::metadata(out.join("adapter_model.safetensors")).unwrap().modified().unwrap(), before);
+
+    // The settings beside it make the same run.
+    let again = room.path().join("again");
+    let settings = out.join("finetune.toml");
+    stdout(&["finetune", "--config", arg(&settings), "-o", arg(&again), "--threads", "1"]);
+    assert_eq!(adapter(&out), adapter(&again));
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bits() {
+    let room = tempfile::tempdir().unwrap();
+    let data = pairs(&room, 60);
+    let [whole, killed] = ["whole", "killed"].map(|name| room.path().join(name));
+    run(&arguments(&data, &whole, &["--threads", "2"]));
+    for steps in [4, 8] {
+        let mut command = bouquet();
+        command.args(arguments(&data, &killed, &["--resume", "--threads", "1"]));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        let done = || fs::read_to_string(killed.join("metrics.jsonl")).unwrap_or_default().lines().count();
+        while done() < steps && child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(300), "no step came");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // SIGKILL: nothing is tidied up.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    assert!(killed.join("finetune.toml").exists());
+    run(&arguments(&data, &killed, &["--resume", "--threads", "3", "--memory", "300MB"]));
+    assert_eq!(adapter(&whole), adapter(&killed));
+    assert_eq!(losses(&whole), losses(&killed));
+}
+
+#[test]
+fn what_makes_no_run_is_refused_and_leaves_nothing() {
+    let room = tempfile::tempdir().unwrap();
+    let (data, out) = (pairs(&room, 60), room.path().join("out"));
+    for (more, code, what) in [
+        (&["--rank", "4000"][..], 2, "rank"),
+        (&["--targets", "nonsense"], 2, "nonsense"),
+        (&["--columns", "anchor=x,positive=b"], 1, "\"x\""),
+        (&["--memory", "1MB"], 1, "needs at least"),
+        (&["--max-tokens", "0"], 2, "max-tokens"),
+        (&["--init-adapter", "missing"], 1, "missing"),
+        (&["--encoding", "f32", "--lr", "nan"], 2, "lr"),
+    ] {
+        refuse(&arguments(&data, &out, more), code, what);
+        assert!(!out.exists(), "{more:?}");
+    }
+    let empty = room.path().join("empty.jsonl");
+    fs::write(&empty, "{\"a\": \"one-sided\"}\nno json\n{\"a\": \"x\", \"b\": \"\"}\n").unwrap();
+    refuse(&arguments(&empty, &out, &[]), 1, "");
+    let bad = room.path().join("bad.jsonl");
+    fs::write(&bad, fs::read_to_string(&data).unwrap() + "{\"a\": \"one-sided\"}\n").unwrap();
+    refuse(&arguments(&bad, &out, &["--strict"]), 1, "line 61");
+    assert!(!out.exists());
+    let output = run(&arguments(&bad, &out, &["--steps", "1"]));
+    assert!(text(&output.stderr).contains("line 61"));
+    fs::remove_file(out.join("summary.json")).unwrap();
+    refuse(&arguments(&bad, &out, &["--resume", "--steps", "1", "--scale", "30"]), 1, "scale");
+    refuse(&arguments(&data, &out, &["--resume", "--steps", "1"]), 1, "data");
+}
+
+#[test]
+fn texts_are_learned() {
+    let room = tempfile::tempdir().unwrap();
+    let data = room.path().join("chats.jsonl");
+    let record =
+        |row: usize| json!({ "prompt": format!("What is {row}?"), "completion": " It is a number." }).to_string();
+    fs::write(&data, (0..24).map(|row| record(row) + "\n").collect::<String>()).unwrap();
+    let out = room.path().join("out");
+    let (model, held) = (small(), arg(&data));
+    let arguments = [
+        "finetune",
+        arg(&model),
+        "--objective",
+        "causal",
+        "--data",
+        held,
+        "--eval-data",
+        held,
+        "--eval-every",
+        "4",
+        "--batch-size",
+        "6",
+        "--steps",
+        "8",
+        "--lr",
+        "5e-3",
+        "--targets",
+        "all",
+        "-o",
+        arg(&out),
+        "--json",
+    ];
+    let summary = json(&arguments);
+    assert!(summary["best"]["score"].as_f64().unwrap() > -losses(&out)[0], "{summary}");
+    let config: Value = serde_json::from_slice(&fs::read(out.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["task_type"], config["target_modules"].as_array().unwrap().len()), (&json!("CAUSAL_LM"), 4));
+    assert!(!out.join("modules.json").exists());
+}
