@@ -4,6 +4,8 @@ use bouquet_kernels::{Cpu, Weight, limits};
 use bouquet_model::{Encoding, Network};
 use bouquet_span::Site;
 
+use crate::system;
+
 /// Reads that are measured: more would take long.
 const MOST_BYTES: usize = 2 << 30;
 
@@ -36,10 +38,11 @@ pub(crate) struct TokenCost {
 }
 
 impl Memory {
-    /// Something else than weights.
+    /// Something else than weights; less of it where memory is short, which may then seem faster than it is.
     pub(crate) fn own() -> Memory {
+        let available = system::available_memory_bytes().map_or(LEAST_BYTES, |bytes| bytes as usize);
         // Zeros would all be one page of the system.
-        Memory::Own(vec![1; LEAST_BYTES])
+        Memory::Own(vec![1; LEAST_BYTES.min(available / 2).max(1 << 20)])
     }
 
     /// What to read beside weights of so many bytes.

@@ -113,7 +113,7 @@ fn random_weights_of_a_process_that_was_killed_are_written_over() {
     let room = tempfile::tempdir().unwrap();
     let (out, part) = (room.path().join("out"), room.path().join(".out.bouquet-part"));
     // Nobody waits until all of it is written.
-    let args = ["bench", "--shape", "bloom-1b7", "--encoding", "int4", "--write", arg(&out)];
+    let args = ["bench", "--shape", "bloom-560m", "--encoding", "int4", "--write", arg(&out)];
     let temporary = || -> Vec<std::ffi::OsString> {
         let names = std::fs::read_dir(&part).into_iter().flatten().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with(".bouquet-")).collect()

@@ -10,9 +10,25 @@ use serde_json::json;
 
 use super::BenchArgs;
 use super::plan::{SEED, random_weight_bytes};
-use crate::errors::{CANCELLED, Done, asked_wrongly};
+use crate::errors::{CANCELLED, Done, asked_wrongly, wrong};
 use crate::interrupt::Work;
-use crate::output;
+use crate::{output, system};
+
+/// Bytes that a token takes while a tokenizer is written.
+const BYTES_PER_TOKEN: usize = 600;
+
+/// Whether the largest tensor can be made: its floats, what they are encoded to, and tokens as many as it has rows.
+fn check_memory(shape: Shape) -> Result<()> {
+    let needed = (shape.vocab_size * (4 * shape.hidden_size + BYTES_PER_TOKEN)) as u64;
+    match system::available_memory_bytes() {
+        Some(available) if needed > available => {
+            let [needed, available] = [needed, available].map(output::bytes);
+            let message = format!("writing {} takes {needed} of memory, and {available} are free", shape.name);
+            Err(wrong(message, "free some memory, or give a smaller shape"))
+        }
+        _ => Ok(()),
+    }
+}
 
 pub(super) fn run(args: &BenchArgs, shape: Shape, folder: &Path, cpu: &Cpu) -> Result<()> {
     let (spec, encoding) = (shape.spec(), args.encoding.unwrap_or(Encoding::F32));
@@ -22,6 +38,7 @@ pub(super) fn run(args: &BenchArgs, shape: Shape, folder: &Path, cpu: &Cpu) -> R
         return Err(asked_wrongly(format!("{} is there already", folder.display()), "give the path of a new folder"));
     }
     if !args.dry_run {
+        check_memory(shape)?;
         let work = Work::begin();
         let mut progress = output::Progress::new();
         let mut more = |written, all| {
