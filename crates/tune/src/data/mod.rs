@@ -4,7 +4,7 @@
 //! files -> rows -> records -> sentences | continuations (token ids) -> batches
 //! ```
 //!
-//! [`read`] takes JSON lines, CSV, TSV and Parquet, and guesses what their columns are. Nothing that a file has is left out
+//! [`read()`] takes JSON lines, CSV, TSV and Parquet, and guesses what their columns are. Nothing that a file has is left out
 //! silently: rows that cannot be used are told with their line, and what is cut off is counted. Files are not trusted:
 //! whatever they claim has a bound.
 

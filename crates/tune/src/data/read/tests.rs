@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -476,4 +477,55 @@ fn a_file_that_changes_meanwhile_is_known() {
         let file = fs::File::options().write(true).open(path).expect("opened");
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time of its own");
     }));
+}
+
+/// Bytes of which texts and their formats are made, and some of which neither is.
+fn pieces() -> impl Strategy<Value = Vec<u8>> {
+    let known = prop::sample::select(vec![
+        &b"{"[..],
+        b"}",
+        b"[",
+        b"]",
+        b"\"",
+        b":",
+        b",",
+        b"\t",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b"a",
+        b"b",
+        b"text",
+        b"score",
+        b"1.5",
+        b"{\"text\": \"x\"}\n",
+        b"{\"a\": \"x\", \"b\": \"y\"}\n",
+        b"x,y\n",
+        b"x\ty\n",
+        b"\xff",
+        b"\0",
+        b"\xef\xbb\xbf",
+        b" ",
+    ]);
+    prop::collection::vec(known, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused_and_no_row_is_lost(
+        content in pieces(),
+        format in prop::sample::select(vec![Format::Jsonl, Format::Csv, Format::Tsv, Format::Parquet]),
+        kind in prop::sample::select(vec![Pairs, ScoredPairs, Texts, Continuations]),
+    ) {
+        let options = ReadOptions { format: Some(format), max_row_bytes: 64, ..ReadOptions::new(kind) };
+        if let Ok(data) = read_with("data", &content, &options) {
+            prop_assert!(!data.records.is_empty());
+            if format != Format::Csv && kind != Texts {
+                // Each line is a record, a bad row, names, or blank.
+                let lines = content.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
+                let rows = data.records.len() + data.bad_rows as usize;
+                prop_assert!(rows + 1 >= lines, "{rows} rows in {lines} lines");
+            }
+        }
+    }
 }
