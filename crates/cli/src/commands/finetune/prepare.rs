@@ -74,6 +74,7 @@ impl Prepared {
         let spec = families::load_spec(&folder)?;
         let usual = or_usual(None, &folder)?;
         let config = draft.known(usual, &default_targets(&spec))?;
+        config.check()?;
         spec.stored.check(config.encoding)?;
         check_length(&config, &spec)?;
         let adapter_settings = adapter_settings(&config, &spec, &typed)?;
@@ -85,7 +86,6 @@ impl Prepared {
         let mut batches = batches(&config, rows)?;
         let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
         let config = draft.complete(config, steps_per_epoch);
-        config.check()?;
         let held = held(&config, &tokenizer, &spec, args.json)?;
         let fingerprint = data.fingerprint_text();
         Ok(Prepared { config, folder, spec, adapter_settings, learned, fingerprint, examples, held, batches })
