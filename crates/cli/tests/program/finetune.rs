@@ -168,11 +168,11 @@ fn what_makes_no_run_is_refused_and_leaves_nothing() {
     fs::write(&bad, fs::read_to_string(&data).unwrap() + "{\"a\": \"one-sided\"}\n").unwrap();
     refuse(&arguments(&bad, &out, &["--strict"]), 1, "line 61");
     assert!(!out.exists());
-    let output = run(&arguments(&bad, &out, &["--steps", "1"]));
+    let output = run(&arguments(&bad, &out, &[]));
     assert!(text(&output.stderr).contains("line 61"));
     fs::remove_file(out.join("summary.json")).unwrap();
-    refuse(&arguments(&bad, &out, &["--resume", "--steps", "1", "--scale", "30"]), 1, "scale");
-    refuse(&arguments(&data, &out, &["--resume", "--steps", "1"]), 1, "data");
+    refuse(&arguments(&bad, &out, &["--resume", "--scale", "30"]), 1, "scale");
+    refuse(&arguments(&data, &out, &["--resume"]), 1, "data");
 }
 
 #[test]
