@@ -234,7 +234,7 @@ impl Bench {
             }
             let flops = 2.0 * (tokens * inner * outputs) as f64;
             let (x, dy) = (matrix(tokens, inner), matrix(tokens, outputs));
-            for encoding in ["f32", "f16", "nf4"] {
+            for encoding in ["f32", "f16", "nf4", "int8", "int4"] {
                 let w = match encoding {
                     "f32" => weight(FloatEncoding::F32, outputs, inner),
                     "f16" => weight(FloatEncoding::F16, outputs, inner),
@@ -242,7 +242,7 @@ impl Bench {
                 };
                 let mut dx = Matrix::zeros(tokens, inner);
                 let name = format!("dy W {encoding} {tokens}×{outputs}→{inner}");
-                self.line(&name, flops, 0.0, |_| {
+                self.line_of(encoding.starts_with("int"), &name, flops, 0.0, |_| {
                     w.product_backward(&self.cpu, dy.view(), dx.view_mut());
                 });
             }

@@ -25,8 +25,9 @@
 //!    `l += l+2` for `l < 2`, `l += l+1`. A tail shorter than 16 fills the first lanes only (a lane without a term is
 //!    left as it is).
 //! 2. **Plain sums** (means, sums of exponentials): the same lanes and tree, with `+`.
-//! 3. **Products over rows** (`dy W`, gradients `dyᵀ x`, probabilities · values): one chain per output element, in
-//!    ascending order of the summed index, a fused multiply-add each, from the value already there (or +0).
+//! 3. **Products over rows** (`dy W`, gradients `dyᵀ x`, probabilities · values) and over the rank of an adapter: one
+//!    chain per output element, in ascending order of the summed index, a fused multiply-add each, from the value already
+//!    there (or +0).
 //! 4. A weight stored in f16 or bf16 is widened to f32, exactly, before rule 1 or 3 applies.
 //! 5. A fused multiply-add stands in sums of products only, and rounds once on every platform: where a machine has no
 //!    instruction for it, `f32::mul_add` is the C library's `fmaf`, which a test holds to hard cases. Everywhere else
@@ -47,9 +48,12 @@
 //!     first. Such are the sums over the experts of a token, from +0 (chosen probabilities, weighted outputs, and the
 //!     gradients for their input, to which that of the router is added last); over the tokens that share a deep
 //!     prompt's gradient; and over the losses of a text, in f64, by window and position. A linear's output is its
-//!     product, then its bias added, then the adapter's part, a product of its own, added; backwards, `dy W`, then the
-//!     adapter's part added. The gradients of linears that share an input are added in the order q + k + v, or
-//!     gate + up.
+//!     product, then its bias added, from where the product with the adapter's `B` goes on by rule 3; backwards, `dy W`,
+//!     then the adapter's part, a product of its own, added. The gradients of linears that share an input are added in
+//!     the order q + k + v, or gate + up.
+//! 12. **Weights of integers** computed in integers ([`Arithmetic::Integer`]): `x Wᵀ` rounds the activations of each
+//!     token to int8, `dy W` the gradients of each token, times the scales of the rows of `W`, in groups of 128 rows from
+//!     row 0 on. Sums of integers are exact. Those of the groups, each times its scale, are added by rule 3.
 //!
 //! ```
 //! use bouquet_kernels::{Cpu, Matrix, Weight};
@@ -88,4 +92,4 @@ pub use matrix::{Matrix, MatrixView, MatrixViewMut};
 pub use weight::{Arithmetic, FloatEncoding, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.
-pub const ARITHMETIC_VERSION: u32 = 1;
+pub const ARITHMETIC_VERSION: u32 = 2;

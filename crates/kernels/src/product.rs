@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::cpu::SharedOut;
+use crate::lanes::LANES;
 use crate::scratch::Scratch;
 use crate::simd::{Factors, Out, Rows, chains, decode, dots};
 use crate::{Cpu, MatrixView, MatrixViewMut};
@@ -25,6 +26,22 @@ pub fn product_backward(cpu: &Cpu, dy: MatrixView<'_>, w: MatrixView<'_>, mut dx
     assert_eq!((dx.rows(), dx.cols()), (dy.rows(), w.cols()), "the shape of dx");
     dx.data_mut().fill(0.0);
     chains_on_threads(cpu, Factors::new(dy.data(), dy.rows(), dy.cols(), dy.cols(), 1), w.into(), dx);
+}
+
+/// `y += x wᵀ` where the inner dimension is short: `x` is `[tokens, inner]`, `w` is `[outputs, inner]`, `y` is
+/// `[tokens, outputs]`. Rule 3, continued from what `y` holds. Panics on other shapes.
+pub fn add_product(cpu: &Cpu, x: MatrixView<'_>, w: MatrixView<'_>, y: MatrixViewMut<'_>) {
+    assert_eq!(x.cols(), w.cols(), "x is [{}, {}], w is [{}, {}]", x.rows(), x.cols(), w.rows(), w.cols());
+    assert_eq!((y.rows(), y.cols()), (x.rows(), w.rows()), "the shape of y");
+    let factors = Factors::new(x.data(), x.rows(), x.cols(), x.cols(), 1);
+    chains_with_on_threads(cpu, factors, x.cols(), y, |steps, outputs, packed| {
+        let width = outputs.len();
+        for (col, output) in outputs.enumerate() {
+            for (row, number) in w.row(output)[steps.clone()].iter().enumerate() {
+                packed[row * width + col] = *number;
+            }
+        }
+    });
 }
 
 /// `dw += dyᵀ x`, token by token, continuing the chain from what `dw` holds: `dy` is `[tokens, outputs]`, `x` is
@@ -122,7 +139,9 @@ pub(crate) fn chains_with_on_threads(
     if rows == 0 || cols == 0 {
         return;
     }
-    let block = rows.min(CHAIN_ROWS);
+    // Few columns are not enough for all threads.
+    let block = if cols < 64 { per_task(cpu, 1, rows, cols.next_multiple_of(LANES) * steps, 8) } else { rows };
+    let block = block.min(CHAIN_ROWS).min(rows);
     let blocks = rows.div_ceil(block);
     let group = per_task(cpu, blocks, cols, block * steps, 64).min(PANEL);
     let groups = cols.div_ceil(group);
@@ -130,15 +149,35 @@ pub(crate) fn chains_with_on_threads(
     cpu.run(blocks * groups, |task| {
         let (r, c) = (task / groups * block, task % groups * group);
         let (rows, cols) = (r..rows.min(r + block), c..cols.min(c + group));
-        let width = cols.len();
+        let (count, len) = (rows.len(), cols.len());
+        let width = len.next_multiple_of(LANES);
         let mut packed = Scratch::new(STEPS.min(steps) * width);
+        // SAFETY: each task has its own block of the output.
+        let y = || unsafe { out.block(rows.clone(), cols.clone()) };
+        // Columns that do not fill registers are worked on elsewhere, in registers that are full.
+        let mut beside = Scratch::zeros(if len < width { count * width } else { 0 });
+        for (row, beside) in beside.chunks_exact_mut(width).enumerate() {
+            // SAFETY: as above.
+            beside[..len].copy_from_slice(unsafe { out.part(rows.start + row, cols.start, len) });
+        }
         for step in (0..steps).step_by(STEPS) {
             let range = step..steps.min(step + STEPS);
-            let len = range.len();
-            decode(range.clone(), cols.clone(), &mut packed[..len * width]);
-            // SAFETY: each task has its own block of the output.
-            let y = unsafe { out.block(rows.clone(), cols.clone()) };
-            chains(cpu, factors.part(rows.clone(), range), Rows::of(&packed, len, width), y);
+            decode(range.clone(), cols.clone(), &mut packed[..range.len() * len]);
+            let to = if len < width {
+                for row in (0..range.len()).rev() {
+                    packed.copy_within(row * len..(row + 1) * len, row * width);
+                    packed[row * width + len..(row + 1) * width].fill(0.0);
+                }
+                Out::new(&mut beside, width, count, width)
+            } else {
+                y()
+            };
+            let w = Rows::of(&packed, range.len(), width);
+            chains(cpu, factors.part(rows.clone(), range), w, to);
+        }
+        for (row, beside) in beside.chunks_exact(width).enumerate() {
+            // SAFETY: as above.
+            unsafe { out.part(rows.start + row, cols.start, len) }.copy_from_slice(&beside[..len]);
         }
     });
 }

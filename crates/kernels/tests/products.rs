@@ -2,7 +2,7 @@
 
 mod common;
 
-use bouquet_kernels::product::{product, product_backward, weight_gradient};
+use bouquet_kernels::product::{add_product, product, product_backward, weight_gradient};
 use bouquet_kernels::{Cpu, FloatEncoding, Matrix, MatrixView, Weight};
 use bytes::Bytes;
 use common::*;
@@ -112,6 +112,16 @@ fn check(tokens: usize, outputs: usize, inner: usize, magnitude: f32, seed: u64)
         let mut dw = before.clone();
         weight_gradient(cpu, dy.view(), x.view(), dw.view_mut());
         assert_same_bits(dw.data(), expected.data(), &format!("dyᵀ x, {cpu:?}"));
+    }
+    let before = numbers.matrix(tokens, outputs);
+    let mut expected = before.clone();
+    let transposed = (0..inner).flat_map(|i| (0..outputs).map(move |o| (i, o))).map(|(i, o)| w.row(o)[i]).collect();
+    let transposed = Matrix::from_vec(inner, outputs, transposed);
+    rules::chains(tokens, inner, |t, i| x.row(t)[i], &transposed, &mut expected);
+    for cpu in &cpus {
+        let mut y = before.clone();
+        add_product(cpu, x.view(), w.view(), y.view_mut());
+        assert_same_bits(y.data(), expected.data(), &format!("y + x wᵀ, {cpu:?}"));
     }
 }
 

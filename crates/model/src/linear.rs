@@ -29,11 +29,11 @@ impl Linear {
         });
         for (request, rows) in runs(tokens, |token| token.request) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
-            let input = adapter_input(cpu, id, batch, &tokens[rows.clone()], x.slice(rows.clone()));
-            let inner = inner_product(cpu, pair, input.view());
-            let mut share = Matrix::unset(rows.len(), y.cols());
-            product::product(cpu, inner.view(), pair.b.view(), share.view_mut());
-            elementwise::add(cpu, share.view(), y.slice_mut(rows));
+            cpu.timed("adapter", || {
+                let input = adapter_input(cpu, id, batch, &tokens[rows.clone()], x.slice(rows.clone()));
+                let inner = inner_product(cpu, pair, input.view());
+                product::add_product(cpu, inner.view(), pair.b.view(), y.slice_mut(rows));
+            });
         }
         y
     }
@@ -51,24 +51,26 @@ impl Linear {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
         let mut dx = Matrix::unset(x.rows(), x.cols());
-        self.weight.product_backward(cpu, dy, dx.view_mut());
+        cpu.timed("products backward", || self.weight.product_backward(cpu, dy, dx.view_mut()));
         for ((request, leaf), rows) in runs(tokens, |token| (token.request, token.leaf)) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
-            let (tokens, dy) = (&tokens[rows.clone()], dy.slice(rows.clone()));
-            let input = adapter_input(cpu, id, batch, tokens, x.slice(rows.clone()));
-            let inner = inner_product(cpu, pair, input.view());
+            cpu.timed("adapter backward", || {
+                let (tokens, dy) = (&tokens[rows.clone()], dy.slice(rows.clone()));
+                let input = adapter_input(cpu, id, batch, tokens, x.slice(rows.clone()));
+                let inner = inner_product(cpu, pair, input.view());
 
-            let gradient = leaves[leaf].adapter.get_mut(&id).expect("leaves begin with a zero for each pair");
-            product::weight_gradient(cpu, dy, inner.view(), gradient.b.view_mut());
-            let mut d_inner = Matrix::unset(rows.len(), pair.rank());
-            product::product_backward(cpu, dy, pair.b.view(), d_inner.view_mut());
-            scale(&mut d_inner, pair.scale);
-            product::weight_gradient(cpu, d_inner.view(), input.view(), gradient.a.view_mut());
+                let gradient = leaves[leaf].adapter.get_mut(&id).expect("leaves begin with a zero for each pair");
+                product::weight_gradient(cpu, dy, inner.view(), gradient.b.view_mut());
+                let mut d_inner = Matrix::unset(rows.len(), pair.rank());
+                product::product_backward(cpu, dy, pair.b.view(), d_inner.view_mut());
+                scale(&mut d_inner, pair.scale);
+                product::weight_gradient(cpu, d_inner.view(), input.view(), gradient.a.view_mut());
 
-            let mut d_input = Matrix::unset(rows.len(), x.cols());
-            product::product_backward(cpu, d_inner.view(), pair.a.view(), d_input.view_mut());
-            batch.drop_channels(cpu, id, tokens, d_input.view_mut());
-            elementwise::add(cpu, d_input.view(), dx.slice_mut(rows));
+                let mut d_input = Matrix::unset(rows.len(), x.cols());
+                product::product_backward(cpu, d_inner.view(), pair.a.view(), d_input.view_mut());
+                batch.drop_channels(cpu, id, tokens, d_input.view_mut());
+                elementwise::add(cpu, d_input.view(), dx.slice_mut(rows));
+            });
         }
         dx
     }

@@ -33,13 +33,13 @@ impl Norm {
 
     /// The gradient for `x` from that of [`forward`](Self::forward).
     pub fn backward(&self, cpu: &Cpu, x: MatrixView<'_>, dy: MatrixView<'_>) -> Matrix {
-        let mut dx = Matrix::unset(x.rows(), x.cols());
-        match self.spec.kind {
-            NormKind::LayerNorm => {
-                norm::layer_norm_backward(cpu, x, &self.weight, self.spec.epsilon, dy, dx.view_mut());
+        cpu.timed("norms backward", || {
+            let (mut dx, epsilon) = (Matrix::unset(x.rows(), x.cols()), self.spec.epsilon);
+            match self.spec.kind {
+                NormKind::LayerNorm => norm::layer_norm_backward(cpu, x, &self.weight, epsilon, dy, dx.view_mut()),
+                NormKind::RmsNorm => norm::rms_norm_backward(cpu, x, &self.weight, epsilon, dy, dx.view_mut()),
             }
-            NormKind::RmsNorm => norm::rms_norm_backward(cpu, x, &self.weight, self.spec.epsilon, dy, dx.view_mut()),
-        }
-        dx
+            dx
+        })
     }
 }

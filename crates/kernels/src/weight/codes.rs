@@ -8,16 +8,29 @@
 //! ```
 //!
 //! The first sum is of integers and exact. The second runs over the outliers, ascending, as rule 3 says.
+//!
+//! Backward, gradients of a token are rounded in groups of 128 outputs `g`, since their tails are heavier than those of
+//! activations:
+//!
+//! ```text
+//! d[o]     = dy[o] * row_scale[o]
+//! scale[g] = max |d[o]| / 127                               over the group; 0 if that is below 1e-35
+//! q[o]     = round(d[o] * (127 / max))                      half to even
+//! dx[k]    = Σ_g scale[g] * (Σ_(o in g) q[o] code[o, k])
+//! ```
+//!
+//! The inner sum is exact, the outer one runs as rule 3 says. What is not finite makes all of `dx` NaN.
 
 use std::ops::Range;
 
 use crate::cpu::SharedOut;
 use crate::product::{chains_with_on_threads, dots_with_on_threads};
 use crate::scratch::Scratch;
-use crate::simd::ints::{self, MOST_OUTPUTS, PADDING, panel_outputs};
+use crate::simd::ints::{self, MOST_OUTPUTS, PADDING, PANEL, panel_outputs};
 use crate::simd::{Factors, per_isa};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
+use super::gradients::Gradients;
 use super::int4;
 use super::tokens::{Summary, Tokens};
 
@@ -271,8 +284,34 @@ pub(super) fn float_product(cpu: &Cpu, w: CodeRows<'_>, scales: &[f32], x: Matri
     dots_with_on_threads(cpu, x, w.rows(), y, |rows, out| w.decode(cpu, scales, rows, 0..w.cols(), out));
 }
 
-/// `dx = dy W` in f32, by rule 3, over decoded rows.
+/// `dx = dy W` in integers.
 pub(super) fn product_backward(
+    cpu: &Cpu,
+    w: CodeRows<'_>,
+    scales: &[f32],
+    dy: MatrixView<'_>,
+    mut dx: MatrixViewMut<'_>,
+) {
+    let count = dy.rows();
+    let gradients = Gradients::encode(cpu, dy, scales);
+    let blocks = count.div_ceil(TOKENS);
+    let out = SharedOut::new(&mut dx);
+    cpu.run(w.cols().div_ceil(PANEL) * blocks, |task| {
+        let (panel, block) = (task / blocks, task % blocks);
+        let cols = panel * PANEL..w.cols().min((panel + 1) * PANEL);
+        let tokens = block * TOKENS..count.min((block + 1) * TOKENS);
+        let mut sums = Scratch::new(tokens.len() * PANEL);
+        ints::backward(cpu, w, cols.clone(), gradients.codes(tokens.clone()), &mut sums);
+        for (token, sums) in tokens.zip(sums.chunks_exact(PANEL)) {
+            // SAFETY: each task has its own tokens and columns.
+            let dx = unsafe { out.part(token, cols.start, cols.len()) };
+            dx.copy_from_slice(&sums[..cols.len()]);
+        }
+    });
+}
+
+/// `dx = dy W` in f32, by rule 3, over decoded rows.
+pub(super) fn float_product_backward(
     cpu: &Cpu,
     w: CodeRows<'_>,
     scales: &[f32],

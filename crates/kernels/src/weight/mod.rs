@@ -6,6 +6,7 @@
 pub(crate) mod codes;
 pub mod dynamic;
 mod float;
+mod gradients;
 pub mod int4;
 mod int8;
 pub mod nf4;
@@ -43,12 +44,13 @@ pub enum Weight {
     Nf4(Arc<Nf4Weight>),
 }
 
-/// What a weight of integers is multiplied with.
+/// What a weight of integers is multiplied with, forward and backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Activations as they are: the weight is decoded to f32 where it is used.
+    /// Activations and gradients as they are: the weight is decoded to f32 where it is used.
     Float,
-    /// Activations rounded to int8 for each token, outliers apart (LLM.int8): fast.
+    /// Activations rounded to int8 for each token, outliers apart (LLM.int8), and gradients in groups of 128 outputs:
+    /// fast. The gradients are 1 to 2 % away from those of floats, in norm.
     Integer,
 }
 
@@ -136,14 +138,18 @@ impl Weight {
     }
 
     /// `dx = dy W`, the gradient of [`product`](Self::product) (of integers too: their rounding of activations is passed
-    /// over): `dy` is `[tokens, rows]`, `dx` is `[tokens, cols]`. Rule 3. Panics on other shapes.
+    /// over): `dy` is `[tokens, rows]`, `dx` is `[tokens, cols]`. Rule 3 for floats, rule 12 for integers. Panics on other
+    /// shapes.
     pub fn product_backward(&self, cpu: &Cpu, dy: MatrixView<'_>, dx: MatrixViewMut<'_>) {
         assert_eq!(dy.cols(), self.rows(), "columns of dy for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((dx.rows(), dx.cols()), (dy.rows(), self.cols()), "the shape of dx");
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.product_backward(cpu, dy, dx),
             (Weight::Nf4(weight), _) => weight.product_backward(cpu, dy, dx),
-            (_, Some((codes, scales))) => codes::product_backward(cpu, codes, scales, dy, dx),
+            (Weight::Int8(_, Arithmetic::Integer) | Weight::Int4(_, Arithmetic::Integer), Some((codes, scales))) => {
+                codes::product_backward(cpu, codes, scales, dy, dx);
+            }
+            (_, Some((codes, scales))) => codes::float_product_backward(cpu, codes, scales, dy, dx),
             _ => unreachable!("all others are codes"),
         }
     }

@@ -11,7 +11,13 @@ use crate::{Cpu, MatrixView, MatrixViewMut};
 pub const OUTLIER: f32 = 6.0;
 
 /// Largest code of an activation.
-const LARGEST: f32 = 127.0;
+pub(super) const LARGEST: f32 = 127.0;
+
+/// Where the largest magnitude is less, the scale is 0.
+pub(super) const SMALLEST: f32 = 1e-35;
+
+/// Adding 1.5 * 2²³ rounds to an integer, half to even, and leaves it in the low bits.
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// The activations of some tokens as codes.
 pub(super) struct Tokens {
@@ -91,7 +97,6 @@ macro_rules! encode_as {
     ($name:ident, $code:ty) => {
         per_isa! {
             fn $name(x: &[f32], codes: &mut [$code]) -> Summary {
-                const ROUND: f32 = 12_582_912.0;
                 // Magnitudes order as their bits do, NaN above all; the order of integers is free, so these are lanes.
                 let (mut largest, mut outliers) = (0u32, 0u32);
                 for &x in x {
@@ -101,12 +106,11 @@ macro_rules! encode_as {
                     largest = largest.max(if inlier { magnitude } else { 0 });
                 }
                 let largest = f32::from_bits(largest);
-                let zero = largest < 1e-35;
+                let zero = largest < SMALLEST;
                 let (factor, scale) = if zero { (0.0, 0.0) } else { (LARGEST / largest, largest / LARGEST) };
                 let mut sum = 0i32;
                 for (code, &x) in codes.iter_mut().zip(x) {
                     let x = if x.abs() < OUTLIER { x } else { 0.0 };
-                    // Adding 1.5 * 2²³ rounds to an integer, half to even, and leaves it in the low bits.
                     let value = ((x * factor + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
                     *code = value as $code;
                     sum = sum.wrapping_add(value);

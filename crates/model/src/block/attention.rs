@@ -114,20 +114,24 @@ impl Attention {
         let mut d_queries = Matrix::unset(queries.rows(), queries.cols());
         let mut d_keys = Matrix::unset(queries.rows(), kv_channels);
         let mut d_values = Matrix::unset(queries.rows(), kv_channels);
-        attention::attention_backward(
-            cpu,
-            &self.shape,
-            queries.view(),
-            &sequences(batch, caches.iter()),
-            context.view(),
-            d_context.view(),
-            d_queries.view_mut(),
-            d_keys.view_mut(),
-            d_values.view_mut(),
-        );
+        cpu.timed("attention backward", || {
+            attention::attention_backward(
+                cpu,
+                &self.shape,
+                queries.view(),
+                &sequences(batch, caches.iter()),
+                context.view(),
+                d_context.view(),
+                d_queries.view_mut(),
+                d_keys.view_mut(),
+                d_values.view_mut(),
+            );
+        });
         if let Some(angles) = &batch.angles {
-            rope::rotate_backward(cpu, angles, self.shape.heads, d_queries.view_mut());
-            rope::rotate_backward(cpu, angles, self.shape.kv_heads, d_keys.view_mut());
+            cpu.timed("positions", || {
+                rope::rotate_backward(cpu, angles, self.shape.heads, d_queries.view_mut());
+                rope::rotate_backward(cpu, angles, self.shape.kv_heads, d_keys.view_mut());
+            });
         }
         self.qkv.backward(call, &self.shape, x, [&d_queries, &d_keys, &d_values], leaves)
     }
@@ -178,7 +182,10 @@ impl Qkv {
                 elementwise::add(call.cpu, run(Site::V, v, d_values).view(), dx.view_mut());
                 dx
             }
-            Qkv::Fused(qkv) => run(Site::Qkv, qkv, &join(call.cpu, shape, [d_queries, d_keys, d_values])),
+            Qkv::Fused(qkv) => {
+                let fused = call.cpu.timed("join qkv", || join(call.cpu, shape, [d_queries, d_keys, d_values]));
+                run(Site::Qkv, qkv, &fused)
+            }
         }
     }
 }

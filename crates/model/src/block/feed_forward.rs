@@ -226,23 +226,27 @@ impl Expert {
         match (&self.gate, &activations.gate) {
             (Some(gate_linear), Some(gate)) => {
                 let mut d_gate = Matrix::unset(up.rows(), up.cols());
-                let (d_gate_view, d_up_view) = (d_gate.view_mut(), d_up.view_mut());
-                activation::gated_backward(
-                    call.cpu,
-                    self.activation,
-                    gate.view(),
-                    up,
-                    d_inner.view(),
-                    d_gate_view,
-                    d_up_view,
-                );
+                call.cpu.timed("activation backward", || {
+                    let (d_gate, d_up) = (d_gate.view_mut(), d_up.view_mut());
+                    activation::gated_backward(
+                        call.cpu,
+                        self.activation,
+                        gate.view(),
+                        up,
+                        d_inner.view(),
+                        d_gate,
+                        d_up,
+                    );
+                });
                 let mut dx = gate_linear.backward(call, sites.gate, tokens, x, d_gate.view(), leaves);
                 let more = self.up.backward(call, sites.up, tokens, x, d_up.view(), leaves);
                 elementwise::add(call.cpu, more.view(), dx.view_mut());
                 dx
             }
             _ => {
-                activation::activate_backward(call.cpu, self.activation, up, d_inner.view(), d_up.view_mut());
+                call.cpu.timed("activation backward", || {
+                    activation::activate_backward(call.cpu, self.activation, up, d_inner.view(), d_up.view_mut());
+                });
                 self.up.backward(call, sites.up, tokens, x, d_up.view(), leaves)
             }
         }

@@ -121,7 +121,7 @@ impl Block {
         match self.residual {
             Residual::NormInput => {
                 let mut dx = norm.backward(cpu, x.view(), d_normed.view());
-                elementwise::add(cpu, d_sum.view(), dx.view_mut());
+                cpu.timed("residual", || elementwise::add(cpu, d_sum.view(), dx.view_mut()));
                 dx
             }
             Residual::NormOutput => {

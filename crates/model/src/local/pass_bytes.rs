@@ -80,7 +80,7 @@ fn numbers_per_token(spec: &BlockSpec, adapted: bool) -> u64 {
         // Of each expert that a token uses; its input and its output; the router's probabilities and their order.
         Some(experts) => (experts.per_token as u64) * (3 * inner + 2 * hidden + 8) + 5 * experts.count as u64,
     };
-    // An adapter copies the input of a linear and makes an output of its own.
+    // An adapter copies the input of a linear and, backward, makes a gradient of its own.
     let width = |linear: crate::spec::LinearShape| (linear.inputs + linear.outputs) as u64;
     let adapter = if adapted { spec.linears().into_iter().map(width).max().unwrap_or(0) } else { 0 };
     rows + attention + feed_forward + adapter

@@ -41,10 +41,14 @@ pub(crate) fn repository() -> PathBuf {
 }
 
 pub(crate) fn open(model: &str, threads: usize) -> Model {
+    open_in(Encoding::F32, model, threads)
+}
+
+pub(crate) fn open_in(encoding: Encoding, model: &str, threads: usize) -> Model {
     let shipped = repository().join("models").join(model);
     let fixture = repository().join("tests/fixtures/models").join(model);
     let folder = if shipped.exists() { shipped } else { fixture };
-    Model::open(&folder, &OpenOptions::new(Cpu::new(threads), CACHE_BYTES, Encoding::F32))
+    Model::open(&folder, &OpenOptions::new(Cpu::new(threads), CACHE_BYTES, encoding))
         .unwrap_or_else(|error| panic!("{model}: {error}"))
 }
 

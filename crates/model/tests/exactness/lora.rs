@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bouquet_kernels::ops::cross_entropy::{cross_entropy, cross_entropy_backward};
 use bouquet_kernels::{Matrix, product};
-use bouquet_model::Model;
+use bouquet_model::{Encoding, Model};
 use bouquet_span::{Adapter, Chain, HiddenStates, Keep, LinearId, LowRank, Pass, PassGrad, Saved, Site, Span};
 
-use crate::fixtures::{Golden, bits, distance, open, slices};
+use crate::fixtures::{Golden, bits, distance, open, open_in, slices};
 
 /// Norm of the difference over norm of the gradient, per tensor. PEFT in f32 is itself about 1e-6 from f64.
 const RELATIVE_TOLERANCE: f64 = 1e-4;
@@ -216,4 +216,38 @@ fn a_trained_adapter_gives_the_logits_of_peft() {
         let distance = distance(&logits, golden.floats("adapter.logits"));
         assert!(distance < 1e-4, "{model_name}: logits are {distance} off");
     }
+}
+
+/// Weights, activations and gradients in int8 against f32, all tensors of an adapter together.
+#[test]
+fn gradients_in_int8_are_close() {
+    const TOLERANCE: f64 = 0.1;
+    let gradients = [Encoding::F32, Encoding::Int8].map(|encoding| {
+        let model = open_in(encoding, "bloom-small-trained", 2);
+        let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        let hidden_size = model.spec.block.hidden_size;
+        let matrix = |rows, cols| Matrix::from_vec(rows, cols, (0..rows * cols).map(|i| 0.02 * number(i)).collect());
+        let pair = |id| (id, LowRank { a: matrix(4, hidden_size), b: matrix(3 * hidden_size, 4), scale: 2.0 });
+        let pairs = linears(&model, &[Site::Qkv]).into_iter().map(pair).collect();
+        let adapter = Some(Arc::new(Adapter { pairs, dropout: 0.0 }));
+        let pass = Pass { adapter, keep: Keep::BlockInputs, ..Pass::default() };
+
+        let ids: Vec<u32> = (0..96).map(|i| (i * i * 37 + 11) % 8000).collect();
+        let hidden = model.embedding.embed(&model.cpu, &[&ids]).unwrap();
+        let (hidden, saved) = model.blocks.forward(hidden, &pass).unwrap();
+        let normalized = model.head.normalize(&model.cpu, hidden.values().view());
+        let logits = model.head.project(&model.cpu, normalized.view());
+        let targets: Vec<u32> = ids[1..].iter().copied().chain([0]).collect();
+        let mut d_logits = Matrix::zeros(logits.rows(), logits.cols());
+        cross_entropy_backward(&model.cpu, logits.view(), &targets, &[1.0; 96], d_logits.view_mut());
+        let d_normalized = model.head.project_backward(&model.cpu, d_logits.view());
+        let d_hidden = model.head.normalize_backward(&model.cpu, hidden.values().view(), d_normalized.view());
+        let d_hidden = HiddenStates::new(d_hidden, vec![96]).unwrap();
+        let (_, mut gradient) = model.blocks.backward(saved, d_hidden, &pass).unwrap();
+        let tensors = std::mem::take(&mut gradient.leaves[0].adapter).into_values().flat_map(|pair| [pair.a, pair.b]);
+        let numbers: Vec<f32> = tensors.flat_map(Matrix::into_vec).collect();
+        Matrix::from_vec(1, numbers.len(), numbers)
+    });
+    let error = relative_error(&gradients[1], &gradients[0]);
+    assert!((1e-3..TOLERANCE).contains(&error), "{error} off");
 }

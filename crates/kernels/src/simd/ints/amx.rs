@@ -10,9 +10,10 @@ use std::arch::asm;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::tiles::{Block, CODES, Tiles, many_in_tiles, spin_tiles};
+use super::backward::pack_columns;
+use super::tiles::{Block, CODES, Tiles, backward_in_tiles, many_in_tiles, spin_tiles};
 use super::vnni::Bytes512;
-use super::{BIAS, BLOCK, MOST_OUTPUTS, Source, Sums, TokenCodes, scalar};
+use super::{BIAS, BLOCK, GroupCodes, MOST_OUTPUTS, Source, Sums, TokenCodes, scalar};
 use crate::permission;
 use crate::weight::codes::{CodeRows, Int8Rows};
 
@@ -22,6 +23,14 @@ use crate::weight::codes::{CodeRows, Int8Rows};
 pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, done: impl FnMut(usize, &[Sums])) {
     // SAFETY: the caller's.
     unsafe { many_in_tiles::<Amx>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`many`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_in_tiles::<Amx>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -166,6 +175,12 @@ impl Tiles for Amx {
     unsafe fn pack<S: Source>(w: S, rows: Range<usize>, cols: Range<usize>, panel: *mut u8) {
         // SAFETY: the caller's.
         unsafe { super::many::pack::<Bytes512, S, 2>(w, rows, cols, panel) }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_columns<S: Source>(w: S, rows: Range<usize>, cols: Range<usize>, panel: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { pack_columns::<Bytes512, S, 2>(w, rows, cols, panel) }
     }
 
     #[inline(always)]

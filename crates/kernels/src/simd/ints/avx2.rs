@@ -4,7 +4,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with};
+use super::{
+    GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with, few_with, many_with, reads_with,
+};
 use crate::simd::unroll;
 use crate::weight::codes::CodeRows;
 
@@ -23,6 +25,14 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
     // 6 × 2 accumulators, 2 of weights, one of a token and its products are all 16 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Halves256, 6, 2>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_with::<Halves256, 6, 2>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -132,6 +142,24 @@ impl Ints for Halves256 {
     }
 
     #[inline(always)]
+    unsafe fn interleave(rows: &mut [Self; MOST_STEP]) {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) = (rows[0].0, rows[1].0);
+            // Four columns in each half: of 8 columns the first four, and the others.
+            let (first, second) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+            rows[0] = Halves256(_mm256_permute2x128_si256::<0x20>(first, second));
+            rows[1] = Halves256(_mm256_permute2x128_si256::<0x31>(first, second));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, scale: f32, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { add_scaled(self.0, scale, to) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: see above; a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
@@ -149,6 +177,16 @@ pub(super) unsafe fn sums([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
         _mm_storeu_si128(sums.as_mut_ptr().cast(), all);
     }
     sums
+}
+
+/// `to[lane] += sums[lane] · scale`, rounded once.
+#[inline(always)]
+pub(super) unsafe fn add_scaled(sums: __m256i, scale: f32, to: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = _mm256_cvtepi32_ps(sums);
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(sums, _mm256_set1_ps(scale), _mm256_loadu_ps(to)));
+    }
 }
 
 /// 8 × 8 lanes; the other registers are left alone.

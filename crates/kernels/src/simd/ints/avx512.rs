@@ -4,7 +4,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with};
+use super::{
+    GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with, few_with, many_with, reads_with,
+};
 use crate::simd::unroll;
 use crate::weight::codes::CodeRows;
 
@@ -23,6 +25,14 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
     // 6 × 4 accumulators, 4 of weights, one of a token and its products are 30 of 32 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Halves512, 6, 4>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_with::<Halves512, 6, 4>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -133,6 +143,26 @@ impl Ints for Halves512 {
     }
 
     #[inline(always)]
+    unsafe fn interleave(rows: &mut [Self; MOST_STEP]) {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) = (rows[0].0, rows[1].0);
+            // Four columns in each quarter: of 8 columns the first four, and the others.
+            let (first, second) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+            let (low, high) =
+                (_mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4));
+            rows[0] = Halves512(_mm512_permutex2var_epi64(first, low, second));
+            rows[1] = Halves512(_mm512_permutex2var_epi64(first, high, second));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, scale: f32, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { add_scaled(self.0, scale, to) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: see above; a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
@@ -163,14 +193,37 @@ pub(super) unsafe fn transpose(rows: &mut [__m512i; MOST_LANES]) {
             fours[4 * g + 3] = _mm512_unpackhi_epi64(high_ab, high_cd);
         }
         for c in 0..4 {
-            let (a, b, d, e) = (fours[c], fours[4 + c], fours[8 + c], fours[12 + c]);
-            // Quarters 0 and 1 (2 and 3) of two groups of rows.
-            let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
-            let (de_low, de_high) = (_mm512_shuffle_i32x4::<0x44>(d, e), _mm512_shuffle_i32x4::<0xee>(d, e));
-            rows[c] = _mm512_shuffle_i32x4::<0x88>(ab_low, de_low);
-            rows[c + 4] = _mm512_shuffle_i32x4::<0xdd>(ab_low, de_low);
-            rows[c + 8] = _mm512_shuffle_i32x4::<0x88>(ab_high, de_high);
-            rows[c + 12] = _mm512_shuffle_i32x4::<0xdd>(ab_high, de_high);
+            let columns = transpose_quarters([fours[c], fours[4 + c], fours[8 + c], fours[12 + c]]);
+            for (i, column) in columns.into_iter().enumerate() {
+                rows[c + 4 * i] = column;
+            }
         }
+    }
+}
+
+/// 4 × 4 quarters of registers.
+#[inline(always)]
+pub(super) unsafe fn transpose_quarters([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller's.
+    unsafe {
+        // Quarters 0 and 1 (2 and 3) of two registers.
+        let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
+        let (cd_low, cd_high) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
+        [
+            _mm512_shuffle_i32x4::<0x88>(ab_low, cd_low),
+            _mm512_shuffle_i32x4::<0xdd>(ab_low, cd_low),
+            _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high),
+            _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high),
+        ]
+    }
+}
+
+/// `to[lane] += sums[lane] · scale`, rounded once.
+#[inline(always)]
+pub(super) unsafe fn add_scaled(sums: __m512i, scale: f32, to: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = _mm512_cvtepi32_ps(sums);
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(sums, _mm512_set1_ps(scale), _mm512_loadu_ps(to)));
     }
 }

@@ -5,8 +5,8 @@ use std::arch::asm;
 use std::ops::Range;
 
 use super::neon::Bytes128;
-use super::tiles::{Block, Tiles, many_in_tiles, spin_tiles};
-use super::{Ints, MOST_OUTPUTS, Source, Sums, TokenCodes};
+use super::tiles::{Block, Tiles, backward_in_tiles, many_in_tiles, spin_tiles};
+use super::{GROUP, GroupCodes, Ints, MOST_OUTPUTS, MOST_STEP, Source, Sums, TokenCodes};
 use crate::simd::unroll;
 use crate::weight::codes::CodeRows;
 
@@ -17,6 +17,14 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
     // 3 × 8 accumulators, 3 of tokens and one of weights are 28 of 32 registers.
     // SAFETY: the caller's.
     unsafe { many_in_tiles::<Pairs<3, 8>>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`many`].
+#[target_feature(enable = "neon,dotprod,i8mm")]
+pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_in_tiles::<Pairs<3, 8>>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -51,6 +59,34 @@ impl<const M: usize, const N: usize> Tiles for Pairs<M, N> {
                     let to: *mut i8 = panel.add((k - cols.start) * Self::OUTPUTS + output * STEP).cast();
                     vst1_s8(to, vget_low_s8(codes.0));
                     vst1_s8(to.add(Self::OUTPUTS * STEP), vget_high_s8(codes.0));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_columns<S: Source>(w: S, rows: Range<usize>, cols: Range<usize>, panel: *mut u8) {
+        type Codes = Bytes128<true>;
+        for row in rows.clone().step_by(STEP) {
+            for k in cols.clone().step_by(Codes::WIDTH) {
+                // SAFETY: the rows that are read exist, and the panels have room for a group.
+                unsafe {
+                    let mut halves = [[Codes::zero(); MOST_STEP]; 2];
+                    for i in 0..STEP.min(rows.end - row) {
+                        halves[i / MOST_STEP][i % MOST_STEP] = w.load(w.row(row + i), k);
+                    }
+                    let [first, second] = &mut halves;
+                    Codes::interleave(first);
+                    Codes::interleave(second);
+                    let part = (k - cols.start) / Self::OUTPUTS;
+                    let to = panel.add((part * GROUP + row - rows.start) * Self::OUTPUTS);
+                    for i in 0..MOST_STEP {
+                        let [first, second] = [first[i], second[i]].map(|codes| vreinterpretq_s32_s8(codes.0));
+                        let pairs = [vzip1q_s32(first, second), vzip2q_s32(first, second)];
+                        for (pair, codes) in pairs.into_iter().enumerate() {
+                            vst1q_s8(to.add((2 * i + pair) * 2 * STEP).cast(), vreinterpretq_s8_s32(codes));
+                        }
+                    }
                 }
             }
         }

@@ -115,7 +115,7 @@ pub(super) unsafe fn pack<I: Ints, S: Source, const N: usize>(
 
 /// The hot loop: continues the sums of a tile over a panel.
 #[inline(always)]
-unsafe fn many_tile<I: Ints, const M: usize, const N: usize>(
+pub(super) unsafe fn many_tile<I: Ints, const M: usize, const N: usize>(
     panel: *const u8,
     steps: usize,
     tokens: [*const u8; M],

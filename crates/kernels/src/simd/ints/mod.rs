@@ -7,7 +7,10 @@
 //! - few tokens ([`few_with`]): rows are streamed as they lie, several at once, and multiplied with all tokens;
 //! - many ([`many_with`]): `N · LANES` rows are packed into a *panel* `[inner / STEP][N · LANES][STEP]`, which stays in
 //!   the second cache while all tokens pass by, `M` at a time, one `STEP` of each broadcast to all lanes.
+//!
+//! And one against it ([`backward_with`]): columns are packed into such panels, of [`GROUP`] rows at a time.
 
+mod backward;
 mod few;
 mod many;
 mod scalar;
@@ -33,6 +36,8 @@ mod tiles;
 use std::ops::Range;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use self::backward::backward_with;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::few::{STREAMS, few_with};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::many::many_with;
@@ -44,6 +49,7 @@ use crate::{Cpu, Isa};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::works as amx_works;
+pub(crate) use backward::{GROUP, GroupCodes, PANEL, backward};
 
 /// Codes that rows are padded to: two groups of 64.
 pub(crate) const PADDING: usize = 128;
@@ -59,6 +65,9 @@ pub(crate) const MOST_OUTPUTS: usize = 64;
 
 /// Most lanes of a register.
 pub(crate) const MOST_LANES: usize = 16;
+
+/// Most codes of a lane.
+const MOST_STEP: usize = 4;
 
 /// The sums of a token with the rows of a panel.
 pub(crate) type Sums = [i32; MOST_OUTPUTS];
@@ -96,6 +105,11 @@ pub(crate) trait Ints: Copy {
     unsafe fn sums(of: [Self; 4]) -> [i32; 4];
     /// The first `LANES` registers as rows of lanes, turned into columns.
     unsafe fn transpose(rows: &mut [Self; MOST_LANES]);
+    /// The first `STEP` registers, `WIDTH` columns of a row each, turned into registers of `LANES` columns each, a lane
+    /// with the codes of a column.
+    unsafe fn interleave(rows: &mut [Self; MOST_STEP]);
+    /// `to[lane] += sum · scale`, rounded once, for each lane of sums.
+    unsafe fn add_scaled(self, scale: f32, to: *mut f32);
 
     /// Asks for a cache line that will be read soon; any address will do.
     #[inline(always)]

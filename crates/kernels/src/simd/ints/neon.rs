@@ -4,7 +4,10 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, STREAMS, Sums, TokenCodes, few_with, many_with, reads_with, spin_with};
+use super::{
+    GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with, few_with, many_with, reads_with,
+    spin_with,
+};
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -22,6 +25,14 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
     // 5 × 4 accumulators, 4 of weights, one of a token and its products leave room among 32 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Bytes128<false>, 5, 4>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_with::<Bytes128<false>, 5, 4>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -44,6 +55,14 @@ pub(super) unsafe fn many_dot(
     // 6 × 4 accumulators, 4 of weights and one of a token are 29 of 32 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Bytes128<true>, 6, 4>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`few_dot`].
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn backward_dot(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_with::<Bytes128<true>, 6, 4>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -167,6 +186,31 @@ impl<const DOT: bool> Ints for Bytes128<DOT> {
                 rows[i] = Bytes128(vreinterpretq_s8_s64(vtrn1q_s64(upper, lower)));
                 rows[i + 2] = Bytes128(vreinterpretq_s8_s64(vtrn2q_s64(upper, lower)));
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(rows: &mut [Self; MOST_STEP]) {
+        // SAFETY: see above.
+        unsafe {
+            let [a, b, c, d] = rows.map(|row| row.0);
+            for (i, [ab, cd]) in [[vzip1q_s8(a, b), vzip1q_s8(c, d)], [vzip2q_s8(a, b), vzip2q_s8(c, d)]]
+                .map(|pairs| pairs.map(|pair| vreinterpretq_s16_s8(pair)))
+                .into_iter()
+                .enumerate()
+            {
+                rows[2 * i] = Bytes128(vreinterpretq_s8_s16(vzip1q_s16(ab, cd)));
+                rows[2 * i + 1] = Bytes128(vreinterpretq_s8_s16(vzip2q_s16(ab, cd)));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, scale: f32, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe {
+            let sums = vcvtq_f32_s32(vreinterpretq_s32_s8(self.0));
+            vst1q_f32(to, vfmaq_n_f32(vld1q_f32(to), sums, scale));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{MOST_OUTPUTS, Sums, TokenCodes};
+use super::{GROUP, GroupCodes, MOST_OUTPUTS, PANEL, Sums, TokenCodes};
 use crate::weight::codes::CodeRows;
 
 fn sum(w: CodeRows<'_>, row: usize, x: TokenCodes<'_>, token: usize) -> i32 {
@@ -26,6 +26,21 @@ pub(super) fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, mut d
             sums[index] = sum(w, row, x, token);
         }
         done(token, &[sums]);
+    }
+}
+
+pub(super) fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    for (token, dx) in dx.chunks_exact_mut(PANEL).enumerate() {
+        let (codes, scales) = dy.tokens.data[token * dy.tokens.stride..].split_at(dy.scales);
+        let codes: &[i8] = bytemuck::cast_slice(&codes[..w.rows()]);
+        for (col, dx) in cols.clone().zip(dx) {
+            for (group, codes) in codes.chunks(GROUP).enumerate() {
+                let products = codes.iter().enumerate();
+                let sum: i32 = products.map(|(i, &code)| w.code(group * GROUP + i, col) * i32::from(code)).sum();
+                let scale = bytemuck::pod_read_unaligned(&scales[8 * group..][..4]);
+                *dx = (sum as f32).mul_add(scale, *dx);
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Ints, MOST_LANES, Sums, TokenCodes, few_with, many_with, spin_with};
+use super::{GroupCodes, Ints, MOST_LANES, MOST_STEP, Sums, TokenCodes, backward_with, few_with, many_with, spin_with};
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -29,6 +29,14 @@ pub(super) unsafe fn many_512(
 }
 
 /// # Safety
+/// As [`few_512`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn backward_512(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_with::<Bytes512, 6, 4>(w, cols, dy, dx) }
+}
+
+/// # Safety
 /// The machine has AVX2, FMA, F16C and AVX-VNNI; shapes are checked.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(super) unsafe fn few_256(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, sums: &mut [i32]) {
@@ -48,6 +56,14 @@ pub(super) unsafe fn many_256(
     // 6 × 2 accumulators, 2 of weights and one of a token are 15 of 16 registers.
     // SAFETY: the caller's.
     unsafe { many_with::<Bytes256, 6, 2>(w, rows, x, done) }
+}
+
+/// # Safety
+/// As [`few_256`].
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn backward_256(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { backward_with::<Bytes256, 6, 2>(w, cols, dy, dx) }
 }
 
 /// # Safety
@@ -148,6 +164,30 @@ impl Ints for Bytes512 {
     }
 
     #[inline(always)]
+    unsafe fn interleave(rows: &mut [Self; MOST_STEP]) {
+        // SAFETY: see above.
+        unsafe {
+            let [a, b, c, d] = rows.map(|row| row.0);
+            let (low_ab, high_ab) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+            let (low_cd, high_cd) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+            // Four columns in each quarter: of 16 columns the first four, the second four, and so on.
+            let fours = [
+                _mm512_unpacklo_epi16(low_ab, low_cd),
+                _mm512_unpackhi_epi16(low_ab, low_cd),
+                _mm512_unpacklo_epi16(high_ab, high_cd),
+                _mm512_unpackhi_epi16(high_ab, high_cd),
+            ];
+            *rows = super::avx512::transpose_quarters(fours).map(Bytes512);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, scale: f32, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { super::avx512::add_scaled(self.0, scale, to) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: see above; a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
@@ -217,6 +257,31 @@ impl Ints for Bytes256 {
     unsafe fn transpose(rows: &mut [Self; MOST_LANES]) {
         // SAFETY: see above; a register is all that it holds.
         unsafe { super::avx2::transpose(&mut *std::ptr::from_mut(rows).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(rows: &mut [Self; MOST_STEP]) {
+        // SAFETY: see above.
+        unsafe {
+            let [a, b, c, d] = rows.map(|row| row.0);
+            let (low_ab, high_ab) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+            let (low_cd, high_cd) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+            // Four columns in each half: of 16 columns the first four and the second four, and the others.
+            let (first, second) = (_mm256_unpacklo_epi16(low_ab, low_cd), _mm256_unpackhi_epi16(low_ab, low_cd));
+            let (third, fourth) = (_mm256_unpacklo_epi16(high_ab, high_cd), _mm256_unpackhi_epi16(high_ab, high_cd));
+            *rows = [
+                Bytes256(_mm256_permute2x128_si256::<0x20>(first, second)),
+                Bytes256(_mm256_permute2x128_si256::<0x20>(third, fourth)),
+                Bytes256(_mm256_permute2x128_si256::<0x31>(first, second)),
+                Bytes256(_mm256_permute2x128_si256::<0x31>(third, fourth)),
+            ];
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(self, scale: f32, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { super::avx2::add_scaled(self.0, scale, to) }
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::super::{GROUP, PANEL};
 use super::*;
 use crate::Isa;
 use crate::scratch::Scratch;
@@ -17,6 +18,12 @@ impl<const WRONG: bool> Tiles for Model<WRONG> {
     unsafe fn pack<S: Source>(w: S, rows: Range<usize>, cols: Range<usize>, panel: *mut u8) {
         // SAFETY: the caller's.
         unsafe { Amx::pack(w, rows, cols, panel) }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_columns<S: Source>(w: S, rows: Range<usize>, cols: Range<usize>, panel: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { Amx::pack_columns(w, rows, cols, panel) }
     }
 
     unsafe fn add_products(block: Block) {
@@ -193,6 +200,50 @@ fn the_program_computes_the_sums_of_scalar_code() {
         unsafe {
             assert!(agrees::<Model<false>>());
             assert!(!agrees::<Model<true>>());
+        }
+    }
+}
+
+#[test]
+fn gradients_are_those_of_scalar_code() {
+    if Isa::Avx512Vnni.is_available() {
+        // SAFETY: just checked; the model needs nothing.
+        unsafe { compare_gradients() }
+    }
+}
+
+/// # Safety
+/// As [`agrees`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn compare_gradients() {
+    const TOKENS: usize = 71;
+    const ROWS: usize = 2 * GROUP + 44;
+    const COLS: usize = PANEL + 11;
+    const STRIDE: usize = 4 * GROUP;
+    let number = |i: usize| ((i as u32).wrapping_mul(0x9e37_79b9) >> 24) as u8;
+    let weight: Vec<u8> = (0..ROWS * COLS).map(number).collect();
+    let mut tokens = vec![0; TOKENS * STRIDE];
+    for (token, bytes) in tokens.chunks_exact_mut(STRIDE).enumerate() {
+        let (codes, scales) = bytes.split_at_mut(3 * GROUP);
+        for (row, code) in codes[..ROWS].iter_mut().enumerate() {
+            *code = (number(7 * token + 3 * row) as i8).max(-127) as u8;
+        }
+        for (group, codes) in codes.chunks_exact(GROUP).enumerate() {
+            let sum: i32 = codes.iter().map(|&code| i32::from(code as i8)).sum();
+            scales[8 * group..][..4].copy_from_slice(&(1.0 / (token + group + 1) as f32).to_le_bytes());
+            scales[8 * group + 4..][..4].copy_from_slice(&(-BIAS * sum).to_le_bytes());
+        }
+    }
+    let w = CodeRows::Int8(Int8Rows { data: &weight, rows: ROWS, cols: COLS });
+    let dy = TokenCodes { data: &tokens, count: TOKENS, stride: STRIDE };
+    let dy = GroupCodes { tokens: dy, scales: 3 * GROUP };
+    for cols in [0..PANEL, PANEL..COLS] {
+        let (mut expected, mut found) = (vec![0.0; TOKENS * PANEL], vec![0.0; TOKENS * PANEL]);
+        scalar::backward(w, cols.clone(), dy, &mut expected);
+        // SAFETY: the caller's; the shapes fit.
+        unsafe { backward_in_tiles::<Model<false>>(w, cols.clone(), dy, &mut found) };
+        for (expected, found) in expected.chunks_exact(PANEL).zip(found.chunks_exact(PANEL)) {
+            assert_eq!(expected[..cols.len()], found[..cols.len()]);
         }
     }
 }
