@@ -25,6 +25,7 @@
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`stored`] | how a folder says that its weights are encoded |
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
+//! | [`mod@merge`] | a folder with an adapter folded into its weights |
 //! | [`ends`] | embedding and head |
 //! | [`mod@pooling`] | from hidden states to the embedding of a sentence |
 //! | [`adapter`] | what has been learned on top, and the folder it rests in |
@@ -66,6 +67,7 @@ mod kv_cache;
 mod linear;
 pub mod load;
 pub mod local;
+pub mod merge;
 pub mod model;
 pub mod norm;
 pub mod pooling;

@@ -76,3 +76,26 @@ fn an_adapter_that_does_not_fit_is_refused() {
     std::fs::write(folder.path().join("adapter_model.bin"), "pickle").unwrap();
     refused(arg(folder.path()), "holds only pickled weights (adapter_model.bin)");
 }
+
+#[test]
+fn an_adapter_is_folded_into_a_folder_that_runs_alone() {
+    let room = tempfile::tempdir().unwrap();
+    let (model, adapter) = (tiny("llama-tiny"), adapter("llama-tiny-adapter"));
+    let merged = room.path().join("merged");
+    let args = ["merge", arg(&model), "--adapter", arg(&adapter), "-o", arg(&merged)];
+    let report = json(&[args.as_slice(), &["--dtype", "f32", "--json"]].concat());
+    assert_eq!((&report["pairs"], &report["resumed_bytes"]), (&4.into(), &0.into()));
+    let run = |folder: &std::path::Path, flags: &[&str]| {
+        let args = ["run", arg(folder), "Il est", "--max-tokens", "24", "--json", "--encoding", "f32"];
+        json(&[args.as_slice(), flags].concat())["token_ids"].clone()
+    };
+    assert_eq!(run(&merged, &[]), run(&model, &["--adapter", arg(&adapter)]));
+    refused(&args, 2, "is there already, and not empty");
+
+    let codes = room.path().join("codes");
+    stdout(&["quantize", arg(&model), "--encoding", "int8", "-o", arg(&codes)]);
+    let out = room.path().join("out");
+    let args = ["merge", arg(&codes), "--adapter", arg(&adapter), "-o", arg(&out)];
+    refused(&args, 1, "the weights are stored in int8, and an adapter can be folded into floats alone");
+    assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 2, "something is left");
+}
