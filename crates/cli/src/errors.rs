@@ -222,6 +222,9 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::NotANewFolder { .. } => "give the path of a folder that is not there yet, or empty",
         ModelError::Busy { .. } => "wait until it is done, or give another folder",
         ModelError::AlreadyEncoded { .. } => "give the folder that the floats are in",
+        ModelError::NotFloats { .. } => {
+            "give --adapter to the commands that compute, or fold it into the floats and quantize what comes of it"
+        }
         ModelError::NotAModel { .. } => {
             "give the folder that has config.json, tokenizer.json and the safetensors files"
         }

@@ -33,6 +33,7 @@ Examples:
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
+  bouquet merge MODEL --adapter DIR -o DIR       the same with an adapter folded in
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
 A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
@@ -52,6 +53,8 @@ enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
     Quantize(commands::quantize::QuantizeArgs),
+    /// Write a model's folder with an adapter folded into its weights
+    Merge(commands::merge::MergeArgs),
     /// Fetch a model from the hub, or what is new of it
     Pull(commands::pull::PullArgs),
     /// Measure how fast a model runs here, beside the limits of the machine
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Finetune(args) => commands::finetune::run(*args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
+        Command::Merge(args) => commands::merge::run(args),
         Command::Pull(args) => commands::pull::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Doctor(args) => commands::doctor::run(args),

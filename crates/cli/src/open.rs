@@ -1,11 +1,12 @@
 //! Opening a model for a command: the folder, the threads, and the memory that its sessions may take.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
+use bouquet_model::adapter::Learned;
 use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, Network, OpenOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -34,6 +35,22 @@ pub(crate) struct CacheArgs {
     /// How keys and values of a sequence are kept; f16 takes half the memory, and results differ a little
     #[arg(long, default_value = CacheEncoding::F32.name(), value_parser = cache_names())]
     pub(crate) kv_cache: CacheEncoding,
+}
+
+/// What has been learned on top: a flag of commands that compute with a model.
+#[derive(clap::Args)]
+pub(crate) struct AdapterArgs {
+    /// Folder of an adapter to compute with, as PEFT saves it: LoRA, or a soft prompt, whose tokens count as others do
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+}
+
+impl AdapterArgs {
+    /// Opens it for the model of a folder, before that is loaded; nothing where none was asked for.
+    pub(crate) fn open(&self, model: &Path) -> Result<Learned> {
+        let Some(adapter) = &self.adapter else { return Ok(Learned::default()) };
+        Ok(Learned::open(adapter, &load_spec(model)?)?.0)
+    }
 }
 
 /// The names of ways to keep keys and values, for a flag.

@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use bouquet_model::Model;
 use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
 
 use crate::detokenizer::Detokenizer;
 use crate::sampler::{Sampler, SamplingOptions};
 use crate::stop::{FinishReason, StopRules, StopScanner};
-use crate::{GenerateError, Result};
+use crate::{Adapted, GenerateError, Result};
 
 /// Tokens of a prompt that go through the blocks of a model together: enough to be bound by arithmetic, few enough for
 /// their activations to stay small (some hundred thousand bytes a token at a hidden size of 4096) and for a cancel to be
@@ -45,7 +44,7 @@ pub struct Generation {
 /// How long the two parts took. A prompt is bound by arithmetic, generation by memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// Tokens of the prompt that had to be computed, those that were cached left out.
+    /// Tokens of the prompt and the soft prompt that had to be computed, those that were cached left out.
     pub prompt_tokens: usize,
     /// Until the first token was picked.
     pub prompt: Duration,
@@ -57,47 +56,48 @@ pub struct Timings {
 
 /// A session of one text, and what is in its cache.
 pub struct Generator<'a> {
-    model: &'a Model,
+    adapted: Adapted<'a>,
     session: Session,
-    /// The tokens in the cache; as many as the session's position says.
+    /// The tokens in the cache; as many as the session's position says, but for those of a soft prompt before them.
     cached: Vec<u32>,
 }
 
 /// Goes on from a prompt, once. `on_text` is called with whole characters, as soon as they are sure. `context` is how
-/// many tokens the text may have, prompt included.
+/// many tokens the text may have, the prompt and the soft prompt of an adapter included.
 ///
 /// # Errors
 /// Before anything is computed: options that make no sense, a prompt that is empty or too long. Later, what the blocks
 /// refuse.
-pub fn generate(
-    model: &Model,
+pub fn generate<'a>(
+    model: impl Into<Adapted<'a>>,
     prompt_ids: &[u32],
     context: usize,
     options: &GenerateOptions,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Generation> {
-    check_prompt(model, prompt_ids, context, options)?;
-    let needed = prompt_ids.len().saturating_add(options.stop.max_tokens);
-    Generator::with_rewind(model, context.min(needed), 0)?.generate(prompt_ids, options, on_text)
+    let adapted = model.into();
+    check_prompt(&adapted, prompt_ids, context, options)?;
+    let needed = (adapted.prompt_tokens() + prompt_ids.len()).saturating_add(options.stop.max_tokens);
+    Generator::with_rewind(adapted, context.min(needed), 0)?.generate(prompt_ids, options, on_text)
 }
 
 impl<'a> Generator<'a> {
-    /// A generator of texts of up to `context` tokens, which are reserved in the cache.
+    /// A generator of texts of up to `context` tokens, those of a soft prompt included, which are reserved in the cache.
     ///
     /// # Errors
     /// [`GenerateError::BeyondPositions`]; a cache that does not fit into memory.
-    pub fn open(model: &'a Model, context: usize) -> Result<Self> {
-        Self::with_rewind(model, context, context)
+    pub fn open(model: impl Into<Adapted<'a>>, context: usize) -> Result<Self> {
+        Self::with_rewind(model.into(), context, context)
     }
 
-    fn with_rewind(model: &'a Model, context: usize, max_rewind: usize) -> Result<Self> {
-        check_positions(model, context)?;
+    fn with_rewind(adapted: Adapted<'a>, context: usize, max_rewind: usize) -> Result<Self> {
+        check_context(&adapted, context)?;
         let shape = SessionShape { sequences: 1, max_tokens: context, max_rewind };
-        let session = model.blocks.open(shape, &Pass::default())?;
-        Ok(Generator { model, session, cached: Vec::new() })
+        let session = adapted.model.blocks.open(shape, &adapted.pass(Pass::default()))?;
+        Ok(Generator { adapted, session, cached: Vec::new() })
     }
 
-    /// How many tokens a text may have, prompt included.
+    /// How many tokens a text may have, prompt and soft prompt included.
     pub fn context(&self) -> usize {
         self.session.shape().max_tokens
     }
@@ -112,10 +112,11 @@ impl<'a> Generator<'a> {
         options: &GenerateOptions,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generation> {
-        check_prompt(self.model, prompt_ids, self.context(), options)?;
+        check_prompt(&self.adapted, prompt_ids, self.context(), options)?;
+        let model = self.adapted.model;
         let mut sampler = Sampler::open(options.sampling.clone())?;
         let mut output = Output {
-            detokenizer: Detokenizer::open(&self.model.tokenizer, prompt_ids)?,
+            detokenizer: Detokenizer::open(&model.tokenizer, prompt_ids)?,
             scanner: StopScanner::new(&options.stop.strings),
             text: String::new(),
             stopped: false,
@@ -129,7 +130,7 @@ impl<'a> Generator<'a> {
         let mut hidden = self.prompt(prompt_ids, &limits, &mut timings.prompt_tokens);
         timings.prompt = start.elapsed();
         let mut first_token = Instant::now();
-        let room = options.stop.max_tokens.min(self.context() - prompt_ids.len());
+        let room = options.stop.max_tokens.min(self.context() - self.adapted.prompt_tokens() - prompt_ids.len());
         let finish_reason = loop {
             let generated = token_ids.len() - prompt_ids.len();
             let last = match hidden {
@@ -140,7 +141,7 @@ impl<'a> Generator<'a> {
             if generated == room {
                 break FinishReason::Length;
             }
-            let logits = self.model.head.logits(&self.model.cpu, last.values().view());
+            let logits = model.head.logits(&model.cpu, last.values().view());
             let token_id = sampler.sample(logits.row(0), &token_ids)?;
             token_ids.push(token_id);
             if generated == 0 {
@@ -153,7 +154,7 @@ impl<'a> Generator<'a> {
             if generated + 1 == room {
                 break FinishReason::Length;
             }
-            hidden = self.step(&[token_id], Returned::Last, &limits);
+            hidden = self.step(&[token_id], Returned::Last, &limits, &mut 0);
         };
         timings.generation = first_token.elapsed();
         timings.generated_tokens = token_ids.len() - prompt_ids.len();
@@ -166,29 +167,41 @@ impl<'a> Generator<'a> {
         let common = self.cached.iter().zip(prompt_ids).take_while(|(cached, id)| cached == id).count();
         // The last token is computed even if it is cached: its hidden states are not.
         let start = common.min(prompt_ids.len() - 1);
-        self.session.rewind(0, start)?;
+        // To the beginning, or behind a soft prompt.
+        let position = if start == 0 { 0 } else { self.adapted.prompt_tokens() + start };
+        self.session.rewind(0, position)?;
         self.cached.truncate(start);
         let rest = &prompt_ids[start..];
-        let tokens = prompt_chunk(self.model.spec.block.hidden_size);
+        let tokens = prompt_chunk(self.adapted.model.spec.block.hidden_size);
         let last_chunk = (rest.len() - 1) / tokens;
         for chunk in rest.chunks(tokens).take(last_chunk) {
-            self.step(chunk, Returned::None, limits)?;
-            *computed += chunk.len();
+            self.step(chunk, Returned::None, limits, computed)?;
         }
         let chunk = &rest[last_chunk * tokens..];
-        let last = self.step(chunk, Returned::Last, limits)?;
-        *computed += chunk.len();
-        Ok(last)
+        self.step(chunk, Returned::Last, limits, computed)
     }
 
-    /// Appends tokens to the text in the cache. A step that fails leaves the cache as it was.
-    fn step(&mut self, token_ids: &[u32], returned: Returned, limits: &Limits) -> Result<HiddenStates> {
+    /// Appends tokens to the text in the cache, at its beginning behind the soft prompt, and counts what was computed. A
+    /// step that fails leaves the cache as it was.
+    fn step(
+        &mut self,
+        token_ids: &[u32],
+        returned: Returned,
+        limits: &Limits,
+        computed: &mut usize,
+    ) -> Result<HiddenStates> {
         limits.check()?;
-        let hidden = self.model.embedding.embed(&self.model.cpu, &[token_ids])?;
+        let Adapted { model, .. } = self.adapted;
+        let hidden = match self.session.positions()[0] {
+            0 => self.adapted.embed(&[token_ids])?,
+            _ => model.embedding.embed(&model.cpu, &[token_ids])?,
+        };
+        let tokens = hidden.tokens();
         let step = Step { session: &mut self.session, hidden, returned, limits: limits.clone() };
-        let output = self.model.blocks.step(&mut [step]).pop();
+        let output = model.blocks.step(&mut [step]).pop();
         let output = output.unwrap_or_else(|| Err(SpanError::Failed("the blocks returned nothing".into())))?;
         self.cached.extend_from_slice(token_ids);
+        *computed += tokens;
         Ok(output)
     }
 }
@@ -249,23 +262,29 @@ fn per_second(tokens: usize, time: Duration) -> Option<f64> {
 }
 
 /// What can be refused before anything is computed.
-fn check_prompt(model: &Model, prompt_ids: &[u32], context: usize, options: &GenerateOptions) -> Result<()> {
+fn check_prompt(adapted: &Adapted<'_>, prompt_ids: &[u32], context: usize, options: &GenerateOptions) -> Result<()> {
     options.sampling.validate()?;
     if prompt_ids.is_empty() {
         return Err(GenerateError::EmptyPrompt);
     }
-    let needed = prompt_ids.len().saturating_add(options.stop.max_tokens.min(1));
+    let prompt_tokens = adapted.prompt_tokens() + prompt_ids.len();
+    let needed = prompt_tokens.saturating_add(options.stop.max_tokens.min(1));
     if needed > context {
-        let (prompt_tokens, limit) = (prompt_ids.len(), model.spec.max_positions);
+        let limit = adapted.model.spec.max_positions;
         return Err(GenerateError::PromptTooLong { prompt_tokens, context, limit });
     }
     Ok(())
 }
 
 /// Whether the model's positions go that far.
-pub(crate) fn check_positions(model: &Model, tokens: usize) -> Result<()> {
-    match model.spec.max_positions {
+fn check_context(adapted: &Adapted<'_>, tokens: usize) -> Result<()> {
+    match adapted.model.spec.max_positions {
         Some(limit) if tokens > limit => Err(GenerateError::BeyondPositions { asked: tokens, limit }),
         _ => Ok(()),
     }
+}
+
+/// The same for a text of so many tokens, behind the soft prompt.
+pub(crate) fn check_positions(adapted: &Adapted<'_>, tokens: usize) -> Result<()> {
+    check_context(adapted, adapted.prompt_tokens().saturating_add(tokens))
 }

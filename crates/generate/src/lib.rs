@@ -11,6 +11,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`adapted`] | a model with what has been learned on top |
 //! | [`generation`] | the loop: prompt in, tokens out, with a session that is kept |
 //! | [`sampler`] | the line that picks a token |
 //! | [`stop`] | when a text ends |
@@ -28,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adapted;
 pub mod detokenizer;
 pub mod error;
 pub mod generation;
@@ -35,6 +37,7 @@ pub mod perplexity;
 pub mod sampler;
 pub mod stop;
 
+pub use adapted::Adapted;
 pub use detokenizer::Detokenizer;
 pub use error::{GenerateError, Result};
 pub use generation::{GenerateOptions, Generation, Generator, Timings, generate, prompt_chunk};

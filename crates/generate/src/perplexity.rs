@@ -1,17 +1,16 @@
 //! How well a model predicts a text: `exp` of the mean negative log-likelihood of its tokens.
 //!
 //! The text is cut into tokens as a whole, without special ones, and then into consecutive windows; what is left at the
-//! end is dropped, unless the text is shorter than one window. Each window stands alone, from position 0: its tokens
-//! 0 to w − 2 predict its tokens 1 to w − 1. Several windows go through the blocks at a time, and the head sees a few
+//! end is dropped, unless the text is shorter than one window. Each window stands alone, from position 0 or behind the soft
+//! prompt of an adapter: its tokens 0 to w − 2 predict its tokens 1 to w − 1. Several windows go through the blocks at a time, and the head sees a few
 //! positions at a time, since the logits of a whole window would be larger than many a model.
 
 use bouquet_kernels::math::exp_f64;
 use bouquet_kernels::ops::cross_entropy::cross_entropy;
-use bouquet_model::Model;
 use bouquet_span::{CancelToken, Limits, Pass};
 
 use crate::generation::check_positions;
-use crate::{GenerateError, Result};
+use crate::{Adapted, GenerateError, Result};
 
 /// Tokens that go through the blocks together, unless a window has more.
 const TOKENS_AT_A_TIME: usize = 2048;
@@ -47,22 +46,23 @@ pub struct Perplexity {
 /// # Errors
 /// A window below 2 or beyond the model's positions, a text that is too short, and what the blocks refuse: also a window
 /// whose tokens do not fit into memory. A window of more tokens than the text has is one of all its tokens.
-pub fn perplexity(
-    model: &Model,
+pub fn perplexity<'a>(
+    model: impl Into<Adapted<'a>>,
     text: &str,
     options: &PerplexityOptions,
     progress: &mut dyn FnMut(usize, usize, f64),
 ) -> Result<Perplexity> {
+    let adapted = model.into();
     if options.window < 2 {
         let found = options.window as f64;
         return Err(GenerateError::Option { name: "the window", expected: "2 tokens or more", found });
     }
-    let token_ids = model.tokenizer.encode(text, false)?.ids;
+    let token_ids = adapted.model.tokenizer.encode(text, false)?.ids;
     if token_ids.len() < 2 {
         return Err(GenerateError::TooShort { tokens: token_ids.len() });
     }
     let window = options.window.min(token_ids.len());
-    check_positions(model, window)?;
+    check_positions(&adapted, window)?;
     let windows: Vec<&[u32]> = token_ids.chunks_exact(window).take(options.max_windows.unwrap_or(usize::MAX)).collect();
     if windows.is_empty() {
         let (name, expected) = ("the number of windows", "1 or more");
@@ -71,8 +71,8 @@ pub fn perplexity(
 
     let limits = Limits { deadline: None, cancel: options.cancel.clone() };
     let (mut sum, mut tokens, mut done) = (0.0, 0, 0);
-    for group in windows.chunks((TOKENS_AT_A_TIME / window).max(1)) {
-        for loss in losses(model, group, &limits)? {
+    for group in windows.chunks((TOKENS_AT_A_TIME / (adapted.prompt_tokens() + window)).max(1)) {
+        for loss in losses(&adapted, group, &limits)? {
             sum += loss;
             tokens += 1;
         }
@@ -84,16 +84,17 @@ pub fn perplexity(
 }
 
 /// The negative log-likelihood of each token of each sequence but its first, sequences from position 0.
-fn losses(model: &Model, sequences: &[&[u32]], limits: &Limits) -> Result<Vec<f64>> {
-    let pass = Pass { limits: limits.clone(), ..Pass::default() };
-    let lengths: Vec<usize> = sequences.iter().map(|token_ids| token_ids.len()).collect();
+fn losses(adapted: &Adapted<'_>, sequences: &[&[u32]], limits: &Limits) -> Result<Vec<f64>> {
+    let (model, prompt_tokens) = (adapted.model, adapted.prompt_tokens());
+    let pass = adapted.pass(Pass { limits: limits.clone(), ..Pass::default() });
+    let lengths: Vec<usize> = sequences.iter().map(|token_ids| prompt_tokens + token_ids.len()).collect();
     // Before hidden states are made: a window can be a whole text.
     model.blocks.admit(&lengths, &pass)?;
-    let hidden = model.embedding.embed(&model.cpu, sequences)?;
+    let hidden = adapted.embed(sequences)?;
     let (hidden, _) = model.blocks.forward(hidden, &pass)?;
     let mut losses = Vec::with_capacity(hidden.tokens());
     for (rows, token_ids) in hidden.rows().zip(sequences) {
-        let predicting = hidden.values().slice(rows.start..rows.end - 1);
+        let predicting = hidden.values().slice(rows.start + prompt_tokens..rows.end - 1);
         let normalized = model.head.normalize(&model.cpu, predicting);
         model.head.for_logits(&model.cpu, normalized.view(), |first, logits| {
             limits.check()?;

@@ -57,6 +57,12 @@ pub enum ModelError {
         /// What they are stored in.
         stored: Encoding,
     },
+    /// Codes where floats are needed to fold an adapter into.
+    #[error("the weights are stored in {stored}, and an adapter can be folded into floats alone")]
+    NotFloats {
+        /// What they are stored in.
+        stored: Encoding,
+    },
     /// A path where no model is.
     #[error("{} is not a model's folder: {problem}", path.display())]
     NotAModel {

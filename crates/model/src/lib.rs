@@ -26,6 +26,7 @@
 //! | [`stored`] | how a folder says that its weights are encoded |
 //! | `staging` | a folder that is being written, beside its name |
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
+//! | [`mod@merge`] | a folder with an adapter folded into its weights |
 //! | [`ends`] | embedding and head |
 //! | [`mod@pooling`] | from hidden states to the embedding of a sentence |
 //! | [`adapter`] | what has been learned on top, and the folder it rests in |
@@ -67,6 +68,7 @@ mod kv_cache;
 mod linear;
 pub mod load;
 pub mod local;
+pub mod merge;
 pub mod model;
 pub mod norm;
 pub mod pooling;

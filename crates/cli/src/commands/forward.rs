@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use bouquet_generate::GenerateError;
 use bouquet_kernels::MatrixView;
+use bouquet_model::adapter::Learned;
 use bouquet_model::checkpoint::Dtype;
 use bouquet_model::checkpoint::write::{Planned, Writer};
 use bouquet_model::{Encoding, Network, Tokenizer};
@@ -14,7 +15,7 @@ use serde_json::json;
 use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{encoding_names, open_network, options};
+use crate::open::{AdapterArgs, encoding_names, open_network, options};
 use crate::{hub, input, output};
 
 /// What was typed.
@@ -33,6 +34,8 @@ pub(crate) struct ForwardArgs {
     #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     /// The safetensors file to write
     #[arg(short, long, value_name = "OUT.safetensors")]
@@ -45,11 +48,12 @@ pub(crate) struct ForwardArgs {
 const EXAMPLES: &str = "\
 Examples:
   bouquet forward MODEL --text \"The committee\" --text \"Eine Frau\" -o out.safetensors
-  bouquet forward MODEL --token-ids ids.json -o out.safetensors
+  bouquet forward MODEL --token-ids ids.json --adapter ADAPTER -o out.safetensors
 
 Written in f32, all sequences one after another: logits [tokens, vocab_size], and hidden.0 to
 hidden.n [tokens, hidden_size]: 0 is the input of the first block, i the output of block i, and the
-last one is after the final norm. lengths (i64) are the tokens of each sequence.";
+last one is after the final norm. lengths (i64) are the tokens of each sequence. Those of an adapter's
+soft prompt come first in each, and are counted.";
 
 /// Tokens that go through the blocks together, unless a sequence has more.
 const TOKENS_AT_A_TIME: usize = 1024;
@@ -57,6 +61,7 @@ const TOKENS_AT_A_TIME: usize = 1024;
 pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
     args.model = hub::folder(args.model)?;
+    let learned = args.adapter.open(&args.model)?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
     let model = open_network(&args.model, &options(args.compute.cpu()?, args.encoding))?;
@@ -64,19 +69,20 @@ pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
         Some(sequences) => sequences,
         None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,
     };
-    check(&model, &sequences)?;
+    check(&model, &learned, &sequences)?;
 
-    let tokens = sequences.iter().map(Vec::len).sum();
+    let lengths: Vec<i64> = sequences.iter().map(|ids| (learned.prompt_tokens() + ids.len()) as i64).collect();
+    let tokens = lengths.iter().sum::<i64>() as usize;
     let planned = plan(&model, sequences.len(), tokens);
     file.plan(&planned)?;
-    let lengths: Vec<i64> = sequences.iter().map(|ids| ids.len() as i64).collect();
     file.write_i64("lengths", &lengths)?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
+    let pass = learned.with(Pass { limits: limits.clone(), ..Pass::default() });
     let (mut row, mut progress) = (0, output::Progress::new());
-    for group in groups(&sequences) {
+    for group in groups(&sequences, learned.prompt_tokens()) {
         progress.show(&format!("{row}/{tokens} tokens"));
-        row += write_group(&model, group, row, &limits, &mut file)?;
+        row += write_group(&model, &learned, group, row, &pass, &mut file)?;
     }
     drop(progress);
     limits.check()?;
@@ -98,24 +104,30 @@ fn cut(texts: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
 }
 
 /// Computes sequences and writes their rows, the first of which is `row`; returns how many there were.
-fn write_group(model: &Network, group: &[Vec<u32>], row: usize, limits: &Limits, file: &mut Writer) -> Result<usize> {
+fn write_group(
+    model: &Network,
+    learned: &Learned,
+    group: &[Vec<u32>],
+    row: usize,
+    pass: &Pass,
+    file: &mut Writer,
+) -> Result<usize> {
     let cpu = &model.cpu;
-    let pass = Pass { limits: limits.clone(), ..Pass::default() };
     let ids: Vec<&[u32]> = group.iter().map(Vec::as_slice).collect();
-    let mut hidden = model.embedding.embed(cpu, &ids)?;
+    let mut hidden = model.embedding.embed_after(cpu, learned.soft_prompt.as_ref(), &ids)?;
     let write = |file: &mut Writer, index: usize, values: MatrixView<'_>| {
         file.write_f32(&format!("hidden.{index}"), row * values.cols(), values.data())
     };
     for (index, block) in model.each_block.iter().enumerate() {
         write(file, index, hidden.values().view())?;
-        hidden = block.forward(hidden, &pass)?.0;
+        hidden = block.forward(hidden, pass)?.0;
     }
     let normalized = model.head.normalize(cpu, hidden.values().view());
     write(file, model.each_block.len(), normalized.view())?;
 
     let vocab_size = model.spec.vocab_size;
     model.head.for_logits(cpu, normalized.view(), |first, logits| -> Result<()> {
-        limits.check()?;
+        pass.limits.check()?;
         if let Some(place) = logits.data().iter().position(|logit| !logit.is_finite()) {
             return Err(GenerateError::LogitsNotFinite { token_id: place % vocab_size }.into());
         }
@@ -136,15 +148,16 @@ fn plan(model: &Network, sequences: usize, tokens: usize) -> Vec<Planned> {
     tensors
 }
 
-/// Sequences that go through the blocks together.
-fn groups(sequences: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
+/// Sequences that go through the blocks together, each behind so many tokens of a soft prompt.
+fn groups(sequences: &[Vec<u32>], prompt_tokens: usize) -> Vec<&[Vec<u32>]> {
     let (mut groups, mut first, mut tokens) = (Vec::new(), 0, 0);
     for (index, ids) in sequences.iter().enumerate() {
-        if index > first && tokens + ids.len() > TOKENS_AT_A_TIME {
+        let length = prompt_tokens + ids.len();
+        if index > first && tokens + length > TOKENS_AT_A_TIME {
             groups.push(&sequences[first..index]);
             (first, tokens) = (index, 0);
         }
-        tokens += ids.len();
+        tokens += length;
     }
     groups.push(&sequences[first..]);
     groups
@@ -159,7 +172,7 @@ fn read_token_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
 }
 
 /// Whether all sequences can be computed, before the first is.
-fn check(model: &Network, sequences: &[Vec<u32>]) -> Result<()> {
+fn check(model: &Network, learned: &Learned, sequences: &[Vec<u32>]) -> Result<()> {
     if sequences.is_empty() {
         return Err(wrong("there are no sequences", "give at least one, with at least one token"));
     }
@@ -172,14 +185,16 @@ fn check(model: &Network, sequences: &[Vec<u32>]) -> Result<()> {
             let error = bouquet_model::ModelError::TokenId { id: id.into(), vocab_size };
             return Err(anyhow::Error::from(error).context(format!("in sequence {index}")));
         }
-        if let Some(limit) = model.spec.max_positions.filter(|&limit| ids.len() > limit) {
-            return Err(GenerateError::BeyondPositions { asked: ids.len(), limit }.into());
+        let asked = learned.prompt_tokens() + ids.len();
+        if let Some(limit) = model.spec.max_positions.filter(|&limit| asked > limit) {
+            return Err(GenerateError::BeyondPositions { asked, limit }.into());
         }
     }
     // Before there are hidden states of any.
-    for group in groups(sequences) {
-        let lengths: Vec<usize> = group.iter().map(Vec::len).collect();
-        model.blocks.admit(&lengths, &Pass::default())?;
+    let pass = learned.with(Pass::default());
+    for group in groups(sequences, learned.prompt_tokens()) {
+        let lengths: Vec<usize> = group.iter().map(|ids| learned.prompt_tokens() + ids.len()).collect();
+        model.blocks.admit(&lengths, &pass)?;
     }
     Ok(())
 }
@@ -208,7 +223,7 @@ mod tests {
     fn groups_keep_sequences_whole_and_in_order() {
         let sequences = [600, 400, 24, 1, 5000, 3].map(|length| vec![0; length]);
         let lengths: Vec<Vec<usize>> =
-            groups(&sequences).iter().map(|group| group.iter().map(Vec::len).collect()).collect();
+            groups(&sequences, 0).iter().map(|group| group.iter().map(Vec::len).collect()).collect();
         assert_eq!(lengths, [vec![600, 400, 24], vec![1], vec![5000], vec![3]]);
     }
 }

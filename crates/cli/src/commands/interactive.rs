@@ -2,7 +2,7 @@
 //! next. What was said is cached and not computed again.
 
 use anyhow::{Context, Result};
-use bouquet_generate::{FinishReason, GenerateError, GenerateOptions, Generator};
+use bouquet_generate::{Adapted, FinishReason, GenerateError, GenerateOptions, Generator};
 use bouquet_model::Model;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -19,8 +19,9 @@ Type a text, and the model goes on from it. What was said before is remembered.
   /bye    leave (so do Ctrl-C and Ctrl-D); during an answer, Ctrl-C stops the answer";
 
 /// Reads lines and answers them until somebody leaves.
-pub(super) fn converse(model: &Model, plan: &Plan) -> Result<()> {
-    let mut generator = Generator::open(model, plan.context)?;
+pub(super) fn converse(adapted: Adapted<'_>, plan: &Plan) -> Result<()> {
+    let model = adapted.model;
+    let mut generator = Generator::open(adapted, plan.context)?;
     let mut editor = DefaultEditor::new().context("cannot read from this terminal")?;
     let mut token_ids: Vec<u32> = Vec::new();
     let mut answers = 0;

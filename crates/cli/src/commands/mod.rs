@@ -9,6 +9,7 @@ pub(crate) mod forward;
 mod generation_flags;
 pub(crate) mod inspect;
 mod interactive;
+pub(crate) mod merge;
 pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod quantize;

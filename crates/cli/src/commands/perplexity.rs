@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use bouquet_generate::{PerplexityOptions, perplexity};
+use bouquet_generate::{Adapted, PerplexityOptions, perplexity};
 use bouquet_kernels::ops::attention::CacheEncoding;
-use bouquet_model::Encoding;
+use bouquet_model::adapter::Learned;
 use bouquet_model::fingerprint::Computed;
+use bouquet_model::{Encoding, Model};
 use serde_json::json;
 
 use super::run::read_text;
 use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{check_text, encoding_names, open, options};
+use crate::open::{AdapterArgs, check_text, encoding_names, open, options};
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -36,6 +37,8 @@ pub(crate) struct PerplexityArgs {
     #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
@@ -46,6 +49,7 @@ const EXAMPLES: &str = "\
 Examples:
   bouquet perplexity MODEL wiki.test.txt
   bouquet perplexity MODEL wiki.test.txt --window 256 --max-windows 128 --json
+  bouquet perplexity MODEL wiki.test.txt --adapter ADAPTER
 
 In f32, weights are used as they are stored, decoded where they are codes. In another encoding, floats are
 encoded first, embedding and head among them, and activations are rounded as run does it. Compare numbers
@@ -60,17 +64,19 @@ const DEFAULT_WINDOW: usize = 512;
 pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
     args.model = hub::folder(args.model)?;
+    let learned = args.adapter.open(&args.model)?;
     let opened = open(&args.model, &options(args.compute.cpu()?, args.encoding))?;
     check_text(&text)?;
     let work = Work::begin();
     let options = PerplexityOptions {
-        window: window(&args, opened.model.spec.max_positions)?,
+        window: window(&args, room(&opened.model, &learned))?,
         max_windows: args.max_windows.map(|windows| windows as usize),
         cancel: work.cancel.clone(),
     };
     let start = Instant::now();
     let mut progress = output::Progress::new();
-    let result = perplexity(&opened.model, &text, &options, &mut |done, all, mean_nll| {
+    let adapted = Adapted { model: &opened.model, learned: Some(&learned) };
+    let result = perplexity(adapted, &text, &options, &mut |done, all, mean_nll| {
         progress.show(&format!("{done}/{all} windows, perplexity {:.3}", mean_nll.exp()));
     });
     drop(progress);
@@ -104,12 +110,17 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     Ok(())
 }
 
+/// Positions for a window, where they are limited: those of the model, less what a soft prompt takes.
+fn room(model: &Model, learned: &Learned) -> Option<usize> {
+    Some(model.spec.max_positions?.saturating_sub(learned.prompt_tokens()))
+}
+
 /// Tokens of a window, for a model of so many positions.
 fn window(args: &PerplexityArgs, limit: Option<usize>) -> Result<usize> {
     let Some(asked) = args.window else { return Ok(limit.map_or(DEFAULT_WINDOW, |limit| limit.min(DEFAULT_WINDOW))) };
     match limit {
         Some(limit) if asked as usize > limit => Err(asked_wrongly(
-            format!("--window {asked} is beyond the {limit} positions that this model is made for"),
+            format!("--window {asked} is beyond the {limit} positions that this model has for a text"),
             format!("give --window {limit} or less"),
         )),
         _ => Ok(asked as usize),

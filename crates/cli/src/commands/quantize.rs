@@ -82,29 +82,43 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
         max_shard_bytes: args.max_shard_size,
     };
     let plan = Plan::new(&spec, &source, request)?;
-    let needed = needed(plan.bytes(), unfinished(&args.output)?.as_deref());
     let free = system::free_disk_bytes(&args.output);
     if args.dry_run {
+        unfinished(&args.output)?;
         return report(&args, &plan, free, None);
     }
-    if let Some(free) = free.filter(|&free| free < needed) {
-        let (needed, free) = (output::bytes(needed), output::bytes(free));
-        return Err(wrong(
-            format!("{} needs {needed}, and its disk has {free} free", args.output.display()),
-            "make room on the disk, or write to another one",
-        ));
-    }
+    check_disk(&args.output, &plan)?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
     let cpu = args.compute.cpu()?;
     let job = Job { cpu: &cpu, source: &source, folder: &args.model, target: &args.output, limits: &limits };
-    let (start, mut shown) = (Instant::now(), output::Progress::new());
-    let before = plan.write(&job, &mut |Progress { label, bytes, total }| {
+    let start = Instant::now();
+    let before = write(&plan, &job)?;
+    report(&args, &plan, free, Some((before, start.elapsed())))
+}
+
+/// Whether the disk has room for a folder to be.
+pub(super) fn check_disk(target: &Path, plan: &Plan) -> Result<()> {
+    let needed = needed(plan.bytes(), unfinished(target)?.as_deref());
+    match system::free_disk_bytes(target).filter(|&free| free < needed) {
+        None => Ok(()),
+        Some(free) => {
+            let (needed, free) = (output::bytes(needed), output::bytes(free));
+            Err(wrong(
+                format!("{} needs {needed}, and its disk has {free} free", target.display()),
+                "make room on the disk, or write to another one",
+            ))
+        }
+    }
+}
+
+/// Carries a plan out and shows how far it is; returns the bytes that an earlier try had written.
+pub(super) fn write(plan: &Plan, job: &Job<'_>) -> Result<u64> {
+    let mut shown = output::Progress::new();
+    let before = plan.write(job, &mut |Progress { label, bytes, total }| {
         shown.show(&format!("{label}, {} of {}", output::bytes(bytes), output::bytes(total)));
     });
-    drop(shown);
-    let before = before.map_err(|error| with_what_is_kept(error, &args.output))?;
-    report(&args, &plan, free, Some((before, start.elapsed())))
+    before.map_err(|error| with_what_is_kept(error, job.target))
 }
 
 /// An error of the disk, and that what is finished has been kept, where it has.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use bouquet_generate::{FinishReason, GenerateOptions, Generation, Timings, generate};
+use bouquet_generate::{Adapted, FinishReason, GenerateOptions, Generation, Timings, generate};
+use bouquet_model::Encoding;
 use bouquet_model::fingerprint::Computed;
-use bouquet_model::{Encoding, Model};
 use serde_json::json;
 
 use super::generation_flags::GenerationArgs;
@@ -15,7 +15,7 @@ use super::interactive;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{CacheArgs, check_text, encoding_names, open, options, or_usual};
+use crate::open::{AdapterArgs, CacheArgs, check_text, encoding_names, open, options, or_usual};
 use crate::{hub, input, output, system};
 
 /// What was typed.
@@ -36,6 +36,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
     compute: ComputeArgs,
@@ -48,6 +50,7 @@ const EXAMPLES: &str = "\
 Examples:
   bouquet run MODEL \"The committee approved the plan\" --max-tokens 40
   bouquet run MODEL --file story.txt --temperature 0.8 --top-p 0.95 --seed 1
+  bouquet run MODEL \"Dear customer,\" --adapter ADAPTER
   echo \"Translate to French: Good morning.\" | bouquet run MODEL --json
   bouquet run MODEL                              a conversation; Ctrl-C stops an answer
 
@@ -66,18 +69,21 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.model = hub::folder(args.model)?;
     let mut options = options(args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     options.cache_encoding = args.cache.kv_cache;
+    let learned = args.adapter.open(&args.model)?;
     let prompt = match source {
         Source::Text(prompt) => prompt,
         Source::Conversation => {
             let opened = open(&args.model, &options)?;
-            return interactive::converse(&opened.model, &args.generation.plan(&opened.model)?);
+            let adapted = Adapted { model: &opened.model, learned: Some(&learned) };
+            return interactive::converse(adapted, &args.generation.plan(&opened.model)?);
         }
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
     let opened = open(&args.model, &options)?;
     let plan = args.generation.plan(&opened.model)?;
-    let prompt_ids = cut(&opened.model, &prompt, plan.context)?;
+    let adapted = Adapted { model: &opened.model, learned: Some(&learned) };
+    let prompt_ids = cut(adapted, &prompt, plan.context)?;
     if prompt_ids.is_empty() && args.prompt.is_some() {
         return Err(asked_wrongly("the prompt is empty", "give a text to go on from"));
     }
@@ -94,7 +100,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
             }
         }
     };
-    let generation = generate(&opened.model, &prompt_ids, plan.context, &options, &mut show)?;
+    let generation = generate(adapted, &prompt_ids, plan.context, &options, &mut show)?;
     drop(work);
     written?;
     if args.json {
@@ -110,8 +116,9 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
 }
 
 /// The token ids of a prompt; one that is certainly too long is refused before all of it is cut.
-fn cut(model: &Model, prompt: &str, context: usize) -> Result<Vec<u32>> {
-    let least = model.tokenizer.at_least_tokens(prompt);
+fn cut(adapted: Adapted<'_>, prompt: &str, context: usize) -> Result<Vec<u32>> {
+    let model = adapted.model;
+    let least = model.tokenizer.at_least_tokens(prompt).saturating_add(adapted.prompt_tokens());
     if least > context {
         let message = format!(
             "the prompt has {} or more, but the context has room for {context}, the answer included",

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod bad_files;
 mod bad_requests;
 mod bench;

@@ -24,9 +24,12 @@ use crate::checkpoint::encoded::Layout;
 use crate::checkpoint::write::Planned;
 use crate::checkpoint::{Tensor, TensorSource, find};
 use crate::load::Loader;
+use crate::merge::Fold;
+use crate::stored::FIELD;
 use crate::{Encoding, ModelError, ModelSpec, Result, Stored};
 
 pub use crate::staging::unfinished;
+pub(crate) use write::AT_A_TIME;
 pub use write::{Job, Progress};
 
 /// What is wanted.
@@ -51,7 +54,10 @@ pub struct Plan {
     pub bytes_before: u64,
     /// Its weights' files.
     pub shards: Vec<Shard>,
-    request: Request,
+    /// What is wanted, in so far as the bytes depend on it: another try goes on only where it is the same.
+    pub(crate) what: Value,
+    /// Fields of `config.json` that change.
+    pub(crate) config: Vec<(String, Value)>,
 }
 
 /// A file of weights.
@@ -74,10 +80,21 @@ struct Unit {
 
 /// A tensor of the source, and what becomes of it.
 #[derive(Clone, Debug)]
-struct Piece {
-    source: String,
-    encoded: Option<Layout>,
-    tensors: Vec<Planned>,
+pub(crate) struct Piece {
+    pub(crate) source: String,
+    pub(crate) change: Change,
+    pub(crate) tensors: Vec<Planned>,
+}
+
+/// What becomes of a tensor.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// Nothing.
+    Copied,
+    /// Floats become codes.
+    Encoded(Layout),
+    /// Floats become floats, with the share of a pair added where there is one.
+    Folded(Option<Fold>),
 }
 
 impl Request {
@@ -103,27 +120,43 @@ impl Plan {
         if spec.stored != Stored::floats() {
             return Err(ModelError::AlreadyEncoded { stored: spec.stored.linears });
         }
-        Loader { source, spec, encoding: None }.check()?;
         let layouts = layouts(spec, source, &request)?;
-        let (mut units, mut bytes_before) = (units(spec), 0);
+        let stored = request.stored();
+        let what = json!({
+            "encoding": request.encoding.name(),
+            "double": request.double,
+            "embedding": request.embedding.name(),
+        });
+        let config = vec![(FIELD.to_owned(), stored.to_config(request.double).expect("not floats"))];
+        let piece = |name: &str, tensor: &Tensor| piece(name, tensor, layouts.get(name).copied());
+        let plan = Plan { stored, bytes_before: 0, shards: Vec::new(), what, config };
+        plan.with_pieces(spec, source, request.max_shard_bytes, piece)
+    }
+
+    /// Plans the files: a piece for each tensor of the source, which are all checked.
+    pub(crate) fn with_pieces(
+        mut self,
+        spec: &ModelSpec,
+        source: &dyn TensorSource,
+        max_shard_bytes: u64,
+        piece: impl Fn(&str, &Tensor) -> Piece,
+    ) -> Result<Plan> {
+        Loader { source, spec, encoding: None }.check()?;
+        let mut units = units(spec);
         for name in source.names() {
             let Some(tensor) = source.tensor(name)? else { continue };
-            bytes_before += tensor.data.len() as u64;
-            units[unit_of(spec, name)].pieces.push(piece(name, &tensor, layouts.get(name).copied()));
+            self.bytes_before += tensor.data.len() as u64;
+            units[unit_of(spec, name)].pieces.push(piece(name, &tensor));
         }
         units.retain(|unit| !unit.pieces.is_empty());
-        let shards = cut(units, request.max_shard_bytes);
-        Ok(Plan { stored: request.stored(), bytes_before, shards, request })
+        self.shards = cut(units, max_shard_bytes);
+        self.what["max_shard_bytes"] = json!(max_shard_bytes);
+        Ok(self)
     }
 
     /// Bytes of all tensors to be.
     pub fn bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes).sum()
-    }
-
-    /// What `config.json` says of the weights.
-    pub fn quantization_config(&self) -> Value {
-        self.stored.to_config(self.request.double).expect("not floats")
     }
 
     /// `model.safetensors.index.json`, where there are several shards.
@@ -210,11 +243,14 @@ fn unit_of(spec: &ModelSpec, name: &str) -> usize {
 }
 
 fn piece(name: &str, tensor: &Tensor, encoded: Option<Layout>) -> Piece {
-    let tensors = match (encoded, &tensor.shape[..]) {
-        (Some(layout), &[rows, cols]) => layout.tensors(name.strip_suffix(".weight").unwrap_or(name), rows, cols),
-        _ => vec![Planned::new(name, tensor.dtype.clone(), &tensor.shape)],
+    let (change, tensors) = match (encoded, &tensor.shape[..]) {
+        (Some(layout), &[rows, cols]) => {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            (Change::Encoded(layout), layout.tensors(module, rows, cols))
+        }
+        _ => (Change::Copied, vec![Planned::new(name, tensor.dtype.clone(), &tensor.shape)]),
     };
-    Piece { source: name.to_owned(), encoded, tensors }
+    Piece { source: name.to_owned(), change, tensors }
 }
 
 /// Files of at most so many bytes, unless a unit alone has more.

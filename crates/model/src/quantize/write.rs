@@ -8,17 +8,16 @@ use bouquet_kernels::{ARITHMETIC_VERSION, Cpu, FloatEncoding, Weight};
 use bouquet_span::{Limits, SpanError};
 use serde_json::{Value, json};
 
-use super::{Piece, Plan, Shard, Unit, bytes, goes_along};
+use super::{Change, Piece, Plan, Shard, Unit, bytes, goes_along};
 use crate::checkpoint::parts::{not_finite, wrong};
 use crate::checkpoint::write::{Planned, Writer};
-use crate::checkpoint::{Dtype, TensorSource};
+use crate::checkpoint::{Dtype, Tensor, TensorSource};
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
 use crate::staging::Staging;
-use crate::stored::FIELD;
-use crate::{ModelError, Result};
+use crate::{ModelError, Result, merge};
 
-/// Bytes of a tensor that are copied at a time.
-const COPIED_AT_A_TIME: usize = 16 << 20;
+/// Bytes of a tensor that are read at a time.
+pub(crate) const AT_A_TIME: usize = 16 << 20;
 
 /// What a plan is carried out with.
 pub struct Job<'a> {
@@ -140,19 +139,17 @@ impl Plan {
             }
         }
         let mut config = config(folder)?;
-        config[FIELD] = self.quantization_config();
+        for (field, value) in &self.config {
+            config[field] = value.clone();
+        }
         staging.write("config.json", pretty(&config).as_bytes())
     }
 
     /// What is written, and from what.
     fn what(&self, folder: &Path) -> Result<Value> {
-        let request = &self.request;
         Ok(json!({
             "version": [env!("CARGO_PKG_VERSION"), ARITHMETIC_VERSION],
-            "encoding": request.encoding.name(),
-            "double": request.double,
-            "embedding": request.embedding.name(),
-            "max_shard_bytes": request.max_shard_bytes,
+            "wanted": self.what,
             "config": config(folder)?,
             "weights": weights_files(folder)?,
         }))
@@ -161,22 +158,13 @@ impl Plan {
 
 impl Piece {
     fn write(&self, job: &Job<'_>, writer: &mut Writer, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let Piece { source: name, encoded, tensors } = self;
+        let Piece { source: name, change, tensors } = self;
         let tensor = job.source.tensor(name)?.expect("a tensor that was there when it was planned");
         job.limits.check()?;
-        let Some(layout) = encoded else {
-            for (index, part) in tensor.data.chunks(COPIED_AT_A_TIME).enumerate() {
-                job.limits.check()?;
-                let first = (index * COPIED_AT_A_TIME) as u64;
-                if let Some((place, bytes)) = not_finite(&tensor.dtype, part).zip(tensor.dtype.bytes()) {
-                    let place = first / bytes + place as u64;
-                    return wrong(name, format!("has a number at index {place} that is not finite"));
-                }
-                writer.write(&tensors[0].name, first, part)?;
-                job.source.release(part);
-                progress(part.len() as u64);
-            }
-            return Ok(());
+        let layout = match change {
+            Change::Copied => return self.copy(&tensor, job, writer, progress),
+            Change::Folded(fold) => return merge::write(&tensor, &tensors[0], fold.as_ref(), job, writer, progress),
+            Change::Encoded(layout) => layout,
         };
         let was = match tensor.dtype {
             Dtype::F16 => FloatEncoding::F16,
@@ -188,6 +176,22 @@ impl Piece {
         for (planned, contents) in tensors.iter().zip(layout.contents(&weight, was)) {
             writer.write(&planned.name, 0, &contents)?;
             progress(bytes(planned));
+        }
+        Ok(())
+    }
+
+    fn copy(&self, tensor: &Tensor, job: &Job<'_>, writer: &mut Writer, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let name = &self.source;
+        for (index, part) in tensor.data.chunks(AT_A_TIME).enumerate() {
+            job.limits.check()?;
+            let first = (index * AT_A_TIME) as u64;
+            if let Some((place, bytes)) = not_finite(&tensor.dtype, part).zip(tensor.dtype.bytes()) {
+                let place = first / bytes + place as u64;
+                return wrong(name, format!("has a number at index {place} that is not finite"));
+            }
+            writer.write(&self.tensors[0].name, first, part)?;
+            job.source.release(part);
+            progress(part.len() as u64);
         }
         Ok(())
     }

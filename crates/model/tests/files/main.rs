@@ -6,6 +6,7 @@ mod encoded;
 mod fingerprint;
 mod fuzz;
 mod lies;
+mod merge;
 mod opens;
 mod quantize;
 mod settings;
