@@ -5,6 +5,7 @@
 
 mod commands;
 mod compute;
+mod embedding;
 mod errors;
 mod hub;
 mod input;
@@ -33,6 +34,7 @@ Examples:
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
+  bouquet embed MODEL texts.txt -o vectors.npy   texts to vectors, to search in or to learn from
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
 A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
@@ -46,6 +48,12 @@ enum Command {
     Run(commands::run::RunArgs),
     /// Measure how well a model predicts a text
     Perplexity(commands::perplexity::PerplexityArgs),
+    /// Turn texts into vectors
+    Embed(commands::embed::EmbedArgs),
+    /// Find the texts that are nearest to a query
+    Search(commands::search::SearchArgs),
+    /// Measure how good embeddings are, on files of examples
+    Eval(commands::eval::EvalArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
@@ -70,6 +78,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo::run(args),
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
+        Command::Embed(args) => commands::embed::run(args),
+        Command::Search(args) => commands::search::run(args),
+        Command::Eval(args) => commands::eval::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Pull(args) => commands::pull::run(args),

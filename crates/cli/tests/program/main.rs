@@ -7,6 +7,7 @@ mod bad_files;
 mod bad_requests;
 mod bench;
 mod doctor;
+mod embed;
 mod forward;
 mod harness;
 mod hub;
