@@ -97,7 +97,7 @@ impl Texts {
             let text = match &self.format {
                 Format::Lines => Text { id: None, text: line },
                 Format::Json { .. } if line.trim().is_empty() => continue,
-                Format::Json { field } => self.from_json(&line, field)?,
+                Format::Json { field } => self.of_json(&line, field)?,
             };
             if text.text.len() > MAX_TEXT_BYTES {
                 let problem = format!("its text has more than {} MiB", MAX_TEXT_BYTES >> 20);
@@ -108,7 +108,7 @@ impl Texts {
         Ok(None)
     }
 
-    fn from_json(&self, line: &str, field: &str) -> Result<Text> {
+    fn of_json(&self, line: &str, field: &str) -> Result<Text> {
         let fail = |problem: String| EmbedError::line(&self.lines.origin, self.lines.number, problem);
         let object: Map<String, Value> =
             serde_json::from_str(line).map_err(|error| fail(format!("it is not a JSON object: {error}")))?;

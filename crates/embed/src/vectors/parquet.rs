@@ -145,7 +145,7 @@ impl Group {
 
 impl Texts {
     fn read(&mut self, rows: usize) -> Parquet<Vec<Option<String>>> {
-        let (values, definitions, _) = records(&mut self.reader, rows)?;
+        let Records { values, definitions, .. } = Records::read(&mut self.reader, rows)?;
         let mut values = values.into_iter();
         // Where none may be missing there are no levels.
         let present = |row: usize| self.max_definition == 0 || definitions.get(row) == Some(&self.max_definition);
@@ -159,7 +159,7 @@ impl Texts {
 
 /// The numbers of so many lists of one length, one after another.
 fn lists<T: DataType>(reader: &mut ColumnReaderImpl<T>, rows: usize) -> Parquet<Vec<T::T>> {
-    let (values, _, repetitions) = records(reader, rows)?;
+    let Records { values, repetitions, .. } = Records::read(reader, rows)?;
     // A list begins where nothing is repeated. A list or a number that is missing has a level and no value.
     let length = values.len() / rows;
     let begins = (0..repetitions.len()).filter(|&place| repetitions[place] == 0);
@@ -169,18 +169,26 @@ fn lists<T: DataType>(reader: &mut ColumnReaderImpl<T>, rows: usize) -> Parquet<
     }
 }
 
-/// The values of so many rows, with their definition and repetition levels.
-fn records<T: DataType>(reader: &mut ColumnReaderImpl<T>, rows: usize) -> Parquet<(Vec<T::T>, Vec<i16>, Vec<i16>)> {
-    let (mut values, mut definitions, mut repetitions) = (Vec::new(), Vec::new(), Vec::new());
-    let mut done = 0;
-    while done < rows {
-        let (levels, values) = ((&mut definitions, &mut repetitions), &mut values);
-        match reader.read_records(rows - done, Some(levels.0), Some(levels.1), values)?.0 {
-            0 => return Err(damage("a column that ends too early")),
-            more => done += more,
+/// The values of some rows of a column, with the levels that say where one is missing and where a list begins.
+struct Records<T> {
+    values: Vec<T>,
+    definitions: Vec<i16>,
+    repetitions: Vec<i16>,
+}
+
+impl<T> Records<T> {
+    fn read<D: DataType<T = T>>(reader: &mut ColumnReaderImpl<D>, rows: usize) -> Parquet<Self> {
+        let mut all = Records { values: Vec::new(), definitions: Vec::new(), repetitions: Vec::new() };
+        let mut done = 0;
+        while done < rows {
+            let Records { values, definitions, repetitions } = &mut all;
+            match reader.read_records(rows - done, Some(definitions), Some(repetitions), values)?.0 {
+                0 => return Err(damage("a column that ends too early")),
+                more => done += more,
+            }
         }
+        Ok(all)
     }
-    Ok((values, definitions, repetitions))
 }
 
 /// Where the columns are; `None` without vectors.
