@@ -30,6 +30,12 @@ const DEMO_MODEL: &str = "bloom-small-trained";
 /// Families with LoRA goldens and adapter folders.
 const LORA: [&str; 2] = ["bloom-tiny", "llama-tiny"];
 
+/// The adapter of [`DEMO_MODEL`] that was trained for sentence similarity.
+const EMBED_ADAPTER: &str = "bloom-small-sts-adapter";
+
+/// Pairs of sentences with scores, in these languages.
+const STS: [&str; 2] = ["de", "en"];
+
 const TOKENIZERS: [&str; 3] = ["bloom", "bloom-8192", "llama2"];
 
 /// Running text for tests of perplexity: this much of the held-out text, cut at the end of a line.
@@ -76,6 +82,14 @@ pub(crate) fn cut(source: &Path, root: &Path) -> Result<()> {
         }
     }
     cut_golden(&goldens.0.join("compress"), &goldens.1.join("compress"), "quant_bnb", adamw_in_8_bits)?;
+    for file in ["base.safetensors", "after.safetensors", "sentences.json"] {
+        write(&goldens.1.join("embed").join(file), &read(&goldens.0.join("embed").join(file))?)?;
+    }
+    copy_folder(&source.join("models").join(EMBED_ADAPTER), &goldens.1.join("embed").join(EMBED_ADAPTER))?;
+    for language in STS {
+        let file = format!("data/stsb/{language}.test.csv");
+        write(&fixtures.join(&file), &read(&source.join(&file))?)?;
+    }
     for tokenizer in TOKENIZERS {
         let file = format!("tokenizers/{tokenizer}.json");
         write(&goldens.1.join(&file), &read(&goldens.0.join(&file))?)?;

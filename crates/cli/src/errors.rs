@@ -7,6 +7,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
+use bouquet_embed::EmbedError;
 use bouquet_generate::GenerateError;
 use bouquet_hub::HubError;
 use bouquet_model::ModelError;
@@ -113,7 +114,7 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
 /// The exit code of an error that has one of its own.
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(ModelError::NotAFile { .. } | ModelError::NotANewFolder { .. } | ModelError::StoredEncoding { .. }) =
-        error.downcast_ref()
+        model_error(error)
     {
         return Some(ASKED_WRONGLY);
     }
@@ -142,6 +143,9 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<DataError>() {
         return Some(data_hint(error).to_owned());
+    }
+    if let Some(error) = error.downcast_ref::<EmbedError>() {
+        return embed_hint(error).map(str::to_owned);
     }
     if let Some(error) = error.downcast_ref::<ModelError>() {
         return model_hint(error).map(str::to_owned);
@@ -184,6 +188,16 @@ fn data_hint(error: &DataError) -> &'static str {
         DataError::BadRow(_) => "correct the row, or leave out --strict",
         DataError::Changed { .. } => "wait until nobody writes to it any more",
         _ => "see bouquet help finetune for what can be read",
+    }
+}
+
+fn embed_hint(error: &EmbedError) -> Option<&'static str> {
+    match error {
+        // The system's error, which is next in the chain, knows better.
+        EmbedError::Read { .. } => None,
+        EmbedError::Line { .. } => Some("correct this line, or give another file; --help says what belongs there"),
+        EmbedError::File { .. } => Some("give another file, or make it again"),
+        EmbedError::Model(error) => model_hint(error),
     }
 }
 
@@ -266,12 +280,16 @@ fn span_hint(error: &SpanError) -> Option<&'static str> {
 
 /// What the blocks said, wherever it is packed.
 fn span_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a SpanError> {
-    let model = match cause.downcast_ref() {
-        Some(GenerateError::Model(error)) => Some(error),
-        _ => cause.downcast_ref(),
-    };
-    match model {
+    match model_error(cause) {
         Some(ModelError::Span(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
+/// What the model said, by itself or through those who asked it.
+fn model_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a ModelError> {
+    match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(GenerateError::Model(error)), _) | (_, Some(EmbedError::Model(error))) => Some(error),
         _ => cause.downcast_ref(),
     }
 }

@@ -5,6 +5,7 @@
 
 mod commands;
 mod compute;
+mod embedding;
 mod errors;
 mod hub;
 mod input;
@@ -34,6 +35,7 @@ Examples:
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
   bouquet merge MODEL --adapter DIR -o DIR       the same with an adapter folded in
+  bouquet embed MODEL texts.txt -o vectors.npy   texts to vectors, to search in or to learn from
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
 A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
@@ -49,6 +51,12 @@ enum Command {
     Perplexity(commands::perplexity::PerplexityArgs),
     /// Learn from your own texts, on top of a frozen model
     Finetune(Box<commands::finetune::FinetuneArgs>),
+    /// Turn texts into vectors
+    Embed(commands::embed::EmbedArgs),
+    /// Find the texts that are nearest to a query
+    Search(commands::search::SearchArgs),
+    /// Measure how good embeddings are, on files of examples
+    Eval(commands::eval::EvalArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
@@ -79,6 +87,9 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Finetune(args) => commands::finetune::run(*args),
+        Command::Embed(args) => commands::embed::run(args),
+        Command::Search(args) => commands::search::run(args),
+        Command::Eval(args) => commands::eval::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Merge(args) => commands::merge::run(args),

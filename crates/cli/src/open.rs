@@ -8,7 +8,7 @@ use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::adapter::Learned;
 use bouquet_model::families::load_spec;
-use bouquet_model::{Encoding, Model, Network, OpenOptions};
+use bouquet_model::{Encoding, Model, ModelSpec, Network, OpenOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::wrong;
@@ -98,4 +98,20 @@ pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Opened> {
     let start = Instant::now();
     let model = Model::open(folder, options)?;
     Ok(Opened { model, time: start.elapsed() })
+}
+
+/// What has been learned on top of a model: the adapter of a folder, or nothing.
+pub(crate) fn learned(folder: Option<&Path>, spec: &ModelSpec) -> Result<Learned> {
+    let Some(folder) = folder else { return Ok(Learned::default()) };
+    let (learned, _) = Learned::open(folder, spec)?;
+    Ok(learned)
+}
+
+/// Bytes of all weights in an encoding; where that is f32, of floats in f16. Vectors, which are small, are left out.
+pub(crate) fn weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
+    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
+    let linears = spec.block.linears();
+    let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();
+    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.block.hidden_size);
+    block * spec.num_blocks as u64 + vocabulary * if spec.tied_head { 1 } else { 2 }
 }

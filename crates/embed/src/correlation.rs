@@ -1,7 +1,7 @@
 //! How well two rankings agree, in f64.
 
 /// The correlation of Pearson: that of the numbers themselves, between -1 and 1. `None` where there is none: fewer than two
-/// numbers, or numbers that are all the same. Panics when there are not as many of both.
+/// numbers, numbers that are all the same, or so large that their squares are none. Panics when there are not as many of both.
 pub fn pearson(first: &[f64], second: &[f64]) -> Option<f64> {
     assert_eq!(first.len(), second.len(), "numbers to correlate");
     let count = first.len() as f64;
@@ -13,8 +13,8 @@ pub fn pearson(first: &[f64], second: &[f64]) -> Option<f64> {
         squares_first += x * x;
         squares_second += y * y;
     }
-    let correlation = products / (squares_first.sqrt() * squares_second.sqrt());
-    correlation.is_finite().then(|| correlation.clamp(-1.0, 1.0))
+    let lengths = squares_first.sqrt() * squares_second.sqrt();
+    (lengths > 0.0 && lengths.is_finite()).then(|| (products / lengths).clamp(-1.0, 1.0))
 }
 
 /// The correlation of Spearman: that of the ranks, where equal numbers share the mean of theirs. `None` as in [`pearson`].

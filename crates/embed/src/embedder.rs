@@ -29,12 +29,12 @@ impl<'a> Embedder<'a> {
     }
 
     /// The embeddings of sequences, `[sequences, hidden_size]`, as pooled: not of length 1. `pass` brings its limits and
-    /// leaf; the adapter is put into it. A soft prompt is not pooled.
+    /// leaf; the adapter is put into it. A soft prompt is not pooled, and a sequence without tokens becomes zeros.
     ///
     /// # Errors
     /// An id outside of the vocabulary, numbers that are not finite, what the blocks refuse.
     pub fn embed(&self, sequences: &[Vec<u32>], pass: &Pass) -> Result<Matrix> {
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
+        let mut order: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
         order.sort_by_key(|&index| (sequences[index].len(), index));
         let mut vectors = Matrix::zeros(sequences.len(), self.network.spec.block.hidden_size);
         let mut rest = order.as_slice();

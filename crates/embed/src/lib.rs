@@ -8,13 +8,53 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`embedder`] | texts to vectors, in batches of even length |
-//! | [`export`] | the files of a folder of sentence-transformers |
+//! | [`texts`] | texts out of files, one after another |
+//! | [`text_embedder`] | texts to vectors |
+//! | [`embedder`] | token ids to vectors, in batches of even length |
+//! | [`sentence_transformers`] | what a folder of that library says about embeddings |
+//! | [`export`] | the files of such a folder |
+//! | [`sts`] | pairs of sentences with scores, and how well vectors agree with them |
+//! | [`retrieval`] | parallel sentences, and how often one finds the other |
+//! | [`vectors`] | files of vectors |
+//! | [`search`] | the nearest vectors of a query |
+//! | [`mod@correlation`] | Pearson and Spearman |
+//!
+//! ```
+//! use bouquet_embed::sts::cosine;
+//! use bouquet_embed::{Embedder, TextEmbedder};
+//! use bouquet_kernels::Cpu;
+//! use bouquet_model::adapter::Learned;
+//! use bouquet_model::{Encoding, Model, OpenOptions, Pooling};
+//! use bouquet_span::Pass;
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/bloom-small-trained");
+//! let model = Model::open(folder.as_ref(), &OpenOptions::new(Cpu::new(2), 1 << 30, Encoding::Int8))?;
+//! let (learned, pass) = (Learned::default(), Pass::default());
+//! let embedder = TextEmbedder {
+//!     tokenizer: &model.tokenizer,
+//!     embedder: Embedder::new(&model, &learned, Pooling::Mean),
+//!     max_tokens: 512,
+//!     prefix: "",
+//!     normalize: false,
+//! };
+//! let vectors = embedder.embed(&["Two cats.", "Two cats sleep.", "The law of the state."], &pass)?.vectors;
+//! assert!(cosine(vectors.row(0), vectors.row(1)) > cosine(vectors.row(0), vectors.row(2)));
+//! # Ok::<(), bouquet_embed::EmbedError>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
 pub mod correlation;
 pub mod embedder;
+pub mod error;
 pub mod export;
+pub mod retrieval;
+pub mod search;
+pub mod sentence_transformers;
+pub mod sts;
+pub mod text_embedder;
+pub mod texts;
+pub mod vectors;
 
 pub use embedder::Embedder;
+pub use error::{EmbedError, Result};
+pub use text_embedder::TextEmbedder;

@@ -154,3 +154,19 @@ fn random_weights_that_find_no_room_leave_nothing() {
     assert!(stderr.starts_with(&format!("error: cannot write {}: ", arg(&out))), "{stderr}");
     assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn embeddings_are_measured_in_sentences() {
+    let model = tiny("bloom-tiny");
+    let args = ["bench", arg(&model), "--embed", "-r", "2"];
+    let object = json(&[args.as_slice(), &["--json"]].concat());
+    let results = object["results"].as_array().unwrap();
+    let result = &results[0];
+    assert_eq!((results.len(), &result["test"], &result["batch"]), (1, &json!("embed"), &json!(512)));
+    let tokens = result["tokens"].as_f64().unwrap();
+    assert!((23.0..25.0).contains(&(tokens / 512.0)), "{tokens}");
+    let sentences = result["tokens_per_sec"].as_f64().unwrap() * 512.0 / tokens;
+    assert!((result["sentences_per_sec"].as_f64().unwrap() - sentences).abs() < 1e-6 * sentences);
+    let shown = stdout(&args);
+    assert!(shown.contains("embed x 512") && shown.contains("sentences/s"), "{shown}");
+}

@@ -8,6 +8,7 @@ mod bad_files;
 mod bad_requests;
 mod bench;
 mod doctor;
+mod embed;
 mod finetune;
 mod forward;
 mod harness;

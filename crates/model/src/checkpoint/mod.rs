@@ -11,7 +11,7 @@
 //! | [`encoded`] | a weight in codes: the tensors that it is made of |
 //! | [`in_memory`] | tensors in memory |
 //! | [`mod@write`] | a file written a piece at a time |
-//! | `new_file` | a file that gets its name when all of it is on the disk |
+//! | [`new_file`] | a file that gets its name when all of it is on the disk |
 
 use std::fmt;
 use std::path::Path;

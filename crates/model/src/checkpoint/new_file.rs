@@ -23,7 +23,7 @@ pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_whole`].
-pub(super) fn begin(target: &Path) -> Result<NamedTempFile> {
+pub fn begin(target: &Path) -> Result<NamedTempFile> {
     let refuse = |problem: &str| Err(ModelError::NotAFile { path: target.to_owned(), problem: problem.to_owned() });
     if target.file_name().is_none() || target.is_dir() {
         return refuse("is a folder, not a file to write");
@@ -51,7 +51,7 @@ pub(super) fn begin(target: &Path) -> Result<NamedTempFile> {
 ///
 /// # Errors
 /// [`ModelError::Write`].
-pub(super) fn put_in_place(file: NamedTempFile, target: &Path) -> Result<()> {
+pub fn put_in_place(file: NamedTempFile, target: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(|source| cannot_write(target, source))?;
     file.persist(target).map_err(|error| cannot_write(target, error.error))?;
     // The name is on the disk when its folder is; where folders cannot be opened, the system sees to it.

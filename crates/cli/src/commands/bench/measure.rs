@@ -3,14 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bouquet_embed::Embedder;
+use bouquet_embed::embedder::TOKENS_PER_PASS;
 use bouquet_generate::prompt_chunk;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::profile::OperationTime;
 use bouquet_kernels::{Matrix, Weight};
-use bouquet_model::{Encoding, Network};
+use bouquet_model::adapter::Learned;
+use bouquet_model::{Encoding, Network, Pooling};
 use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
 
-use super::plan::{Plan, Test};
+use super::plan::{Plan, SENTENCES, Test, sentence_tokens};
 use crate::limits::{MachineLimits, Memory, TokenCost};
 
 /// A model that is being measured.
@@ -58,6 +61,7 @@ impl Bench {
         match test {
             Test::Prompt(tokens) => self.prompt(tokens)?,
             Test::Generate { tokens, batch } => self.generate(tokens.min(4), batch)?,
+            Test::Embed => self.embed()?,
         };
         self.network.cpu.take_profile();
         let (mut samples, mut profile) = (Vec::new(), Vec::new());
@@ -66,6 +70,7 @@ impl Bench {
             let time = match test {
                 Test::Prompt(tokens) => self.prompt(tokens)?,
                 Test::Generate { tokens, batch } => self.generate(tokens, batch)?,
+                Test::Embed => self.embed()?,
             };
             add_times(&mut profile, self.network.cpu.take_profile());
             let after = self.machine_limits();
@@ -110,6 +115,21 @@ impl Bench {
             let last = self.step(&mut sessions.iter_mut().collect::<Vec<_>>(), &ids, Returned::Last)?;
             self.head(&last);
         }
+        Ok(start.elapsed())
+    }
+
+    /// Sentences to vectors, without their tokens being cut out of texts.
+    fn embed(&self) -> Result<Duration> {
+        let mut place = 0;
+        let mut sentence = |index| {
+            let first = place;
+            place += sentence_tokens(index);
+            (first..place).map(|place| self.token_id(place)).collect()
+        };
+        let sentences: Vec<Vec<u32>> = (0..SENTENCES).map(&mut sentence).collect();
+        let (learned, pass) = (Learned::default(), Pass { limits: self.limits.clone(), ..Pass::default() });
+        let start = Instant::now();
+        Embedder::new(&self.network, &learned, Pooling::Mean).embed(&sentences, &pass)?;
         Ok(start.elapsed())
     }
 
@@ -165,6 +185,12 @@ impl Bench {
                 // The token at position p sees p + 1.
                 let seen = batch * tokens * (tokens + 1.0) / 2.0;
                 (tokens * cost.weight_bytes + seen * cache, tokens * batch * (cost.block_ops + cost.head_ops))
+            }
+            Test::Embed => {
+                let passes = test.tokens().div_ceil(TOKENS_PER_PASS) as f64;
+                let weight_bytes = cost.weight_bytes - self.network.head.weight.bytes() as f64;
+                let tokens = test.tokens() as f64;
+                (passes * weight_bytes + tokens * cache, tokens * cost.block_ops)
             }
         }
     }

@@ -10,8 +10,6 @@
 mod measure;
 mod plan;
 mod report;
-
-pub(crate) use plan::random_weight_bytes;
 mod write;
 
 use std::path::PathBuf;
@@ -54,6 +52,9 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate one by one, each a test; 0 for none
     #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_values_t = [64], value_parser = tokens())]
     generate: Vec<u32>,
+    /// Measure embeddings instead: 512 sentences of 8 to 40 tokens
+    #[arg(long, conflicts_with_all = ["prompt", "generate", "batch"])]
+    embed: bool,
     /// Repetitions of each test
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
@@ -83,11 +84,12 @@ Examples:
   bouquet bench MODEL
   bouquet bench --shape bloom-1b7 --encoding int4 --threads 2
   bouquet bench --shape bloom-560m -p 0 -n 64 --batch 4 --profile
+  bouquet bench --shape bloom-560m --embed
   bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
 
 pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the
 logits of each and the cache of keys and values; nothing is sampled. Tokens/s are the mean over the
-repetitions, after a warm-up, and their standard deviation.
+repetitions, after a warm-up, and their standard deviation. embed: from token ids to vectors, without the head.
 
 GB/s are the weights and the cache read, beside them the share of what memory gives. GOP/s are the
 operations of all products with weights, a multiply-add counted as two, beside them the share of what

@@ -1,8 +1,10 @@
 //! What is measured: the tests, the model, and the memory that it needs.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bouquet_embed::embedder::TOKENS_PER_PASS;
 use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::checkpoint::Checkpoint;
@@ -14,8 +16,14 @@ use serde_json::json;
 use super::BenchArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::limits::Memory;
-use crate::open::{open_network, options};
+use crate::open::{self, open_network, options};
 use crate::{hub, output, system};
+
+/// Sentences that are embedded in a test.
+pub(super) const SENTENCES: usize = 512;
+
+/// Tokens of the shortest and of the longest of them; 24 in the mean.
+const SENTENCE_TOKENS: RangeInclusive<usize> = 8..=40;
 
 /// Seed of random weights.
 pub(super) const SEED: u64 = 1;
@@ -27,6 +35,8 @@ pub(super) enum Test {
     Prompt(usize),
     /// So many tokens one by one, in so many sequences.
     Generate { tokens: usize, batch: usize },
+    /// Embeddings of [`SENTENCES`] sentences, as long as sentences are.
+    Embed,
 }
 
 /// All that was asked for.
@@ -54,6 +64,7 @@ impl Test {
         match self {
             Test::Prompt(tokens) => format!("pp{tokens}"),
             Test::Generate { tokens, .. } => format!("tg{tokens}"),
+            Test::Embed => "embed".to_owned(),
         }
     }
 
@@ -62,6 +73,7 @@ impl Test {
         match self {
             Test::Prompt(tokens) => tokens,
             Test::Generate { tokens, batch } => tokens * batch,
+            Test::Embed => (0..SENTENCES).map(sentence_tokens).sum(),
         }
     }
 
@@ -70,6 +82,15 @@ impl Test {
         match self {
             Test::Prompt(_) => 1,
             Test::Generate { batch, .. } => batch,
+            Test::Embed => SENTENCES,
+        }
+    }
+
+    /// Tokens whose keys and values are held at a time.
+    fn cached_tokens(self) -> usize {
+        match self {
+            Test::Embed => TOKENS_PER_PASS,
+            _ => self.tokens(),
         }
     }
 }
@@ -88,7 +109,10 @@ impl Plan {
         let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
         let batch = usize::from(args.batch);
         let generations = args.generate.iter().map(|&tokens| Test::Generate { tokens: tokens as usize, batch });
-        let tests: Vec<Test> = prompts.chain(generations).filter(|test| test.tokens() > 0).collect();
+        let tests: Vec<Test> = match args.embed {
+            true => vec![Test::Embed],
+            false => prompts.chain(generations).filter(|test| test.tokens() > 0).collect(),
+        };
         if tests.is_empty() {
             return Err(asked_wrongly("there is nothing to measure", "give a number of tokens with -p or -n"));
         }
@@ -119,7 +143,7 @@ impl Plan {
 
     /// Keys and values of the largest test.
     fn cache_bytes(&self) -> u64 {
-        let tokens = self.tests.iter().map(|test| test.tokens()).max().unwrap_or(0) as u64;
+        let tokens = self.tests.iter().map(|test| test.cached_tokens()).max().unwrap_or(0) as u64;
         tokens.saturating_mul(self.spec.cache_bytes_per_token(self.cache_encoding))
     }
 
@@ -184,6 +208,12 @@ impl Plan {
     }
 }
 
+/// The length of a sentence: uneven, and always the same.
+pub(super) fn sentence_tokens(sentence: usize) -> usize {
+    let mixed = (sentence as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    SENTENCE_TOKENS.start() + mixed as usize % (SENTENCE_TOKENS.end() - SENTENCE_TOKENS.start() + 1)
+}
+
 /// The last part of a path that names something.
 fn folder_name(folder: &Path) -> String {
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -195,14 +225,5 @@ fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result
     if let (Origin::Folder(folder), Encoding::F32) = (origin, encoding) {
         return Ok(Inspection::new(spec, &Checkpoint::open(folder)?)?.weight_bytes);
     }
-    Ok(random_weight_bytes(spec, encoding))
-}
-
-/// The same where floats are in f16, as random weights are.
-pub(crate) fn random_weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
-    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
-    let linears = spec.block.linears();
-    let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();
-    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.block.hidden_size);
-    block * spec.num_blocks as u64 + vocabulary * if spec.tied_head { 1 } else { 2 }
+    Ok(open::weight_bytes(spec, encoding))
 }

@@ -88,6 +88,11 @@ impl<'a> Report<'a> {
             output::seconds(self.load),
             peak.map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)))
         ))?;
+        for (test, measured) in &self.results {
+            if let Some(speed) = sentences_per_sec(*test, measured) {
+                output::line(&format!("{}: {speed:.1} sentences/s", test.name()))?;
+            }
+        }
         for (test, measured) in self.results.iter().filter(|(_, measured)| !measured.profile.is_empty()) {
             output::line("")?;
             output::write(&output::table(&profile_rows(*test, measured), 1))?;
@@ -152,6 +157,12 @@ impl Figures {
     }
 }
 
+/// How many sentences were embedded in a second, in the mean.
+fn sentences_per_sec(test: Test, measured: &Measured) -> Option<f64> {
+    let tokens_each = test.tokens() as f64 / test.batch() as f64;
+    (test == Test::Embed).then(|| Figures::of(&measured.samples).tokens_per_sec / tokens_each)
+}
+
 /// One test as JSON.
 fn result(test: Test, measured: &Measured) -> Value {
     let figures = Figures::of(&measured.samples);
@@ -171,6 +182,9 @@ fn result(test: Test, measured: &Measured) -> Value {
         "limit": if bound_by_memory { "bandwidth" } else { "arithmetic" },
         "share_of_limit": figures.share_of_bandwidth.max(figures.share_of_arithmetic),
     });
+    if let Some(speed) = sentences_per_sec(test, measured) {
+        value["sentences_per_sec"] = speed.into();
+    }
     if !measured.profile.is_empty() {
         let all = total(measured).as_secs_f64();
         let rows = operations(measured).into_iter().map(|(operation, calls, time)| {

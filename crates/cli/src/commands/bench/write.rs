@@ -9,10 +9,10 @@ use bouquet_model::random::{RandomModel, Shape};
 use serde_json::json;
 
 use super::BenchArgs;
-use super::plan::{SEED, random_weight_bytes};
+use super::plan::SEED;
 use crate::errors::{CANCELLED, Done, asked_wrongly, wrong};
 use crate::interrupt::Work;
-use crate::{output, system};
+use crate::{open, output, system};
 
 /// Bytes that a token takes while a tokenizer is written.
 const BYTES_PER_TOKEN: usize = 600;
@@ -32,7 +32,7 @@ fn check_memory(shape: Shape) -> Result<()> {
 
 pub(super) fn run(args: &BenchArgs, shape: Shape, folder: &Path, cpu: &Cpu) -> Result<()> {
     let (spec, encoding) = (shape.spec(), args.encoding.unwrap_or(Encoding::F32));
-    let weight_bytes = random_weight_bytes(&spec, encoding);
+    let weight_bytes = open::weight_bytes(&spec, encoding);
     let stored = if encoding == Encoding::F32 { "f16" } else { encoding.name() };
     if folder.exists() {
         return Err(asked_wrongly(format!("{} is there already", folder.display()), "give the path of a new folder"));

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use bouquet_embed::Embedder;
 use bouquet_embed::correlation::spearman;
+use bouquet_embed::sts::cosine;
 use bouquet_model::Network;
 use bouquet_model::adapter::Learned;
 use bouquet_span::{Limits, Pass};
@@ -170,9 +171,4 @@ impl Observer for Follower<'_> {
     fn peak_memory_bytes(&self) -> u64 {
         system::peak_memory_bytes().unwrap_or(0)
     }
-}
-
-fn cosine(first: &[f32], second: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    dot(first, second) / (dot(first, first) * dot(second, second)).sqrt().max(f64::MIN_POSITIVE)
 }

@@ -97,7 +97,7 @@ impl Prepared {
     /// Too little memory for any plan.
     pub(super) fn plan(&self, args: &FinetuneArgs) -> Result<(PassPlan, MemoryPlan)> {
         let optimizer = self.optimizer();
-        let weights = crate::commands::bench::random_weight_bytes(&self.spec, self.config.encoding);
+        let weights = crate::open::weight_bytes(&self.spec, self.config.encoding);
         let held = system::memory_bytes().unwrap_or(0) + weights;
         let lengths = self.largest_batch();
         let request = Request {
