@@ -85,7 +85,12 @@ impl<'a> Collector<'a> {
         spelled: bool,
     ) -> Result<()> {
         let mapping = self.mapping();
-        let cells = mapping.columns.iter().map(|column| cell(&column.name, column.index)).collect();
+        let mut cells: Vec<Value> = Vec::with_capacity(mapping.columns.len());
+        for (place, column) in mapping.columns.iter().enumerate() {
+            // A column may be several parts of a record: its cell is taken once.
+            let same = mapping.columns[..place].iter().position(|other| other.index == column.index);
+            cells.push(same.map_or_else(|| cell(&column.name, column.index), |same| cells[same].clone()));
+        }
         match records(mapping, cells, spelled).and_then(|records| self.even(records)) {
             Ok(records) => records.into_iter().try_for_each(|record| self.keep(record)),
             Err(reason) => self.bad(place, reason),

@@ -4,14 +4,13 @@
 
 use serde::Serialize;
 
-use super::error::quoted;
 use super::{DataError, RecordKind, Result};
 
 mod guess;
 
 /// What a column can be in a record, as the user names it.
-const ROLES: [&str; 9] =
-    ["anchor", "positive", "negative", "sentence1", "sentence2", "score", "prompt", "completion", "messages"];
+const ROLES: [&str; 10] =
+    ["anchor", "positive", "negative", "sentence1", "sentence2", "score", "text", "prompt", "completion", "messages"];
 
 /// Which column is which, as the user says it: `anchor=premise,positive=hypothesis`. A column is a name, or its position
 /// from 0. Columns alone (`premise,hypothesis`) are taken in the order of the record's parts.
@@ -39,8 +38,8 @@ impl ColumnMap {
                 return Err(wrong("a column has no name".to_owned()));
             }
             if let Some(role) = &role {
-                if role != "text" && !ROLES.contains(&role.as_str()) {
-                    return Err(wrong(format!("there is no {role:?}, only text, {}", ROLES.join(", "))));
+                if !ROLES.contains(&role.as_str()) {
+                    return Err(wrong(format!("there is no {role:?}, only {}", ROLES.join(", "))));
                 }
                 let twice = entries.iter().any(|(other, _)| other.as_ref() == Some(role));
                 if twice && role != "negative" && role != "text" {
@@ -150,19 +149,42 @@ pub(super) fn choose(file: &str, columns: &Columns<'_>, kind: RecordKind, map: &
         file: file.to_owned(),
         kind,
         problem,
-        found: columns.first_row.unwrap_or(columns.names).iter().map(|name| quoted_cell(name)).collect(),
+        found: columns.first_row.unwrap_or(columns.names).to_vec(),
     };
-    if map.is_empty() { guess::guess(columns, kind).map_err(refuse) } else { as_told(file, columns, kind, map, refuse) }
+    if map.is_empty() {
+        return guess::guess(columns, kind).map_err(refuse);
+    }
+    let index = |column: &str| {
+        let by_name = columns.names.iter().position(|name| name == column);
+        let by_position = || column.parse().ok().filter(|&position: &usize| position < columns.names.len());
+        by_name.or_else(by_position).ok_or_else(|| DataError::NoSuchColumn {
+            file: file.to_owned(),
+            column: column.to_owned(),
+            found: columns.names.to_vec(),
+        })
+    };
+    let shape = map.shape(kind);
+    let told = map.with_roles(kind, shape);
+    let mut chosen = Vec::new();
+    for &role in parts(shape) {
+        let before = chosen.len();
+        for (_, column) in told.iter().filter(|(other, _)| *other == role) {
+            chosen.push((role, index(column)?));
+        }
+        if chosen.len() == before && role != "negative" {
+            return Err(refuse(format!("no column was named for its {role}")));
+        }
+    }
+    if let Some((role, _)) = told.iter().find(|(role, _)| !parts(shape).contains(role)) {
+        return Err(refuse(format!("they have no {role}")));
+    }
+    Ok(Mapping::new(shape, columns.names, chosen))
 }
 
-fn quoted_cell(cell: &str) -> String {
-    cell.chars().take(60).collect()
-}
-
-/// The roles of a record, those that may be left out behind the others.
-fn roles_of(shape: Shape) -> &'static [&'static str] {
+/// The parts of a record, in their order.
+fn parts(shape: Shape) -> &'static [&'static str] {
     match shape {
-        Shape::Pair => &["anchor", "positive"],
+        Shape::Pair => &["anchor", "positive", "negative"],
         Shape::Scored => &["sentence1", "sentence2", "score"],
         Shape::Texts => &["text"],
         Shape::Completion => &["prompt", "completion"],
@@ -170,70 +192,32 @@ fn roles_of(shape: Shape) -> &'static [&'static str] {
     }
 }
 
-fn as_told(
-    file: &str,
-    columns: &Columns<'_>,
-    kind: RecordKind,
-    map: &ColumnMap,
-    refuse: impl Fn(String) -> DataError,
-) -> Result<Mapping> {
-    let index = |column: &String| {
-        let by_name = columns.names.iter().position(|name| name == column);
-        let by_position = || column.parse().ok().filter(|&position: &usize| position < columns.names.len());
-        by_name.or_else(by_position).ok_or_else(|| DataError::NoSuchColumn {
-            file: file.to_owned(),
-            column: column.clone(),
-            found: columns.names.to_vec(),
-        })
-    };
-    let bare = map.entries.iter().all(|(role, _)| role.is_none());
-    let has = |role: &str| map.entries.iter().any(|(other, _)| other.as_deref() == Some(role));
-    let shape = match kind {
-        RecordKind::Pairs => Shape::Pair,
-        RecordKind::ScoredPairs => Shape::Scored,
-        RecordKind::Texts => Shape::Texts,
-        RecordKind::Continuations if has("messages") => Shape::Chat,
-        RecordKind::Continuations if has("text") || (bare && map.entries.len() == 1) => Shape::Texts,
-        RecordKind::Continuations => Shape::Completion,
-    };
-    if bare {
-        let at_least = roles_of(shape).len();
-        let fits = match shape {
-            Shape::Pair | Shape::Texts => map.entries.len() >= at_least,
-            _ => map.entries.len() == at_least,
+impl ColumnMap {
+    /// What the columns make.
+    fn shape(&self, kind: RecordKind) -> Shape {
+        let has = |role: &str| self.entries.iter().any(|(other, _)| other.as_deref() == Some(role));
+        match kind {
+            RecordKind::Pairs => Shape::Pair,
+            RecordKind::ScoredPairs => Shape::Scored,
+            RecordKind::Texts => Shape::Texts,
+            RecordKind::Continuations if has("messages") => Shape::Chat,
+            RecordKind::Continuations if has("text") => Shape::Texts,
+            RecordKind::Continuations if !has("prompt") && self.entries.len() == 1 => Shape::Texts,
+            RecordKind::Continuations => Shape::Completion,
+        }
+    }
+
+    /// The columns with their roles; where none was named, the parts of a record in their order.
+    fn with_roles(&self, kind: RecordKind, shape: Shape) -> Vec<(&'static str, &str)> {
+        let role = |place: usize, named: Option<&str>| match named {
+            // Texts may be told as the parts of pairs as well: each is a text.
+            Some(role) if kind == RecordKind::Texts && role != "score" => "text",
+            Some(role) => ROLES.into_iter().find(|known| *known == role).expect("parsed roles are known"),
+            None if shape == Shape::Texts => "text",
+            // The last part is the one of which there may be several.
+            None => parts(shape).get(place).copied().unwrap_or("negative"),
         };
-        if !fits {
-            return Err(refuse(format!("{} columns are needed, {} were named", at_least, map.entries.len())));
-        }
-        let role = |place: usize| match shape {
-            Shape::Texts => "text",
-            _ => roles_of(shape).get(place).copied().unwrap_or("negative"),
-        };
-        let indices = map.entries.iter().map(|(_, column)| index(column)).collect::<Result<Vec<_>>>()?;
-        return Ok(Mapping::new(shape, columns.names, (0..).map(role).zip(indices)));
+        let entries = self.entries.iter().enumerate();
+        entries.map(|(place, (named, column))| (role(place, named.as_deref()), column.as_str())).collect()
     }
-    let mut chosen = Vec::new();
-    for &role in roles_of(shape) {
-        // Texts may be told as the parts of pairs as well: each is a text.
-        let same = |other: &str| other == role || (kind == RecordKind::Texts && other != "score");
-        let of_role = map.entries.iter().filter(|(other, _)| other.as_deref().is_some_and(same));
-        let before = chosen.len();
-        for (_, column) in of_role {
-            chosen.push((role, index(column)?));
-        }
-        if chosen.len() == before {
-            return Err(refuse(format!("no column was named for its {role}")));
-        }
-    }
-    if shape == Shape::Pair {
-        for (_, column) in map.entries.iter().filter(|(role, _)| role.as_deref() == Some("negative")) {
-            chosen.push(("negative", index(column)?));
-        }
-    }
-    if chosen.len() != map.entries.len() {
-        let unused = map.entries.iter().filter_map(|(role, _)| role.as_deref());
-        let unused: Vec<&str> = unused.filter(|role| !chosen.iter().any(|(used, _)| used == role)).collect();
-        return Err(refuse(format!("they are not made of {}", quoted(&unused.join(", ")))));
-    }
-    Ok(Mapping::new(shape, columns.names, chosen))
 }

@@ -263,11 +263,18 @@ fn columns_are_told_by_name_or_position() {
 }
 
 #[test]
+fn a_column_may_be_both_texts_of_a_pair() {
+    let options = with_columns(Pairs, "anchor=text,positive=text");
+    assert_eq!(read_with("a.jsonl", r#"{"text": "x"}"#, &options).expect("a row").records, [pair("x", "x", &[])]);
+    assert_eq!(read_with("a.csv", "text\nx\n", &options).expect("a row").records, [pair("x", "x", &[])]);
+}
+
+#[test]
 fn columns_that_are_not_there_or_make_nothing_are_refused() {
     let lines = r#"{"p": "x", "q": "y"}"#;
     let error = read_with("a.jsonl", lines, &with_columns(Pairs, "anchor=p,positive=z")).expect_err("no z");
     assert!(error.to_string().ends_with("has no column \"z\"; it has \"p\", \"q\""), "{error}");
-    for columns in ["anchor=p", "p", "anchor=p,positive=q,score=q"] {
+    for columns in ["anchor=p", "p", "anchor=p,positive=q,score=q", "text=p"] {
         let error = read_with("a.jsonl", lines, &with_columns(Pairs, columns)).expect_err(columns);
         assert!(matches!(error, DataError::Columns { .. }), "{columns}: {error}");
     }
