@@ -235,6 +235,7 @@ mod tests {
     use ::safetensors::SafeTensors;
 
     use super::*;
+    use crate::ModelError;
 
     #[test]
     fn what_is_written_in_pieces_is_read_whole() {
