@@ -22,7 +22,7 @@ pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<()> {
 /// The temporary file, which shows whether `target` can be written at all.
 ///
 /// # Errors
-/// As [`write_whole`].
+/// [`ModelError::NotAFile`] for a folder, or for what is there and no plain file; [`ModelError::Write`].
 pub fn begin(target: &Path) -> Result<NamedTempFile> {
     let refuse = |problem: &str| Err(ModelError::NotAFile { path: target.to_owned(), problem: problem.to_owned() });
     if target.file_name().is_none() || target.is_dir() {

@@ -24,7 +24,7 @@ pub(super) struct Report<'a> {
 
 /// Columns before those of [`Report::model`]'s test.
 const MODEL_COLUMNS: [&str; 6] = ["model", "size", "params", "encoding", "isa", "threads"];
-const TEST_COLUMNS: [(&str, usize); 4] = [("test", 10), ("tokens/s", 17), ("GB/s read", 14), ("GOP/s", 14)];
+const TEST_COLUMNS: [(&str, usize); 4] = [("test", 11), ("tokens/s", 17), ("GB/s read", 14), ("GOP/s", 14)];
 
 impl<'a> Report<'a> {
     /// Prints the head of the table.
