@@ -8,7 +8,7 @@ use crate::errors::asked_wrongly;
 use crate::system;
 
 /// How to compute: flags of every command that does. No result depends on them.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct ComputeArgs {
     /// Threads; the result does not depend on it [default: all there are]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

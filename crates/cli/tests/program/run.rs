@@ -180,9 +180,12 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 
 #[test]
 fn the_demo_shows_texts_and_what_to_type_next() {
-    let shown = stdout(&["demo"]);
+    let shown = stdout(&["demo", "--steps", "2"]);
     let next = "bouquet run models/bloom-small-trained";
-    for words in ["in int8", "English", "French", "tokens/s", "The limits here", "same bits", next] {
+    let learned = ["2 steps", "before", "after", "Chinese", "Ein Hund"];
+    for words in
+        ["in int8", "English", "French", "tokens/s", "The limits here", "same bits", next].iter().chain(&learned)
+    {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let object = json(&["demo", "--json", "--model", "models/bloom-small-trained", "--threads", "1"]);
@@ -202,7 +205,7 @@ fn the_demo_shows_texts_and_what_to_type_next() {
 #[test]
 fn the_demo_finds_its_model_from_anywhere() {
     let elsewhere = tempfile::tempdir().unwrap();
-    let output = bouquet().current_dir(elsewhere.path()).args(["demo", "--json"]).output().unwrap();
+    let output = bouquet().current_dir(elsewhere.path()).args(["demo", "--json", "--steps", "0"]).output().unwrap();
     // Where the target folder is outside of the repository, nothing leads to the model, and that is said.
     let inside = std::path::Path::new(env!("CARGO_BIN_EXE_bouquet")).starts_with(root());
     assert_eq!(output.status.code(), Some(if inside { 0 } else { 1 }), "{}", text(&output.stderr));

@@ -4,7 +4,7 @@ mod follow;
 mod prepare;
 mod settings;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use bouquet_embed::export::Export;
@@ -19,7 +19,7 @@ use bouquet_tune::optimizer::State;
 use bouquet_tune::plan::MemoryPlan;
 use bouquet_tune::trainer::Ending;
 use bouquet_tune::{Trainer, TuneError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::follow::Follower;
 use self::prepare::{Examples, Prepared};
@@ -86,16 +86,52 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<()> {
     if args.dry_run {
         return tell(&args, &prepared, plan, memory);
     }
-    let (folder, from) = begin(&args, &prepared)?;
-    let config = &prepared.config;
-    let network = Network::open(&prepared.folder, &options(args.compute.cpu()?, config.encoding))?;
     if !args.json {
         say_begin(&prepared, plan, memory);
     }
+    let (end, summary) = learn(&args, &prepared, plan, memory)?;
+    if args.json {
+        return output::json(&summary);
+    }
+    say_end(&args, &end, summary["loss"].as_f64())
+}
+
+/// The same from a program: a run of so many steps that says nothing but how far it is.
+pub(crate) fn quietly(
+    model: &Path,
+    data: &Path,
+    settings: &str,
+    steps: u64,
+    output: &Path,
+    compute: &ComputeArgs,
+) -> Result<()> {
+    let settings = Settings::of(settings)?.with(model, data, steps);
+    let (output, compute) = (output.to_owned(), compute.clone());
+    let args = FinetuneArgs {
+        settings,
+        output,
+        config: None,
+        resume: false,
+        memory: None,
+        dry_run: false,
+        compute,
+        json: true,
+    };
+    let draft = args.settings.draft(None, &args.output, false)?;
+    let prepared = Prepared::new(&args, &draft)?;
+    let (plan, memory) = prepared.plan(&args)?;
+    learn(&args, &prepared, plan, memory).map(drop)
+}
+
+/// Carries a run out. Returns where it ended, and what there is to say of it.
+fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Result<(Checkpoint, Value)> {
+    let (folder, from) = begin(args, prepared)?;
+    let config = &prepared.config;
+    let network = Network::open(&prepared.folder, &options(args.compute.cpu()?, config.encoding))?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
     let trainer = Trainer { config, network: &network, plan, limits: &limits };
-    let mut follower = Follower::new(&prepared, &network, plan, &limits, &folder, from.progress.steps)?;
+    let mut follower = Follower::new(prepared, &network, plan, &limits, &folder, from.progress.steps)?;
     let (end, ending) = trainer.run(from, &mut prepared.source(), &mut follower)?;
     follower.write_report(&end)?;
     let loss = follower.recent_loss();
@@ -105,8 +141,7 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<()> {
         output::note(&format!("stopped after step {done} of {}; the same command with --resume goes on", config.steps));
         return Err(Done(CANCELLED).into());
     }
-    let learned = end.best.as_ref().unwrap_or(&end.learned);
-    write_result(&prepared, &folder, learned)?;
+    write_result(prepared, &folder, end.best.as_ref().unwrap_or(&end.learned))?;
     let summary = json!({
         "output": args.output.display().to_string(),
         "steps": end.progress.steps,
@@ -120,10 +155,7 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<()> {
     });
     folder.write(folder::SUMMARY, format!("{summary:#}\n").as_bytes())?;
     folder.remove(checkpoint::FILE);
-    if args.json {
-        return output::json(&summary);
-    }
-    say_end(&args, &end, loss)
+    Ok((end, summary))
 }
 
 /// Takes the folder, and finds where to go on.

@@ -82,7 +82,7 @@ impl Prepared {
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
         let data = read(&config.data, &config, config.objective.records(), args.json)?;
-        let (examples, rows) = examples(&data.records, &config, &tokenizer, &spec)?;
+        let (examples, rows) = examples(&data.records, &config, &tokenizer, &spec, args.json)?;
         let mut batches = batches(&config, rows)?;
         let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
         let config = draft.complete(config, steps_per_epoch);
@@ -262,6 +262,7 @@ fn examples(
     config: &Config,
     tokenizer: &Tokenizer,
     spec: &ModelSpec,
+    quiet: bool,
 ) -> Result<(Examples, Vec<RowInfo>)> {
     if config.objective == Objective::Causal {
         let texts = texts(records, config, tokenizer, spec)?;

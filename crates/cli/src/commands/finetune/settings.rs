@@ -146,6 +146,17 @@ pub(super) struct Draft {
 }
 
 impl Settings {
+    /// Settings out of a text.
+    pub(super) fn of(text: &str) -> Result<Settings> {
+        toml::from_str(text).context("the settings are damaged")
+    }
+
+    /// The same for another model, other data and so many steps.
+    pub(super) fn with(self, model: &Path, data: &Path, steps: u64) -> Settings {
+        let [model, data] = [model, data].map(|path| path.display().to_string());
+        Settings { model: Some(model), data: Some(vec![data]), steps: Some(steps), epochs: None, ..self }
+    }
+
     /// Puts the settings together. `config` is a file of them; `resume` says whether a run in `output` is gone on with.
     pub(super) fn draft(&self, config: Option<&Path>, output: &Path, resume: bool) -> Result<Draft> {
         let begun = resume && RunFolder::stage(output) != Stage::New;

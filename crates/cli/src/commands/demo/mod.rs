@@ -1,4 +1,6 @@
-//! `bouquet demo`: the small model of the repository at work, in less than half a minute.
+//! `bouquet demo`: the small model of the repository at work, in less than two minutes: it writes, learns and searches.
+
+mod learn;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +28,9 @@ pub(crate) struct DemoArgs {
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
+    /// Steps of fine-tuning; 0 leaves it out [default: 90, or 0 with --model]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=100_000))]
+    steps: Option<u64>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -44,6 +49,9 @@ const PROMPTS: [(&str, &str); 3] = [
 ];
 
 const MAX_TOKENS: usize = 32;
+
+/// Steps of fine-tuning: the pairs once.
+const STEPS: u64 = 90;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let folder = args.model.clone().map_or_else(find_model, hub::folder)?;
@@ -96,6 +104,12 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let speed = Speed::of(&written, model, encoding);
     let same = same_bits(model, &folder, encoding)?;
     drop(work);
+    if !args.json {
+        output::line(&speed.sentence())?;
+        output::line(&same.sentence())?;
+    }
+    let steps = args.steps.unwrap_or(if args.model.is_none() { STEPS } else { 0 });
+    let lesson = if steps > 0 { Some(learn::learn(model, steps, &args.compute)?) } else { None };
     if args.json {
         output::json(&json!({
             "model": folder.display().to_string(),
@@ -103,10 +117,12 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
             "texts": texts,
             "speed": speed.json(),
             "same_bits": { "compared": same.compared, "equal": same.equal, "computed": same.ways },
+            "learned": lesson.as_ref().map(learn::Lesson::json),
         }))?;
     } else {
-        output::line(&speed.sentence())?;
-        output::line(&same.sentence())?;
+        if let Some(lesson) = &lesson {
+            output::line(&lesson.told())?;
+        }
         output::line(&next_steps(&folder))?;
     }
     same.check()
@@ -275,6 +291,7 @@ fn next_steps(folder: &Path) -> String {
     format!(
         "\nNext:\n  \
          {g}{program} run {shown} \"Once upon a time\"{p}\n  \
+         {g}{program} help finetune{p}\n  \
          {g}{program} bench {shown}{p}\n  \
          {g}{program} doctor{p}\n  \
          {g}{program} --help{p}",
