@@ -9,6 +9,12 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// Begins to count the most memory anew from what is held now, where the system can.
+pub(crate) fn forget_peak_memory() {
+    // 5 is that: proc(5), clear_refs. Where it cannot be, the most is that since the beginning.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// The memory that this process holds now, in bytes, mapped weights included.
 pub(crate) fn memory_bytes() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")

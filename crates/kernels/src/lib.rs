@@ -89,6 +89,7 @@ pub mod weight;
 
 pub use cpu::{Cpu, Isa};
 pub use matrix::{Matrix, MatrixView, MatrixViewMut};
+pub use recycle::MOST_IDLE_BYTES;
 pub use weight::{Arithmetic, FloatEncoding, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.

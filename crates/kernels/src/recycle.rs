@@ -9,8 +9,11 @@ const SMALL: usize = 16 << 10;
 /// Most buffers that are kept.
 const MOST_BUFFERS: usize = 32;
 
-/// Most numbers that are kept, all buffers together: 128 MiB.
-const MOST_NUMBERS: usize = (128 << 20) / size_of::<f32>();
+/// Bytes of the matrices that nobody uses and that are kept for the next ones, at most.
+pub const MOST_IDLE_BYTES: usize = 128 << 20;
+
+/// The same in numbers.
+const MOST_NUMBERS: usize = MOST_IDLE_BYTES / size_of::<f32>();
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept { buffers: Vec::new(), numbers: 0 });
 

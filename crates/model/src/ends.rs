@@ -8,7 +8,7 @@ use crate::norm::Norm;
 use crate::{ModelError, Result};
 
 /// Bytes of logits that [`LmHead::for_logits`] holds at a time.
-pub(crate) const LOGIT_BYTES: usize = 64 << 20;
+pub const LOGIT_BYTES: usize = 64 << 20;
 
 /// The input end: rows of the embedding, normalized where the family does so.
 #[derive(Clone, Debug)]

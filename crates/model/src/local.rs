@@ -156,8 +156,7 @@ impl Span for LocalSpan {
     fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {
         self.check_pass(lengths.len(), pass)?;
         pass.check_lengths(lengths)?;
-        let bytes = self.pass_bytes(lengths, pass);
-        let (needed, available) = (bytes.forward().saturating_add(bytes.kept(pass.keep)), self.memory.left());
+        let (needed, available) = (self.pass_bytes(lengths, pass).forward(pass.keep), self.memory.left());
         if needed > available { Err(too_large(lengths, needed, available)) } else { Ok(()) }
     }
 
@@ -165,9 +164,7 @@ impl Span for LocalSpan {
         self.admit(hidden.lengths(), pass)?;
         self.check_input(self.blocks[0].index, hidden.values().view())?;
         let (lengths, starts) = (hidden.lengths().to_vec(), vec![0; hidden.sequences()]);
-        let needed = self.pass_bytes(&lengths, pass);
-        let _working = self.reserve(&lengths, needed.forward())?;
-        let mut reservation = self.reserve(&lengths, needed.kept(pass.keep))?;
+        let mut reservation = self.reserve(&lengths, self.pass_bytes(&lengths, pass).forward(pass.keep))?;
         let batch = self.batch(&lengths, &starts, pass);
         let mut values = hidden.into_values();
         let (mut kept, mut bytes, mut activation_bytes) = (Vec::with_capacity(self.blocks.len()), 0, 0);
@@ -214,7 +211,7 @@ impl Span for LocalSpan {
         if let Some(token) = elementwise::first_row_not_finite(&self.cpu, grad.values().view()) {
             return Err(SpanError::gradient_of_output(self.range().end - 1, token));
         }
-        let _working = self.reserve(&lengths, self.pass_bytes(&lengths, pass).backward())?;
+        let _working = self.reserve(&lengths, self.pass_bytes(&lengths, pass).backward(what_is_kept(&kept)))?;
         let starts = vec![0; lengths.len()];
         let batch = self.batch(&lengths, &starts, pass);
 
@@ -281,6 +278,17 @@ impl Span for LocalSpan {
         let result =
             |admitted: Result<Reservation>| admitted.and_then(|_| results.next().expect("one for each admitted"));
         admitted.into_iter().map(result).collect()
+    }
+}
+
+/// What a forward was asked to keep, by what it kept.
+fn what_is_kept(kept: &[Kept]) -> Keep {
+    if kept.iter().any(|kept| matches!(kept, Kept::Nothing)) {
+        Keep::Input
+    } else if kept.iter().any(|kept| matches!(kept, Kept::Input(_))) {
+        Keep::BlockInputs
+    } else {
+        Keep::Activations { bytes: u64::MAX }
     }
 }
 

@@ -112,6 +112,12 @@ impl PassPlan {
         }
         passes
     }
+
+    /// What a pass of `own` tokens of `all` keeps: its share of what the batch may.
+    pub(crate) fn keep(bytes: u64, own: usize, all: usize) -> Keep {
+        let share = u128::from(bytes) * own as u128 / all.max(1) as u128;
+        Keep::Activations { bytes: share as u64 }
+    }
 }
 
 /// The final hidden states of a pass, without those of a soft prompt, and what its backward needs.
@@ -199,13 +205,11 @@ impl Training<'_> {
         sequences.iter().map(|ids| prompt + ids.len()).collect()
     }
 
-    /// What a pass keeps until all others went forward: its share of what the batch may.
+    /// What a pass keeps until all others went forward.
     fn keep(&self, sequences: &[Vec<u32>], pass: &Range<usize>) -> Keep {
         let Some(bytes) = self.plan.kept_bytes else { return Keep::Nothing };
         let lengths = self.lengths(sequences);
-        let (all, own): (usize, usize) = (lengths.iter().sum(), lengths[pass.clone()].iter().sum());
-        let share = u128::from(bytes) * own as u128 / all.max(1) as u128;
-        Keep::Activations { bytes: share as u64 }
+        PassPlan::keep(bytes, lengths[pass.clone()].iter().sum(), lengths.iter().sum())
     }
 
     fn pass(&self, sequences: &Range<usize>, keep: Keep) -> Pass {

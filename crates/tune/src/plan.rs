@@ -1,7 +1,11 @@
 //! What a run will take, in bytes, before it begins; and, from that and a budget, how batches go through the model: as
 //! fast as memory allows. Every plan gives the same bits.
 
+use std::ops::Range;
+
+use bouquet_kernels::MOST_IDLE_BYTES;
 use bouquet_model::adapter::Learned;
+use bouquet_model::ends::LOGIT_BYTES;
 use bouquet_model::local::PassBytes;
 use bouquet_model::spec::BlockSpec;
 use bouquet_span::{Keep, Pass};
@@ -12,6 +16,13 @@ use crate::parameters::tensors;
 
 /// Tokens of a pass where memory allows: enough to keep the kernels busy, and no more.
 const TOKENS_PER_PASS: usize = 1024;
+
+/// Code that has not run yet, buffers that threads keep for their kernels, and what the allocator cannot give back: as much
+/// was measured beside what is counted.
+const OTHER_BYTES: u64 = 8 << 20;
+
+/// What a budget leaves to chance, as a share of what was counted: 1 of so many.
+const MARGIN: u64 = 16;
 
 /// What a plan is made from.
 pub struct Request<'a> {
@@ -31,8 +42,20 @@ pub struct Request<'a> {
     pub lengths: &'a [usize],
     /// Sequences of a leaf.
     pub leaf: usize,
-    /// Bytes of the logits that are held at a time: 0 where none are.
-    pub logits: u64,
+    /// For batches of texts: what is predicted. Such passes go one after another; those of sentences all go forward before
+    /// the first goes backward.
+    pub predicted: Option<Predicted<'a>>,
+    /// Tokens of a pass of an evaluation, which come between steps; 0 where none are made.
+    pub evaluated: usize,
+}
+
+/// Tokens that are predicted.
+#[derive(Clone, Copy)]
+pub struct Predicted<'a> {
+    /// Tokens that there are.
+    pub vocab_size: usize,
+    /// Of each sequence of the largest batch, how many are predicted.
+    pub tokens: &'a [usize],
 }
 
 /// What a run takes at its peak, in bytes.
@@ -42,7 +65,7 @@ pub struct MemoryPlan {
     pub held: u64,
     /// What is learned, its gradients, the optimizer's state, and the copies that a checkpoint is written from.
     pub learned: u64,
-    /// What a pass works in.
+    /// What a pass works in, and what lies idle for the next one.
     pub working: u64,
     /// What the passes of a batch keep for their backward.
     pub kept: u64,
@@ -66,7 +89,7 @@ impl MemoryPlan {
 }
 
 impl Request<'_> {
-    /// The fastest plan within `budget` bytes: everything kept; else activations of some blocks, and the inputs of all; else
+    /// The fastest plan within `budget` bytes: all activations kept; else those of some blocks, and the inputs of all; else
     /// nothing, with passes of fewer tokens.
     ///
     /// # Errors
@@ -77,54 +100,137 @@ impl Request<'_> {
         let mut tokens_per_pass = TOKENS_PER_PASS.max(largest_leaf);
         loop {
             let mut plan = PassPlan { leaf: self.leaf, tokens_per_pass, kept_bytes: None };
-            let mut memory = self.memory(plan, 0, 0);
-            if memory.total() <= budget {
-                let left = budget - memory.total();
-                let (inputs, activations) = self.kept();
-                if left >= inputs {
-                    let activations = activations.min(left - inputs);
-                    plan.kept_bytes = Some(activations);
-                    memory = self.memory(plan, inputs, activations);
+            let of_block = self.activations_kept(plan);
+            let kept = (0..=self.blocks as u64).rev().map(|blocks| Some(blocks.saturating_mul(of_block)));
+            let mut needed = u64::MAX;
+            for kept_bytes in kept.chain([None]) {
+                plan.kept_bytes = kept_bytes;
+                let memory = self.memory(plan);
+                needed = memory.total().saturating_add(memory.total() / MARGIN);
+                if needed <= budget {
+                    return Ok((plan, memory));
                 }
-                return Ok((plan, memory));
             }
             if tokens_per_pass <= largest_leaf {
-                return Err(TooLarge { needed: memory.total(), budget });
+                return Err(TooLarge { needed, budget });
             }
             tokens_per_pass = (tokens_per_pass / 2).max(largest_leaf);
         }
     }
 
-    fn memory(&self, plan: PassPlan, inputs: u64, activations: u64) -> MemoryPlan {
-        let passes = plan.passes(self.lengths);
-        let working = passes.into_iter().map(|pass| self.working(&self.lengths[pass])).max().unwrap_or(0);
+    /// What a plan takes.
+    pub fn memory(&self, plan: PassPlan) -> MemoryPlan {
+        let passes: Vec<Range<usize>> = plan.passes(self.lengths);
+        let (kept, working) = if self.predicted.is_some() {
+            self.one_by_one(plan, &passes)
+        } else {
+            self.all_forward_first(plan, &passes)
+        };
+        // Evaluations keep nothing.
+        let working = working.max(self.evaluation().saturating_sub(kept)).saturating_add(OTHER_BYTES);
         let parameters: u64 = tensors(self.learned).iter().map(|(_, matrix)| 4 * matrix.data().len() as u64).sum();
         // Itself and the best of it, twice: the run's and a checkpoint's; what travels with passes; gradients.
         let copies = if self.keeps_best { 6 } else { 4 };
         let learned = copies * parameters + 2 * self.optimizer.bytes() as u64;
-        MemoryPlan {
-            held: self.held,
-            learned,
-            working: working.saturating_add(self.logits),
-            kept: inputs + activations,
+        MemoryPlan { held: self.held, learned, working, kept }
+    }
+
+    /// What batches of sentences keep and work in.
+    fn all_forward_first(&self, plan: PassPlan, passes: &[Range<usize>]) -> (u64, u64) {
+        let hidden = |pass: &Range<usize>| self.hidden(&self.lengths[pass.clone()]);
+        let Some(kept_bytes) = plan.kept_bytes else {
+            let peak = |pass: &Range<usize>| {
+                let (bytes, keep) = (self.bytes(&self.lengths[pass.clone()]), Keep::BlockInputs);
+                // Its output; and the gradient that comes back.
+                let backward = bytes.kept(keep).saturating_add(bytes.backward(keep)).saturating_add(2 * hidden(pass));
+                with_idle(backward.max(bytes.forward(keep)), made_again(&bytes, keep))
+            };
+            return (0, passes.iter().map(peak).max().unwrap_or(0));
+        };
+        let all: usize = self.lengths.iter().sum();
+        let own = |pass: &Range<usize>| self.lengths[pass.clone()].iter().sum();
+        let counted = |pass: &Range<usize>| {
+            (self.bytes(&self.lengths[pass.clone()]), PassPlan::keep(kept_bytes, own(pass), all), hidden(pass))
+        };
+        let passes: Vec<(PassBytes, Keep, u64)> = passes.iter().map(counted).collect();
+        // Activations, and the output.
+        let kept = |(bytes, keep, hidden): &(PassBytes, Keep, u64)| bytes.kept(*keep).saturating_add(*hidden);
+        let working = |(bytes, keep, hidden): &(PassBytes, Keep, u64)| {
+            let forward = bytes.forward(*keep).saturating_sub(bytes.kept(*keep));
+            with_idle(forward.max(bytes.backward(*keep).saturating_add(*hidden)), made_again(bytes, *keep))
+        };
+        let sum = passes.iter().map(kept).fold(0, u64::saturating_add);
+        (sum, passes.iter().map(working).max().unwrap_or(0))
+    }
+
+    /// What batches of texts keep and work in.
+    fn one_by_one(&self, plan: PassPlan, passes: &[Range<usize>]) -> (u64, u64) {
+        let keep = plan.kept_bytes.map_or(Keep::BlockInputs, |bytes| Keep::Activations { bytes });
+        let both = passes.iter().map(|pass| {
+            let lengths = &self.lengths[pass.clone()];
+            let (bytes, hidden) = (self.bytes(lengths), self.hidden(lengths));
+            let kept = bytes.kept(keep);
+            let (forward, backward) = (bytes.forward(keep).saturating_sub(kept), bytes.backward(keep));
+            // And their gradient.
+            let logits = self.predicted.map_or(0, |predicted| {
+                2 * logit_bytes(predicted.vocab_size, predicted.tokens[pass.clone()].iter().sum())
+            });
+            // The output, normalized, and its gradient: with logits, and then with the gradients of a block. What one of
+            // them held lies idle beside the other.
+            let again = made_again(&bytes, keep);
+            let with_logits = logits.saturating_add(2 * hidden).saturating_add(idle(forward));
+            let with_gradients = backward.saturating_add(idle(logits.saturating_add(backward).saturating_add(again)));
+            (kept, with_idle(forward, 0).max(with_logits.max(with_gradients).saturating_add(3 * hidden)))
+        });
+        both.max_by_key(|(kept, working)| kept.saturating_add(*working)).unwrap_or((0, 0))
+    }
+
+    /// What an evaluation works in.
+    fn evaluation(&self) -> u64 {
+        let lengths = [self.evaluated];
+        let logits = self.predicted.map_or(0, |predicted| logit_bytes(predicted.vocab_size, self.evaluated));
+        let working = self.bytes(&lengths).forward(Keep::Nothing).max(logits.saturating_add(2 * self.hidden(&lengths)));
+        with_idle(working.saturating_add(self.hidden(&lengths)), 0)
+    }
+
+    /// Activations of one block that are held at once.
+    fn activations_kept(&self, plan: PassPlan) -> u64 {
+        if self.predicted.is_none() {
+            return self.bytes(self.lengths).activations();
         }
+        let passes = plan.passes(self.lengths).into_iter();
+        passes.map(|pass| self.bytes(&self.lengths[pass]).activations()).max().unwrap_or(0)
     }
 
-    /// What a pass works in, forward and backward, besides what is kept.
-    fn working(&self, lengths: &[usize]) -> u64 {
-        let bytes = self.bytes(lengths);
-        bytes.forward().max(bytes.backward())
-    }
-
-    /// What the inputs of all blocks take for the whole batch, and all other activations.
-    fn kept(&self) -> (u64, u64) {
-        let bytes = self.bytes(self.lengths);
-        let inputs = bytes.kept(Keep::BlockInputs);
-        (inputs, bytes.kept(Keep::Activations { bytes: u64::MAX }).saturating_sub(inputs))
+    /// Bytes of a row for each token.
+    fn hidden(&self, lengths: &[usize]) -> u64 {
+        4 * (lengths.iter().sum::<usize>() * self.block.hidden_size) as u64
     }
 
     fn bytes(&self, lengths: &[usize]) -> PassBytes {
         let pass = self.learned.with(Pass { leaf: self.leaf, ..Pass::default() });
         PassBytes::new(self.block, 0..self.blocks, lengths, &pass)
     }
+}
+
+/// What a pass works in, and what lies idle beside it for the next one.
+fn with_idle(working: u64, made_again: u64) -> u64 {
+    working.saturating_add(idle(working.saturating_add(made_again)))
+}
+
+/// Matrices of other shapes, which passes before worked in or made again: as much as was measured.
+fn idle(worked_in: u64) -> u64 {
+    worked_in.min(MOST_IDLE_BYTES as u64)
+}
+
+/// Activations of a block that are not kept and are made again for its backward.
+fn made_again(bytes: &PassBytes, keep: Keep) -> u64 {
+    let all = bytes.kept(Keep::Activations { bytes: u64::MAX });
+    if bytes.kept(keep) < all { bytes.activations() } else { 0 }
+}
+
+/// Of the logits of so many tokens, as many as are held at a time.
+fn logit_bytes(vocab_size: usize, tokens: usize) -> u64 {
+    let each = 4 * vocab_size.max(1);
+    (each * tokens.min((LOGIT_BYTES / each).max(1))) as u64
 }

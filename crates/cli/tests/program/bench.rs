@@ -170,3 +170,28 @@ fn embeddings_are_measured_in_sentences() {
     let shown = stdout(&args);
     assert!(shown.contains("embed x 512") && shown.contains("sentences/s"), "{shown}");
 }
+
+#[test]
+fn steps_of_training_are_measured_with_activations_recomputed_and_kept() {
+    for name in ["bloom-tiny", "llama-tiny"] {
+        let model = tiny(name);
+        let args = ["bench", arg(&model), "--train", "--pairs", "3", "--pair-tokens", "5", "--rank", "2", "-r", "2"];
+        let object = json(&[args.as_slice(), &["--json"]].concat());
+        let results = object["results"].as_array().unwrap();
+        let told: Vec<_> = results.iter().map(|result| (&result["activations"], &result["tokens"])).collect();
+        assert_eq!(told, [(&json!("recomputed"), &json!(30)), (&json!("kept"), &json!(30))]);
+        for result in results {
+            let number = |name: &str| result[name].as_f64().unwrap();
+            assert!((number("seconds_per_step") * number("steps_per_sec") - 1.0).abs() < 1e-9, "{result}");
+            assert!(number("tokens_per_sec") > 0.0 && number("share_of_arithmetic") > 0.0, "{result}");
+        }
+        let planned = json(&[args.as_slice(), &["--json", "--dry-run"]].concat());
+        assert_eq!(planned["tests"], json!(["train 3 x 5, recomputed", "train 3 x 5, kept"]));
+        assert!(planned["train_bytes"].as_u64().unwrap() > 0);
+    }
+    let model = tiny("bloom-tiny");
+    for wrong in [&["--pairs", "3"][..], &["--train", "--embed"], &["--train", "--rank", "1000"]] {
+        let output = output(&[&["bench", arg(&model)], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", text(&output.stderr));
+    }
+}

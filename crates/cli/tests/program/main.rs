@@ -10,6 +10,7 @@ mod bench;
 mod doctor;
 mod embed;
 mod finetune;
+mod finetune_memory;
 mod forward;
 mod harness;
 mod hub;

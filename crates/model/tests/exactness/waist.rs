@@ -8,6 +8,7 @@ use bouquet_model::block::Block;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families;
 use bouquet_model::load::Loader;
+use bouquet_model::local::PassBytes;
 use bouquet_model::{LocalSpan, ModelSpec};
 use bouquet_span::contract::{self, Random, Subject, gradients, rewinding, sessions};
 use bouquet_span::fake::FakeSpan;
@@ -147,6 +148,25 @@ fn a_pass_that_does_not_fit_into_memory_is_refused_and_one_that_does_gives_it_ba
         saved.clear();
         let tokens = (4 * MIB / local.cache_bytes_per_token()) as usize;
         local.open(SessionShape { sequences: 1, max_tokens: tokens, max_rewind: 0 }, &Pass::default()).unwrap();
+    }
+}
+
+#[test]
+fn what_is_kept_is_counted_exactly() {
+    for name in ARCHITECTURES {
+        let (spec, local) = span(name, |_| ());
+        let (adapter, _) = learned(&spec);
+        // Sequences of one piece of the cache, and of more.
+        let lengths = [3, KEY_PIECE + 5, 1, 2 * KEY_PIECE];
+        let hidden = Random::new(1).hidden(&lengths, spec.block.hidden_size);
+        let adapted = Pass { adapter: Some(Arc::new(adapter)), leaf: 2, ..Pass::default() };
+        let counted = PassBytes::new(&spec.block, local.range(), &lengths, &adapted);
+        let activations = [0, counted.activations(), u64::MAX].map(|bytes| Keep::Activations { bytes });
+        for keep in [Keep::Nothing, Keep::Input, Keep::BlockInputs].into_iter().chain(activations) {
+            let pass = Pass { keep, ..adapted.clone() };
+            let (_, saved) = local.forward(hidden.clone(), &pass).unwrap();
+            assert_eq!(saved.bytes(), counted.kept(keep), "{name}, {keep:?}");
+        }
     }
 }
 

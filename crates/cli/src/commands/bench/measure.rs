@@ -14,7 +14,9 @@ use bouquet_model::{Encoding, Network, Pooling};
 use bouquet_span::{CancelToken, HiddenStates, Limits, Pass, Returned, Session, SessionShape, SpanError, Step};
 
 use super::plan::{Plan, SENTENCES, Test, sentence_tokens};
+use super::train::{self, Steps};
 use crate::limits::{MachineLimits, Memory, TokenCost};
+use crate::system;
 
 /// A model that is being measured.
 pub(super) struct Bench {
@@ -30,6 +32,8 @@ pub(super) struct Measured {
     pub(super) samples: Vec<Sample>,
     /// Over all repetitions, the longest first; empty unless asked for.
     pub(super) profile: Vec<OperationTime>,
+    /// Of this test, where the system can tell; else so far.
+    pub(super) peak_memory_bytes: Option<u64>,
 }
 
 /// One repetition.
@@ -58,20 +62,27 @@ impl Bench {
 
     /// Runs a test so many times, after a warm-up.
     pub(super) fn measure(&self, test: Test, repetitions: usize) -> Result<Measured> {
+        if let Test::Train(_) = test {
+            system::forget_peak_memory();
+        }
+        let mut once: Box<dyn FnMut() -> Result<Duration> + '_> = match test {
+            Test::Prompt(tokens) => Box::new(move || self.prompt(tokens)),
+            Test::Generate { tokens, batch } => Box::new(move || self.generate(tokens, batch)),
+            Test::Embed => Box::new(|| self.embed()),
+            Test::Train(step) => {
+                let mut training = Steps::new(step, &self.network, &self.limits)?;
+                Box::new(move || training.step())
+            }
+        };
         match test {
-            Test::Prompt(tokens) => self.prompt(tokens)?,
             Test::Generate { tokens, batch } => self.generate(tokens.min(4), batch)?,
-            Test::Embed => self.embed()?,
+            Test::Prompt(_) | Test::Embed | Test::Train(_) => once()?,
         };
         self.network.cpu.take_profile();
         let (mut samples, mut profile) = (Vec::new(), Vec::new());
         let mut before = self.machine_limits();
         for _ in 0..repetitions {
-            let time = match test {
-                Test::Prompt(tokens) => self.prompt(tokens)?,
-                Test::Generate { tokens, batch } => self.generate(tokens, batch)?,
-                Test::Embed => self.embed()?,
-            };
+            let time = once()?;
             add_times(&mut profile, self.network.cpu.take_profile());
             let after = self.machine_limits();
             let seconds = time.as_secs_f64();
@@ -86,7 +97,7 @@ impl Bench {
             before = after;
         }
         profile.sort_by_key(|times| std::cmp::Reverse(times.time));
-        Ok(Measured { samples, profile })
+        Ok(Measured { samples, profile, peak_memory_bytes: system::peak_memory_bytes() })
     }
 
     /// A prompt through all blocks, and the logits of its last token.
@@ -191,6 +202,13 @@ impl Bench {
                 let weight_bytes = cost.weight_bytes - self.network.head.weight.bytes() as f64;
                 let tokens = test.tokens() as f64;
                 (passes * weight_bytes + tokens * cache, tokens * cost.block_ops)
+            }
+            Test::Train(step) => {
+                let (passes, tokens) = (train::passes(step) as f64, test.tokens() as f64);
+                let weight_bytes = cost.weight_bytes - self.network.head.weight.bytes() as f64;
+                let times = if step.keeps_activations { 2.0 } else { 3.0 };
+                // What is computed again is no more work done.
+                (times * passes * weight_bytes, 2.0 * tokens * cost.block_ops)
             }
         }
     }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`plan`] | from what was typed to what is measured, on which model, in how much memory |
 //! | [`measure`] | runs a test, and the limits around each repetition |
+//! | [`train`] | a step of training |
 //! | [`report`] | the table, and JSON |
 //! | [`mod@write`] | random weights as a folder, instead of measuring |
 
 mod measure;
 mod plan;
 mod report;
+mod train;
 mod write;
 
 use std::path::PathBuf;
@@ -61,6 +63,18 @@ pub(crate) struct BenchArgs {
     /// Sequences that generate together
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
+    /// Measure steps of low-rank training on pairs of sentences instead: activations recomputed, and kept
+    #[arg(long, conflicts_with_all = ["embed", "prompt", "generate", "batch", "write"])]
+    train: bool,
+    /// Pairs of a step of training
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "train", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pairs: u32,
+    /// Tokens of each sentence of a pair
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "train", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pair_tokens: u32,
+    /// Rank of what is trained on queries, keys and values
+    #[arg(long, value_name = "R", default_value_t = 8, requires = "train", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    rank: u32,
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
@@ -85,6 +99,7 @@ Examples:
   bouquet bench --shape bloom-1b7 --encoding int4 --threads 2
   bouquet bench --shape bloom-560m -p 0 -n 64 --batch 4 --profile
   bouquet bench --shape bloom-560m --embed
+  bouquet bench --shape bloom-560m --train --encoding int8
   bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
 
 pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the
@@ -94,7 +109,11 @@ repetitions, after a warm-up, and their standard deviation. embed: from token id
 GB/s are the weights and the cache read, beside them the share of what memory gives. GOP/s are the
 operations of all products with weights, a multiply-add counted as two, beside them the share of what
 registers give in the arithmetic of the encoding. Both limits are measured around each repetition.
-Weights that fit into the caches can be read faster than memory gives.";
+Weights that fit into the caches can be read faster than memory gives.
+
+train 8 x 64: a step on 8 pairs of sentences of 64 tokens, from token ids through a contrastive loss and
+back to AdamW. GOP/s count forward and backward, 4 operations for each weight and token; what is
+recomputed to save memory is not counted.";
 
 fn shapes() -> PossibleValuesParser {
     PossibleValuesParser::new(SHAPES.map(|shape| shape.name))
@@ -125,7 +144,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let mut progress = output::Progress::new();
     progress.show(&format!("opening {}", plan.name));
     // Before the model, which computes in what is left.
-    let memory = Memory::of(plan.weight_bytes);
+    let memory = if plan.trains() { Memory::Weights } else { Memory::of(plan.weight_bytes) };
     let network = plan.open(if args.profile { cpu.profiled() } else { cpu })?;
     let bench = Bench::new(network, memory, &plan, &work.cancel);
     drop(progress);

@@ -13,7 +13,7 @@ use bouquet_model::random::{RandomModel, Shape};
 use bouquet_model::{Encoding, ModelSpec, Network, families};
 use serde_json::json;
 
-use super::BenchArgs;
+use super::{BenchArgs, train};
 use crate::errors::{asked_wrongly, wrong};
 use crate::limits::Memory;
 use crate::open::{self, open_network, options};
@@ -37,6 +37,18 @@ pub(super) enum Test {
     Generate { tokens: usize, batch: usize },
     /// Embeddings of [`SENTENCES`] sentences, as long as sentences are.
     Embed,
+    /// A step of training.
+    Train(TrainStep),
+}
+
+/// A step of training: pairs of sentences of as many tokens each, and pairs of low rank for queries, keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TrainStep {
+    pub(super) pairs: usize,
+    pub(super) pair_tokens: usize,
+    pub(super) rank: usize,
+    /// Whether activations are kept for the backward, or made again from the inputs of blocks.
+    pub(super) keeps_activations: bool,
 }
 
 /// All that was asked for.
@@ -49,6 +61,8 @@ pub(super) struct Plan {
     pub(super) tests: Vec<Test>,
     pub(super) repetitions: usize,
     pub(super) weight_bytes: u64,
+    /// What a step of training takes besides, 0 where none is measured.
+    train_bytes: u64,
     origin: Origin,
 }
 
@@ -65,6 +79,10 @@ impl Test {
             Test::Prompt(tokens) => format!("pp{tokens}"),
             Test::Generate { tokens, .. } => format!("tg{tokens}"),
             Test::Embed => "embed".to_owned(),
+            Test::Train(step) => {
+                let activations = if step.keeps_activations { "kept" } else { "recomputed" };
+                format!("train {} x {}, {activations}", step.pairs, step.pair_tokens)
+            }
         }
     }
 
@@ -74,6 +92,7 @@ impl Test {
             Test::Prompt(tokens) => tokens,
             Test::Generate { tokens, batch } => tokens * batch,
             Test::Embed => (0..SENTENCES).map(sentence_tokens).sum(),
+            Test::Train(step) => self.batch().saturating_mul(step.pair_tokens),
         }
     }
 
@@ -83,14 +102,16 @@ impl Test {
             Test::Prompt(_) => 1,
             Test::Generate { batch, .. } => batch,
             Test::Embed => SENTENCES,
+            Test::Train(step) => 2 * step.pairs,
         }
     }
 
-    /// Tokens whose keys and values are held at a time.
+    /// Tokens whose keys and values are held at a time, besides what training counts.
     fn cached_tokens(self) -> usize {
         match self {
             Test::Embed => TOKENS_PER_PASS,
-            _ => self.tokens(),
+            Test::Train(_) => 0,
+            Test::Prompt(_) | Test::Generate { .. } => self.tokens(),
         }
     }
 }
@@ -106,13 +127,7 @@ impl Plan {
             (None, None) => unreachable!("clap asks for one of them"),
         };
         let encoding = args.encoding.unwrap_or_else(|| spec.stored.usual());
-        let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
-        let batch = usize::from(args.batch);
-        let generations = args.generate.iter().map(|&tokens| Test::Generate { tokens: tokens as usize, batch });
-        let tests: Vec<Test> = match args.embed {
-            true => vec![Test::Embed],
-            false => prompts.chain(generations).filter(|test| test.tokens() > 0).collect(),
-        };
+        let tests: Vec<Test> = tests(args).filter(|test| test.tokens() > 0).collect();
         if tests.is_empty() {
             return Err(asked_wrongly("there is nothing to measure", "give a number of tokens with -p or -n"));
         }
@@ -122,10 +137,11 @@ impl Plan {
             let message = format!("{} is beyond the {limit} positions that this model is made for", test.name());
             return Err(asked_wrongly(message, format!("stay within {}", output::tokens(limit))));
         }
+        let train_bytes = train_bytes(&spec, &tests)?;
         let weight_bytes = weight_bytes(&spec, &origin, encoding)?;
         let repetitions = usize::from(args.repetitions);
         let cache_encoding = args.cache.kv_cache;
-        Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, weight_bytes, origin })
+        Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, weight_bytes, train_bytes, origin })
     }
 
     /// Opens the model, or makes it.
@@ -141,6 +157,11 @@ impl Plan {
         }
     }
 
+    /// Whether steps of training are measured, and nothing else.
+    pub(super) fn trains(&self) -> bool {
+        matches!(self.tests[0], Test::Train(_))
+    }
+
     /// Keys and values of the largest test.
     fn cache_bytes(&self) -> u64 {
         let tokens = self.tests.iter().map(|test| test.cached_tokens()).max().unwrap_or(0) as u64;
@@ -150,17 +171,19 @@ impl Plan {
     /// What is held besides weights and cache: logits, what the limit of reads is measured with, and a weight before it is
     /// encoded where all are random.
     fn other_bytes(&self) -> u64 {
-        let batch = self.tests.iter().map(|test| test.batch()).max().unwrap_or(1);
+        let batch = if self.trains() { 0 } else { self.tests.iter().map(|test| test.batch()).max().unwrap_or(1) };
         let random = match self.origin {
             Origin::Folder(_) => 0,
             Origin::Random { .. } => 2 * self.spec.block.hidden_size,
         };
-        (self.spec.vocab_size * (4 * batch + random)) as u64 + Memory::bytes_of(self.weight_bytes)
+        let read = if self.trains() { 0 } else { Memory::bytes_of(self.weight_bytes) };
+        (self.spec.vocab_size * (4 * batch + random)) as u64 + read
     }
 
     /// Whether all of it fits into the memory that is free.
     pub(super) fn check_memory(&self) -> Result<()> {
-        let needed = self.weight_bytes.saturating_add(self.cache_bytes()).saturating_add(self.other_bytes());
+        let parts = [self.cache_bytes(), self.other_bytes(), self.train_bytes];
+        let needed = parts.into_iter().fold(self.weight_bytes, u64::saturating_add);
         match system::available_memory_bytes() {
             Some(available) if needed > available => Err(wrong(
                 format!(
@@ -191,6 +214,7 @@ impl Plan {
                 "repetitions": self.repetitions,
                 "weight_bytes": self.weight_bytes,
                 "kv_cache_bytes": cache,
+                "train_bytes": self.train_bytes,
                 "available_memory_bytes": available,
             }));
         }
@@ -201,7 +225,11 @@ impl Plan {
             ("computes with", format!("{}, {}", cpu.isa().name(), output::counted(cpu.threads(), "thread"))),
             ("tests", format!("{}, {} each", tests.join(", "), output::counted(self.repetitions, "time"))),
             ("weights", output::bytes(self.weight_bytes)),
-            ("keys and values", output::bytes(cache)),
+            if self.trains() {
+                ("a step of training", output::bytes(self.train_bytes))
+            } else {
+                ("keys and values", output::bytes(cache))
+            },
             ("free memory", available.map_or_else(|| "unknown".to_owned(), output::bytes)),
         ];
         output::write(&output::table(&facts.map(|(name, fact)| vec![name.to_owned(), fact]), 2))
@@ -212,6 +240,31 @@ impl Plan {
 pub(super) fn sentence_tokens(sentence: usize) -> usize {
     let mixed = (sentence as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     SENTENCE_TOKENS.start() + mixed as usize % (SENTENCE_TOKENS.end() - SENTENCE_TOKENS.start() + 1)
+}
+
+/// The tests that were asked for. Training that keeps more comes last, so that memory peaks in order.
+fn tests(args: &BenchArgs) -> Box<dyn Iterator<Item = Test> + '_> {
+    let [pairs, pair_tokens, rank] = [args.pairs, args.pair_tokens, args.rank].map(|number| number as usize);
+    if args.train {
+        let step = move |keeps_activations| Test::Train(TrainStep { pairs, pair_tokens, rank, keeps_activations });
+        return Box::new([false, true].into_iter().map(step));
+    }
+    if args.embed {
+        return Box::new([Test::Embed].into_iter());
+    }
+    let batch = usize::from(args.batch);
+    let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
+    let generations = args.generate.iter().map(move |&tokens| Test::Generate { tokens: tokens as usize, batch });
+    Box::new(prompts.chain(generations))
+}
+
+/// What the largest step of training takes besides weights.
+fn train_bytes(spec: &ModelSpec, tests: &[Test]) -> Result<u64> {
+    let mut steps = tests.iter().filter_map(|test| match test {
+        Test::Train(step) => Some(train::bytes(*step, spec)),
+        Test::Prompt(_) | Test::Generate { .. } | Test::Embed => None,
+    });
+    steps.try_fold(0, |largest, bytes| Ok(bytes?.max(largest)))
 }
 
 /// The last part of a path that names something.

@@ -25,6 +25,8 @@ pub(super) struct Report<'a> {
 /// Columns before those of [`Report::model`]'s test.
 const MODEL_COLUMNS: [&str; 6] = ["model", "size", "params", "encoding", "isa", "threads"];
 const TEST_COLUMNS: [(&str, usize); 4] = [("test", 11), ("tokens/s", 17), ("GB/s read", 14), ("GOP/s", 14)];
+const TRAIN_COLUMNS: [(&str, usize); 5] =
+    [("test", 24), ("s/step", 15), ("tokens/s", 9), ("GOP/s", 14), ("peak memory", 11)];
 
 impl<'a> Report<'a> {
     /// Prints the head of the table.
@@ -42,7 +44,7 @@ impl<'a> Report<'a> {
         let report = Report { plan, bench, load, as_json, results: Vec::new(), model };
         if !as_json {
             let widths = report.widths();
-            let titles = MODEL_COLUMNS.into_iter().chain(TEST_COLUMNS.map(|(title, _)| title));
+            let titles = MODEL_COLUMNS.into_iter().chain(report.test_columns().iter().map(|(title, _)| *title));
             output::line(&row(&titles.map(str::to_owned).collect::<Vec<_>>(), &widths))?;
             let rule: Vec<String> = widths.iter().map(|width| format!("{}:", "-".repeat(width - 1))).collect();
             output::line(&row(&rule, &widths))?;
@@ -50,23 +52,32 @@ impl<'a> Report<'a> {
         Ok(report)
     }
 
+    fn test_columns(&self) -> &'static [(&'static str, usize)] {
+        if self.plan.trains() { &TRAIN_COLUMNS } else { &TEST_COLUMNS }
+    }
+
     fn widths(&self) -> Vec<usize> {
         let model = MODEL_COLUMNS.iter().zip(&self.model).map(|(title, cell)| title.len().max(cell.len()));
-        model.chain(TEST_COLUMNS.map(|(_, width)| width)).collect()
+        model.chain(self.test_columns().iter().map(|(_, width)| *width)).collect()
     }
 
     /// Prints a row.
     pub(super) fn add(&mut self, test: Test, measured: Measured) -> Result<()> {
         if !self.as_json {
             let figures = Figures::of(&measured.samples);
-            let name = if test.batch() > 1 { format!("{} x {}", test.name(), test.batch()) } else { test.name() };
+            let speed = format!("{:.0} ({:.0} %)", figures.ops_per_sec / 1e9, 100.0 * figures.share_of_arithmetic);
             let mut cells = self.model.clone();
-            cells.extend([
-                name,
-                format!("{} ± {}", decimals(figures.tokens_per_sec), decimals(figures.sd)),
-                format!("{:.1} ({:.0} %)", figures.bytes_per_sec / 1e9, 100.0 * figures.share_of_bandwidth),
-                format!("{:.0} ({:.0} %)", figures.ops_per_sec / 1e9, 100.0 * figures.share_of_arithmetic),
-            ]);
+            if let Test::Train(_) = test {
+                let (seconds, sd) = seconds_per_step(&measured.samples);
+                let peak = measured.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), output::bytes);
+                let tokens_per_sec = decimals(figures.tokens_per_sec);
+                cells.extend([test.name(), format!("{seconds:.3} ± {sd:.3}"), tokens_per_sec, speed, peak]);
+            } else {
+                let name = if test.batch() > 1 { format!("{} x {}", test.name(), test.batch()) } else { test.name() };
+                let read = format!("{:.1} ({:.0} %)", figures.bytes_per_sec / 1e9, 100.0 * figures.share_of_bandwidth);
+                let tokens_per_sec = format!("{} ± {}", decimals(figures.tokens_per_sec), decimals(figures.sd));
+                cells.extend([name, tokens_per_sec, read, speed]);
+            }
             output::line(&row(&cells, &self.widths()))?;
         }
         self.results.push((test, measured));
@@ -163,6 +174,14 @@ fn sentences_per_sec(test: Test, measured: &Measured) -> Option<f64> {
     (test == Test::Embed).then(|| Figures::of(&measured.samples).tokens_per_sec / tokens_each)
 }
 
+/// Mean and standard deviation.
+fn seconds_per_step(samples: &[Sample]) -> (f64, f64) {
+    let seconds: Vec<f64> = samples.iter().map(|sample| sample.time.as_secs_f64()).collect();
+    let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
+    let squares: f64 = seconds.iter().map(|seconds| (seconds - mean).powi(2)).sum();
+    (mean, (squares / (seconds.len() as f64 - 1.0).max(1.0)).sqrt())
+}
+
 /// One test as JSON.
 fn result(test: Test, measured: &Measured) -> Value {
     let figures = Figures::of(&measured.samples);
@@ -184,6 +203,22 @@ fn result(test: Test, measured: &Measured) -> Value {
     });
     if let Some(speed) = sentences_per_sec(test, measured) {
         value["sentences_per_sec"] = speed.into();
+    }
+    if let Test::Train(step) = test {
+        let (seconds, _) = seconds_per_step(&measured.samples);
+        let activations = if step.keeps_activations { "kept" } else { "recomputed" };
+        let more = json!({
+            "test": "train",
+            "pairs": step.pairs,
+            "pair_tokens": step.pair_tokens,
+            "rank": step.rank,
+            "activations": activations,
+            "seconds_per_step": seconds,
+            "steps_per_sec": 1.0 / seconds,
+            "peak_memory_bytes": measured.peak_memory_bytes,
+        });
+        let fields = more.as_object().expect("an object").clone();
+        value.as_object_mut().expect("an object").extend(fields);
     }
     if !measured.profile.is_empty() {
         let all = total(measured).as_secs_f64();

@@ -22,6 +22,7 @@ use bouquet_tune::{Trainer, TuneError};
 use serde_json::{Value, json};
 
 use self::follow::Follower;
+pub(crate) use self::prepare::default_targets;
 use self::prepare::{Examples, Prepared};
 use self::settings::Settings;
 use crate::compute::ComputeArgs;
