@@ -28,7 +28,7 @@ pub(crate) struct DemoArgs {
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
-    /// Steps of fine-tuning; 0 leaves it out [default: 90, or 0 with --model]
+    /// Steps of fine-tuning; 0 leaves it out [default: 92, or 0 with --model]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=100_000))]
     steps: Option<u64>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ const PROMPTS: [(&str, &str); 3] = [
 const MAX_TOKENS: usize = 32;
 
 /// Steps of fine-tuning: the pairs once.
-const STEPS: u64 = 90;
+const STEPS: u64 = 92;
 
 pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let folder = args.model.clone().map_or_else(find_model, hub::folder)?;

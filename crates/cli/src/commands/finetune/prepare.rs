@@ -319,7 +319,7 @@ fn examples(
         return Ok((Examples::Texts(texts), rows));
     }
     let cut = sentences(records, config, tokenizer)?;
-    if cut.cut > 0 {
+    if cut.cut > 0 && !quiet {
         output::note(&format!(
             "{} sentences were cut to {} tokens",
             output::grouped(cut.cut as u64),
