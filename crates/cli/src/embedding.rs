@@ -8,6 +8,7 @@ use bouquet_embed::text_embedder::Counts;
 use bouquet_embed::{Embedder, TextEmbedder};
 use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::adapter::Learned;
+use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, ModelSpec, Pooling};
 use bouquet_span::{Limits, Pass};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -28,13 +29,20 @@ pub(crate) struct EmbeddingArgs {
     /// Folder of an adapter, as PEFT writes them
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pooling: PoolingArgs,
+}
+
+/// The same but for what has been learned on top.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct PoolingArgs {
     /// How the tokens of a text become one vector [default: what the folder of the adapter or of the model says, as
     /// sentence-transformers writes it, or mean]
     #[arg(long, value_name = "HOW", value_parser = pooling_names())]
-    pub(crate) pooling: Option<Pooling>,
+    pooling: Option<Pooling>,
     /// Tokens of a text; what is beyond is dropped [default: what these folders say, or the model's positions]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) max_tokens: Option<u32>,
+    max_tokens: Option<u32>,
 }
 
 /// How texts become vectors, settled between flags, folders and the model.
@@ -45,6 +53,13 @@ pub(crate) struct Settled {
     prefix: String,
     /// Whether vectors are made 1 long.
     pub(crate) normalize: bool,
+}
+
+/// All that embeds but the model's weights: what can be wrong with it is known before they are loaded.
+pub(crate) struct Prepared {
+    pub(crate) folder: PathBuf,
+    learned: Learned,
+    settled: Settled,
 }
 
 /// A model that is ready to embed.
@@ -70,20 +85,33 @@ impl Settled {
             None => Settings::read(folder)?.unwrap_or_default(),
         };
         let positions = spec.max_positions.map(|positions| positions.saturating_sub(prompt_tokens).max(1));
-        let asked = args.max_tokens.map(|tokens| tokens as usize).or(said.max_tokens);
+        let asked = args.pooling.max_tokens.map(|tokens| tokens as usize).or(said.max_tokens);
         let max_tokens = asked.or(positions).unwrap_or(MAX_TOKENS).min(positions.unwrap_or(usize::MAX));
         let Settings { pooling, normalize, prefix, .. } = said;
-        Ok(Settled { pooling: args.pooling.unwrap_or(pooling), max_tokens, prefix, normalize })
+        Ok(Settled { pooling: args.pooling.pooling.unwrap_or(pooling), max_tokens, prefix, normalize })
+    }
+}
+
+impl Prepared {
+    /// For the model of a folder.
+    pub(crate) fn open(folder: &Path, args: &EmbeddingArgs) -> Result<Self> {
+        let spec = load_spec(folder)?;
+        let learned = learned(args.adapter.as_deref(), &spec)?;
+        let settled = Settled::of(folder, args, &spec, learned.prompt_tokens())?;
+        Ok(Prepared { folder: folder.to_owned(), learned, settled })
+    }
+
+    /// With the model of the folder.
+    pub(crate) fn with(self, model: Model) -> Embedding {
+        Embedding { model, learned: self.learned, settled: self.settled }
     }
 }
 
 impl Embedding {
-    /// Opens the model of a folder, and the adapter.
+    /// Opens the adapter, and the model of a folder.
     pub(crate) fn open(folder: &Path, args: &EmbeddingArgs, cpu: Cpu, encoding: Encoding) -> Result<Self> {
-        let model = open(folder, &options(cpu, encoding))?.model;
-        let learned = learned(args.adapter.as_deref(), &model.spec)?;
-        let settled = Settled::of(folder, args, &model.spec, learned.prompt_tokens())?;
-        Ok(Embedding { model, learned, settled })
+        let prepared = Prepared::open(folder, args)?;
+        Ok(prepared.with(open(folder, &options(cpu, encoding))?.model))
     }
 
     /// Numbers of a vector.

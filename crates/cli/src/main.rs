@@ -14,6 +14,7 @@ mod limits;
 mod open;
 mod output;
 mod system;
+mod tasks;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,8 @@ enum Command {
     Search(commands::search::SearchArgs),
     /// Measure how good embeddings are, on files of examples
     Eval(commands::eval::EvalArgs),
+    /// Compare the embeddings of models and adapters, side by side
+    Compare(commands::compare::CompareArgs),
     /// Say what a model is, and what it needs
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => commands::embed::run(args),
         Command::Search(args) => commands::search::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Compare(args) => commands::compare::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Merge(args) => commands::merge::run(args),

@@ -234,7 +234,7 @@ fn completions_and_version_and_help_are_printed() {
         assert!(stdout(&["completions", shell]).contains("bouquet"), "{shell}");
     }
     assert_eq!(stdout(&["--version"]), format!("bouquet {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["demo", "run", "perplexity", "inspect", "bench", "doctor", "forward", "completions"] {
+    for command in ["demo", "run", "perplexity", "inspect", "bench", "compare", "doctor", "forward", "completions"] {
         assert!(stdout(&["--help"]).contains(command));
         assert!(stdout(&[command, "--help"]).contains("Usage: bouquet"));
     }

@@ -38,17 +38,33 @@ impl Comparison {
         (!complete.is_empty()).then(|| (0..self.models.len()).map(mean).collect())
     }
 
+    /// The name of the row below the others and [`means`](Self::means); `None` where they would say nothing new.
+    pub fn foot(&self) -> Option<(String, Vec<f64>)> {
+        let means = self.means().filter(|_| self.tasks.len() > 1)?;
+        let count = self.complete().len();
+        let name = match count == self.tasks.len() {
+            true => "mean".to_owned(),
+            false => format!("mean of the {count} tasks that all have"),
+        };
+        Some((name, means))
+    }
+
+    /// The best score of a row, where there is a choice.
+    pub fn best(&self, scores: &[Option<f64>]) -> Option<f64> {
+        let better = |a: f64, b: f64| if self.higher_is_better { a.max(b) } else { a.min(b) };
+        let found = || scores.iter().flatten().copied().filter(|score| score.is_finite());
+        found().reduce(better).filter(|_| found().count() > 1)
+    }
+
     /// The scores of the tasks that all models have one of.
     fn complete(&self) -> Vec<Vec<f64>> {
         let finite = |score: &Option<f64>| score.filter(|score| score.is_finite());
         self.tasks.iter().filter_map(|task| task.scores.iter().map(finite).collect()).collect()
     }
 
-    /// Numbers of a row, the best of them marked where there is a choice.
+    /// Numbers of a row, the best of them marked.
     fn cells(&self, scores: &[Option<f64>]) -> Vec<Cell> {
-        let better = |a: f64, b: f64| if self.higher_is_better { a.max(b) } else { a.min(b) };
-        let found = || scores.iter().flatten().copied().filter(|score| score.is_finite());
-        let best = found().reduce(better).filter(|_| found().count() > 1);
+        let best = self.best(scores);
         let cell = |score: &Option<f64>| Cell {
             text: number(score.unwrap_or(f64::NAN)),
             best: score.is_some() && *score == best,
@@ -61,12 +77,6 @@ impl Comparison {
 pub fn comparison(comparison: &Comparison) -> String {
     let direction = if comparison.higher_is_better { "higher is better" } else { "lower is better" };
     let mut page = Page::new(&comparison.title, &format!("{}; {direction}", comparison.score));
-    let mean = comparison.means().filter(|_| comparison.tasks.len() > 1);
-    let count = comparison.complete().len();
-    let label = match count == comparison.tasks.len() {
-        true => "mean".to_owned(),
-        false => format!("mean of the {count} tasks that all have"),
-    };
     let rows = comparison.tasks.iter().map(|task| {
         assert_eq!(task.scores.len(), comparison.models.len(), "scores of {} and models", task.name);
         (task.name.clone(), comparison.cells(&task.scores))
@@ -76,9 +86,9 @@ pub fn comparison(comparison: &Comparison) -> String {
         corner: "task",
         columns: comparison.models.clone(),
         rows: rows.collect(),
-        foot: mean.map(|means| {
+        foot: comparison.foot().map(|(name, means)| {
             let means: Vec<Option<f64>> = means.into_iter().map(Some).collect();
-            (label, comparison.cells(&means))
+            (name, comparison.cells(&means))
         }),
     });
     let bars = Bars {

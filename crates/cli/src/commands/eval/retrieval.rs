@@ -1,17 +1,13 @@
 //! `bouquet eval retrieval`: parallel sentences, each to be found by its translation.
 
-use std::path::PathBuf;
-use std::time::Instant;
-
 use anyhow::Result;
-use bouquet_embed::retrieval::{Found, ParallelSentences, retrieve};
-use bouquet_embed::text_embedder::Counts;
+use bouquet_embed::retrieval::Found;
 use serde_json::{Value, json};
 
+use super::TaskArgs;
 use super::chart::bar;
-use super::{TaskArgs, file_name, finish};
-use crate::interrupt::Work;
 use crate::output;
+use crate::tasks::{Measurement, Retrieval, Retrieved, file_name, found};
 
 pub(super) const HELP: &str = "\
 A file has a pair a line: a sentence, a tab, its translation. Each sentence of one side looks for the nearest one
@@ -19,46 +15,17 @@ of the other side, by cosine; what is as near counts as nearer if it comes first
 that find their own translation (accuracy@1) and the mean of one through the rank of the translation (MRR), both
 times 100, in both directions.";
 
-/// What came out of a file.
-struct Retrieved {
-    file: PathBuf,
-    pairs: usize,
-    /// Sentences of the first column look for those of the second.
-    forward: Found,
-    backward: Found,
-}
-
 pub(super) fn run(args: TaskArgs) -> Result<()> {
-    let files = args.files(&["tsv"])?;
-    let all: Vec<ParallelSentences> =
-        files.iter().map(|file| Ok(ParallelSentences::open(file)?)).collect::<Result<_>>()?;
+    let tasks = Retrieval::open_all(&args.paths)?;
     let embedding = args.open()?;
-    let (work, start) = (Work::begin(), Instant::now());
-    let (mut progress, mut counts, mut retrieved) = (output::Progress::new(), Counts::default(), Vec::new());
-    for (file, pairs) in files.into_iter().zip(all) {
-        let (name, sentences) = (file_name(&file), pairs.sources.len());
-        let mut embed = |side: &str, texts: &[String]| {
-            let shown = &mut |done| progress.show(&format!("{name}, {side} column: {done}/{sentences}"));
-            embedding.embed(texts, &work, shown)
-        };
-        let (sources, of_sources) = embed("first", &pairs.sources)?;
-        let (targets, of_targets) = embed("second", &pairs.targets)?;
-        counts += of_sources;
-        counts += of_targets;
-        retrieved.push(Retrieved {
-            file,
-            pairs: sentences,
-            forward: retrieve(&embedding.model.cpu, sources.view(), targets.view()),
-            backward: retrieve(&embedding.model.cpu, targets.view(), sources.view()),
-        });
-    }
-    drop(progress);
+    let mut measurement = Measurement::begin(&embedding);
+    let retrieved: Vec<Retrieved> = tasks.iter().map(|task| task.retrieve(&mut measurement)).collect::<Result<_>>()?;
     if args.json {
         output::json(&as_json(&retrieved))?;
     } else {
         output::write(&table(&retrieved))?;
     }
-    finish(&embedding, &counts, start.elapsed());
+    measurement.finish("");
     Ok(())
 }
 
@@ -74,18 +41,9 @@ fn means(retrieved: &[Retrieved]) -> (Found, Found) {
 }
 
 fn as_json(retrieved: &[Retrieved]) -> Value {
-    let found = |found: Found| json!({ "accuracy_at_1": 100.0 * found.accuracy_at_1, "mrr": 100.0 * found.mrr });
-    let file = |one: &Retrieved| {
-        json!({
-            "file": one.file.display().to_string(),
-            "pairs": one.pairs,
-            "forward": found(one.forward),
-            "backward": found(one.backward),
-        })
-    };
     let (forward, backward) = means(retrieved);
     json!({
-        "files": retrieved.iter().map(file).collect::<Vec<_>>(),
+        "files": retrieved.iter().map(Retrieved::as_json).collect::<Vec<_>>(),
         "mean": { "forward": found(forward), "backward": found(backward) },
     })
 }

@@ -1,18 +1,15 @@
 //! `bouquet eval sts`: pairs of sentences with scores.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::Result;
-use bouquet_embed::sts::{Agreement, ScoredPairs, language};
-use bouquet_embed::text_embedder::Counts;
+use bouquet_embed::sts::{Agreement, language};
 use serde_json::{Value, json};
 
 use super::chart::bar;
-use super::{TaskArgs, figure, file_name, finish, shown, with_bars};
-use crate::interrupt::Work;
+use super::{TaskArgs, shown, with_bars};
 use crate::output;
+use crate::tasks::{Measurement, Scored, Sts, figure, file_name};
 
 pub(super) const HELP: &str = "\
 A file is CSV with the columns sentence1, sentence2 and score, named in its first row or in this order without
@@ -22,49 +19,24 @@ and of Pearson between cosines of embeddings and scores, times 100, and their me
 In f32, weights are used as they are stored. Compare figures of the same pooling only: mean is what
 sentence-transformers takes for a folder that says nothing, weightedmean counts later tokens more.";
 
-/// What came out of a file.
-struct Scored {
-    file: PathBuf,
-    pairs: usize,
-    agreement: Agreement,
-}
-
 pub(super) fn run(args: TaskArgs) -> Result<()> {
-    let files = args.files(&["csv"])?;
-    // All files are read before the model is: a wrong row is said at once.
-    let all: Vec<ScoredPairs> = files.iter().map(|file| Ok(ScoredPairs::open(file)?)).collect::<Result<_>>()?;
+    let tasks = Sts::open_all(&args.paths)?;
     let embedding = args.open()?;
-    let (work, start) = (Work::begin(), Instant::now());
-    let (mut progress, mut counts, mut scored) = (output::Progress::new(), Counts::default(), Vec::new());
-    for (file, pairs) in files.into_iter().zip(all) {
-        let (name, sentences) = (file_name(&file), pairs.sentences.len());
-        let (vectors, counted) = embedding
-            .embed(&pairs.sentences, &work, &mut |done| progress.show(&format!("{name}: {done}/{sentences}")))?;
-        counts += counted;
-        scored.push(Scored { file, pairs: pairs.scores.len(), agreement: pairs.agreement(vectors.view()) });
-    }
-    drop(progress);
+    let mut measurement = Measurement::begin(&embedding);
+    let scored: Vec<Scored> = tasks.iter().map(|task| task.score(&mut measurement)).collect::<Result<_>>()?;
     let mean = Agreement::mean(&scored.iter().map(|one| one.agreement).collect::<Vec<_>>());
     if args.json {
         output::json(&as_json(&scored, mean))?;
     } else {
         output::write(&table(&scored, mean))?;
     }
-    finish(&embedding, &counts, start.elapsed());
+    measurement.finish("");
     Ok(())
 }
 
 fn as_json(scored: &[Scored], mean: Agreement) -> Value {
-    let file = |one: &Scored| {
-        json!({
-            "file": one.file.display().to_string(),
-            "pairs": one.pairs,
-            "spearman": figure(one.agreement.spearman),
-            "pearson": figure(one.agreement.pearson),
-        })
-    };
     json!({
-        "files": scored.iter().map(file).collect::<Vec<_>>(),
+        "files": scored.iter().map(Scored::as_json).collect::<Vec<_>>(),
         "mean": { "spearman": figure(mean.spearman), "pearson": figure(mean.pearson) },
     })
 }
