@@ -19,7 +19,7 @@ use crate::{hub, output};
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct CompareArgs {
-    /// Two or more of MODEL[,adapter=DIR][,name=NAME]
+    /// Two or more of `MODEL[,adapter=DIR][,name=NAME]`
     #[arg(required = true, num_args = 2.., value_name = "CANDIDATE", value_parser = candidate)]
     candidates: Vec<Candidate>,
     /// Files with pairs of sentences and scores, or folders of them, as for eval sts

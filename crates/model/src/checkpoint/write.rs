@@ -93,7 +93,8 @@ impl Writer {
     /// Begins a file, which shows whether it can be written at all.
     ///
     /// # Errors
-    /// [`ModelError::NotAFile`] for a folder, or for what is there and no plain file; [`ModelError::Write`].
+    /// [`ModelError::NotAFile`](crate::ModelError::NotAFile) for a folder, or for what is there and no plain file;
+    /// [`ModelError::Write`](crate::ModelError::Write).
     pub fn create(target: &Path) -> Result<Self> {
         let file = new_file::begin(target)?;
         Ok(Writer { target: target.to_owned(), file, places: BTreeMap::new() })
@@ -104,7 +105,7 @@ impl Writer {
     /// one goes on with it. The same plan and [`skip`](Self::skip) of what is written already make it whole.
     ///
     /// # Errors
-    /// [`ModelError::Write`].
+    /// [`ModelError::Write`](crate::ModelError::Write).
     pub fn resume(target: &Path) -> Result<Self> {
         let failed = |source| cannot_write(target, source);
         let part = Writer::unfinished(target);
@@ -129,8 +130,8 @@ impl Writer {
     /// Writes the header. Those of larger numbers come first in the file, so that all are aligned.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] for a name that stands twice, for a type whose size is not known, and for what no file can
-    /// hold; [`ModelError::Write`].
+    /// [`ModelError::Tensor`](crate::ModelError::Tensor) for a name that stands twice, for a type whose size is not known,
+    /// and for what no file can hold; [`ModelError::Write`](crate::ModelError::Write).
     pub fn plan(&mut self, tensors: &[Planned]) -> Result<()> {
         let refuse = |name: &str, problem: &str| wrong(name, problem.to_owned());
         let mut in_order: Vec<&Planned> = tensors.iter().collect();
@@ -169,7 +170,7 @@ impl Writer {
     /// tensor that was not planned, and beyond its end.
     ///
     /// # Errors
-    /// [`ModelError::Write`].
+    /// [`ModelError::Write`](crate::ModelError::Write).
     pub fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<()> {
         let place = self.places.get_mut(name).unwrap_or_else(|| panic!("{name} was not planned"));
         let (length, planned) = (bytes.len() as u64, place.end - place.start);
@@ -207,7 +208,7 @@ impl Writer {
     /// Waits until the disk has all that was written.
     ///
     /// # Errors
-    /// [`ModelError::Write`].
+    /// [`ModelError::Write`](crate::ModelError::Write).
     pub fn sync(&self) -> Result<()> {
         self.file.as_file().sync_data().map_err(|source| cannot_write(&self.target, source))
     }
@@ -215,7 +216,7 @@ impl Writer {
     /// Puts the file in its place, once the disk has it. Panics when a planned tensor was not written whole.
     ///
     /// # Errors
-    /// [`ModelError::Write`].
+    /// [`ModelError::Write`](crate::ModelError::Write).
     pub fn finish(self) -> Result<()> {
         for (name, Place { start, end, written }) in &self.places {
             assert_eq!(*written, end - start, "bytes written of {name}");

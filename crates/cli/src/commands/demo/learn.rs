@@ -50,8 +50,15 @@ pub(super) struct Lesson {
     time: Duration,
     /// Language, Spearman before and after.
     scores: Vec<(&'static str, f64, f64)>,
-    /// Language and query, with what was found.
-    found: Vec<(&'static str, &'static str, Vec<(String, f32)>)>,
+    found: Vec<Answer>,
+}
+
+/// A search, and what was found.
+struct Answer {
+    language: &'static str,
+    query: &'static str,
+    /// Sentences with their cosines, the nearest first.
+    hits: Vec<(String, f32)>,
 }
 
 /// Lets the model learn for so many steps.
@@ -96,12 +103,7 @@ pub(super) fn learn(model: &Model, steps: u64, compute: &ComputeArgs) -> Result<
 }
 
 /// Searches among all scored sentences, each once.
-fn search(
-    model: &Model,
-    embedder: &TextEmbedder<'_>,
-    scored: &[ScoredPairs],
-    pass: &Pass,
-) -> Result<Vec<(&'static str, &'static str, Vec<(String, f32)>)>> {
+fn search(model: &Model, embedder: &TextEmbedder<'_>, scored: &[ScoredPairs], pass: &Pass) -> Result<Vec<Answer>> {
     let sentences: BTreeSet<&String> = scored.iter().flat_map(|pairs| &pairs.sentences).collect();
     let sentences: Vec<&String> = sentences.into_iter().collect();
     let queries = embedder.embed(&QUERIES.map(|(_, query)| query), pass)?.vectors;
@@ -112,7 +114,7 @@ fn search(
     Ok(found
         .map(|(hits, (language, query))| {
             let hits = hits.into_iter().map(|hit| (hit.label.text.unwrap_or_default(), hit.score)).collect();
-            (language, query, hits)
+            Answer { language, query, hits }
         })
         .collect())
 }
@@ -136,7 +138,7 @@ impl Lesson {
         }
         text += &output::table(&rows, 1);
         text += "\nWhat it finds among sentences of all five languages:\n";
-        for (_, query, hits) in &self.found {
+        for Answer { query, hits, .. } in &self.found {
             text += &format!("\n  {}{query}{}\n", style.good, style.plain);
             for (hit, score) in hits {
                 text += &format!("    {score:.2}  {hit}\n");
@@ -148,7 +150,7 @@ impl Lesson {
     /// For programs.
     pub(super) fn json(&self) -> Value {
         let score = |(language, before, after): &(&str, f64, f64)| json!({ "language": language, "spearman_before": before, "spearman_after": after });
-        let found = |(language, query, hits): &(&str, &str, Vec<(String, f32)>)| {
+        let found = |Answer { language, query, hits }: &Answer| {
             let hits: Vec<Value> = hits.iter().map(|(text, score)| json!({ "text": text, "score": score })).collect();
             json!({ "language": language, "query": query, "found": hits })
         };
