@@ -116,7 +116,7 @@ impl Learned {
     /// The positions of the text alone: without those of the soft prompt at the beginning of each sequence.
     ///
     /// # Errors
-    /// [`SpanError::Shape`](bouquet_span::SpanError::Shape) for a sequence shorter than the prompt.
+    /// [`SpanError::Shape`] for a sequence shorter than the prompt.
     pub fn without_prompt(&self, hidden: HiddenStates) -> Result<HiddenStates> {
         let prompt = self.prompt_tokens();
         if prompt == 0 {
@@ -137,7 +137,7 @@ impl Learned {
     /// The reverse for a gradient: rows of zeros where the soft prompt was. `lengths` are those with the prompt.
     ///
     /// # Errors
-    /// [`SpanError::Shape`](bouquet_span::SpanError::Shape) for lengths that do not fit.
+    /// [`SpanError::Shape`] for lengths that do not fit.
     pub fn behind_prompt(&self, gradient: HiddenStates, lengths: &[usize]) -> Result<HiddenStates> {
         if self.prompt_tokens() == 0 {
             return Ok(gradient);
