@@ -73,52 +73,65 @@ impl TextEmbedder<'_> {
     /// A text that the tokenizer cannot cut.
     pub fn tokens<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<(Vec<Vec<u32>>, usize)> {
         let threads = self.embedder.network.cpu.threads();
-        let chunk = texts.len().div_ceil(threads).max(TEXTS_PER_THREAD);
-        let cut = |texts: &[T]| texts.iter().map(|text| self.cut(text.as_ref())).collect::<Result<Vec<_>>>();
-        let parts: Vec<Result<Vec<_>>> = if texts.len() <= chunk {
-            vec![cut(texts)]
-        } else {
-            thread::scope(|scope| {
-                let threads: Vec<_> = texts.chunks(chunk).map(|texts| scope.spawn(move || cut(texts))).collect();
-                let joined = threads.into_iter().map(|thread| thread.join());
-                joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-            })
-        };
-        let (mut sequences, mut longer) = (Vec::with_capacity(texts.len()), 0);
-        for part in parts {
-            for (ids, was_longer) in part? {
-                sequences.push(ids);
-                longer += usize::from(was_longer);
-            }
+        if self.prefix.is_empty() {
+            return tokens(self.tokenizer, texts, self.max_tokens, threads);
         }
-        Ok((sequences, longer))
+        let texts: Vec<String> = texts.iter().map(|text| format!("{}{}", self.prefix, text.as_ref())).collect();
+        tokens(self.tokenizer, &texts, self.max_tokens, threads)
     }
+}
 
-    /// The ids of a text, and whether it had more. Special tokens around it stay when its end is dropped.
-    fn cut(&self, text: &str) -> Result<(Vec<u32>, bool)> {
-        let whole;
-        let text = if self.prefix.is_empty() {
-            text
-        } else {
-            whole = format!("{}{text}", self.prefix);
-            &whole
-        };
-        let mut ids = self.tokenizer.encode(text, true)?.ids;
-        if ids.len() <= self.max_tokens {
-            return Ok((ids, false));
+/// The token ids of texts, with what the tokenizer puts around a text, none with more than `max_tokens`; and how many texts
+/// had more. What is learned is cut like this, too.
+///
+/// # Errors
+/// A text that the tokenizer cannot cut.
+pub fn tokens<T: AsRef<str> + Sync>(
+    tokenizer: &Tokenizer,
+    texts: &[T],
+    max_tokens: usize,
+    threads: usize,
+) -> Result<(Vec<Vec<u32>>, usize)> {
+    let chunk = texts.len().div_ceil(threads.max(1)).max(TEXTS_PER_THREAD);
+    let cut = |texts: &[T]| -> Result<Vec<(Vec<u32>, bool)>> {
+        texts.iter().map(|text| cut(tokenizer, text.as_ref(), max_tokens)).collect()
+    };
+    let parts: Vec<Result<Vec<_>>> = if texts.len() <= chunk {
+        vec![cut(texts)]
+    } else {
+        thread::scope(|scope| {
+            let threads: Vec<_> = texts.chunks(chunk).map(|texts| scope.spawn(move || cut(texts))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    };
+    let (mut sequences, mut longer) = (Vec::with_capacity(texts.len()), 0);
+    for part in parts {
+        for (ids, was_longer) in part? {
+            sequences.push(ids);
+            longer += usize::from(was_longer);
         }
-        let plain = self.tokenizer.encode(text, false)?.ids;
-        let around = ids.len() - plain.len().min(ids.len());
-        let place = (0..=around).find(|&before| ids[before..].starts_with(&plain));
-        match place {
-            Some(before) if around < self.max_tokens => {
-                let end = before + plain.len();
-                ids.drain(before + self.max_tokens - around..end);
-            }
-            _ => ids.truncate(self.max_tokens),
-        }
-        Ok((ids, true))
     }
+    Ok((sequences, longer))
+}
+
+/// The ids of a text, and whether it had more. Special tokens around it stay when its end is dropped.
+fn cut(tokenizer: &Tokenizer, text: &str, max_tokens: usize) -> Result<(Vec<u32>, bool)> {
+    let mut ids = tokenizer.encode(text, true)?.ids;
+    if ids.len() <= max_tokens {
+        return Ok((ids, false));
+    }
+    let plain = tokenizer.encode(text, false)?.ids;
+    let around = ids.len() - plain.len().min(ids.len());
+    let place = (0..=around).find(|&before| ids[before..].starts_with(&plain));
+    match place {
+        Some(before) if around < max_tokens => {
+            let end = before + plain.len();
+            ids.drain(before + max_tokens - around..end);
+        }
+        _ => ids.truncate(max_tokens),
+    }
+    Ok((ids, true))
 }
 
 impl AddAssign for Counts {

@@ -2,7 +2,7 @@
 //! checkpoints on the way. It can be stopped at any moment: what it goes on from later is the last checkpoint, and where
 //! it ends is the same bits.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bouquet_model::adapter::Learned;
 use bouquet_model::{ModelError, Network};
@@ -15,6 +15,9 @@ use crate::metrics::TrainStep;
 use crate::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer, Rate, clip_by_global_norm};
 use crate::parameters::{Group, Name, tensors, tensors_mut};
 use crate::{Result, TuneError};
+
+/// After so long there is a checkpoint, however few steps were done.
+const SAVE_AFTER: Duration = Duration::from_secs(300);
 
 /// Where batches come from.
 pub trait BatchSource {
@@ -93,6 +96,7 @@ impl Trainer<'_> {
         let mut state = self.restore(from)?;
         let before = state.progress.seconds;
         let start = Instant::now();
+        let mut saved = start;
         let ending = loop {
             if state.progress.steps >= self.config.steps {
                 break Ending::Finished;
@@ -116,7 +120,8 @@ impl Trainer<'_> {
             if due(self.config.eval_every) || steps == self.config.steps {
                 self.evaluate(&mut state, observer)?;
             }
-            if due(self.config.save_every) && steps < self.config.steps {
+            if (due(self.config.save_every) || saved.elapsed() >= SAVE_AFTER) && steps < self.config.steps {
+                saved = Instant::now();
                 observer.save(state.checkpoint(), false)?;
             }
         };

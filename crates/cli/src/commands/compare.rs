@@ -46,18 +46,19 @@ pub(crate) struct CompareArgs {
 const HELP: &str = "\
 Examples:
   bouquet compare MODEL MODEL,adapter=ADAPTER --sts stsb
-  bouquet compare MODEL MODEL,adapter=A,name=before MODEL,adapter=B,name=after --sts stsb -o page.html
+  bouquet compare MODEL,adapter=A,name=old MODEL,adapter=B,name=new --sts stsb -o page.html
   bouquet compare MODEL OTHER --sts stsb --retrieval deu-eng.tsv --json
 
-A candidate is a model: its folder, or its name on the hub; then, if wanted, the folder of an adapter on top, and
-what to call both. A comma that begins neither belongs to the path.
+A candidate is a model: its folder, or its name on the hub; then, if wanted, the folder of an
+adapter on top, and what to call both. A comma that begins neither belongs to the path.
 
-A row of the table is a file, a column a candidate. What stands there is Spearman's correlation times 100 for a
-file of --sts, and for one of --retrieval accuracy@1 times 100, the mean of both directions; * marks the best of a
-row. The mean is that of the rows in which all candidates have a figure. --json has all figures that eval tells.
+A row of the table is a file, a column a candidate. What stands there is Spearman's correlation
+times 100 for a file of --sts, and for one of --retrieval accuracy@1 times 100, the mean of both
+directions; * marks the best of a row. The mean is that of the rows in which all candidates have a
+figure. --json has all figures that eval tells.
 
-All candidates are pooled as --pooling says; without it each as its own folder says, else mean. One model at a
-time is in memory; candidates of the same model that follow each other share it.";
+All candidates are pooled as --pooling says; without it each as its own folder says, else mean. One
+model at a time is in memory; candidates of the same model that follow each other share it.";
 
 /// What the figures are, on a page.
 const SCORE_OF_STS: &str = "Spearman × 100";
@@ -310,10 +311,10 @@ mod tests {
         };
         assert_eq!(
             table(&comparison),
-            "  task                              base    tuned\n\
-             \x20 de.csv                           26.00    39.12 *\n\
-             \x20 en.csv                           -1.00 *  -1.00 *\n\
-             \x20 fr.csv                            3.00        -\n\
+            "  task                                base    tuned\n\
+             \x20 de.csv                             26.00    39.12 *\n\
+             \x20 en.csv                             -1.00 *  -1.00 *\n\
+             \x20 fr.csv                              3.00        -\n\
              \x20 mean of the 2 tasks that all have  12.50    19.06 *\n"
         );
     }

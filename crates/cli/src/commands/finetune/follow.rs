@@ -99,8 +99,8 @@ impl<'a> Follower<'a> {
 
 impl Follower<'_> {
     /// Writes the run as a page.
-    pub(super) fn write_report(&self, end: &Checkpoint) -> Result<()> {
-        let settings = toml::Table::try_from(self.config())?;
+    fn write_report(&self, end: &Checkpoint) -> bouquet_tune::Result<()> {
+        let settings = toml::Table::try_from(self.config()).expect("numbers, texts and lists");
         let settings: Vec<(String, String)> =
             settings.into_iter().map(|(name, value)| (name, value.to_string())).collect();
         let name = self.folder.path().file_name().map(|name| name.to_string_lossy().into_owned());
@@ -164,6 +164,7 @@ impl Observer for Follower<'_> {
     }
 
     fn save(&mut self, checkpoint: Checkpoint, last: bool) -> bouquet_tune::Result<()> {
+        self.write_report(&checkpoint)?;
         self.writer.begin(checkpoint)?;
         if last { self.writer.wait() } else { Ok(()) }
     }

@@ -1,6 +1,7 @@
 //! `bouquet finetune`: a little is learned on top of a frozen model.
 
 mod follow;
+mod memory;
 mod prepare;
 mod settings;
 
@@ -134,7 +135,6 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
     let trainer = Trainer { config, network: &network, plan, limits: &limits };
     let mut follower = Follower::new(prepared, &network, plan, &limits, &folder, from.progress.steps)?;
     let (end, ending) = trainer.run(from, &mut prepared.source(), &mut follower)?;
-    follower.write_report(&end)?;
     let loss = follower.recent_loss();
     drop(follower);
     if ending == Ending::Interrupted {

@@ -120,7 +120,7 @@ pub(super) struct Settings {
     /// A row that cannot be used ends the run
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     strict: Option<bool>,
-    /// Steps between checkpoints [default: 50]
+    /// Steps between checkpoints; there is one every five minutes as well [default: 50]
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     save_every: Option<u64>,
     /// Files to evaluate on: pairs with scores for sentences, records for texts

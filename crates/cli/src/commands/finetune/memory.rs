@@ -1,0 +1,123 @@
+//! How much memory a run takes, before its weights are loaded, and how its batches go through the model in what there is.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use bouquet_model::checkpoint::Checkpoint;
+use bouquet_model::inspect::Inspection;
+use bouquet_model::{Encoding, families};
+use bouquet_tune::config::OptimizerKind;
+use bouquet_tune::gradient::{Batch, PassPlan};
+use bouquet_tune::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer};
+use bouquet_tune::parameters::tensors;
+use bouquet_tune::plan::{MemoryPlan, Predicted, Request};
+use bouquet_tune::trainer::BatchSource;
+
+use super::FinetuneArgs;
+use super::prepare::{Examples, Held, Prepared};
+use crate::errors::wrong;
+use crate::{open, output, system};
+
+/// Tokens of a pass of an evaluation, at most, unless one text has more.
+const EVALUATED_TOKENS: usize = 1024;
+
+/// Bytes of a file that come into memory where one of them is read, on most systems.
+const MAPPED_AT_ONCE: u64 = 64 << 10;
+
+impl Prepared {
+    /// How batches go through the model, and what all of it takes.
+    ///
+    /// # Errors
+    /// Too little memory for any plan.
+    pub(super) fn plan(&self, args: &FinetuneArgs) -> Result<(PassPlan, MemoryPlan)> {
+        let optimizer = self.optimizer();
+        let held = system::memory_bytes().unwrap_or(0).saturating_add(self.weight_bytes()?);
+        let (lengths, predicted) = self.largest_batch();
+        let request = Request {
+            held,
+            block: &self.spec.block,
+            blocks: self.spec.num_blocks,
+            learned: &self.learned,
+            optimizer: optimizer.as_ref(),
+            keeps_best: !self.config.eval_data.is_empty(),
+            lengths: &lengths,
+            leaf: self.config.leaf,
+            predicted: predicted.as_deref().map(|tokens| Predicted { vocab_size: self.spec.vocab_size, tokens }),
+            evaluated: self.evaluated(),
+        };
+        // What is held already is no longer free.
+        let free =
+            system::available_memory_bytes().map(|free| free.saturating_add(system::memory_bytes().unwrap_or(0)));
+        let budget = match (args.memory, free) {
+            (Some(asked), Some(free)) => asked.min(free),
+            (asked, free) => asked.or(free).unwrap_or(u64::MAX),
+        };
+        request.plan(budget).map_err(|error| {
+            let [needed, budget] = [error.needed, error.budget].map(output::bytes);
+            let hint = "give a smaller --batch-size or --leaf, shorter sentences with --max-tokens, or --encoding int4";
+            wrong(format!("the run needs at least {needed}, and may take {budget}"), hint)
+        })
+    }
+
+    /// Bytes of the weights that are held. Of a vocabulary that stays in its file, those are the rows that are used: sentences
+    /// need no logits.
+    fn weight_bytes(&self) -> Result<u64> {
+        let (spec, encoding) = (&self.spec, self.config.encoding);
+        let all = match encoding {
+            Encoding::F32 => Inspection::new(spec, &Checkpoint::open(&self.folder)?)?.weight_bytes,
+            _ => open::weight_bytes(spec, encoding),
+        };
+        let in_file = spec.stored.embedding == encoding.of_vocabulary();
+        let Examples::Sentences(sentences) = &self.examples else { return Ok(all) };
+        let Some(parameters) = families::parameters(spec).filter(|_| in_file) else { return Ok(all) };
+        let numbers = (spec.vocab_size * spec.block.hidden_size) as u64;
+        let embedding = encoding.of_vocabulary().bytes(spec.vocab_size, spec.block.hidden_size).unwrap_or_else(|| {
+            // Floats are all of one kind, nearly always.
+            (u128::from(all) * u128::from(numbers) / u128::from(parameters.total.max(1))) as u64
+        });
+        let ids: HashSet<u32> = sentences.rows.iter().flatten().flatten().copied().collect();
+        let vocabulary = embedding * if spec.tied_head { 1 } else { 2 };
+        Ok(all.saturating_sub(vocabulary) + embedding.min(ids.len() as u64 * MAPPED_AT_ONCE))
+    }
+
+    /// Tokens of the sequences of the largest batch of the run, with the soft prompt, and how many of texts are predicted.
+    fn largest_batch(&self) -> (Vec<usize>, Option<Vec<usize>>) {
+        let mut source = self.source();
+        let batches = self.config.steps * self.config.accumulation as u64;
+        // The batches of one more epoch would be others, but not much larger.
+        let looked_at = batches.min(source.batches.steps_until(1).max(1));
+        let Some(largest) = (0..looked_at).map(|number| source.batch(number).0).max_by_key(Batch::tokens) else {
+            return (Vec::new(), None);
+        };
+        let prompt = self.learned.prompt_tokens();
+        let lengths = largest.sequences().iter().map(|ids| prompt + ids.len()).collect();
+        let count = |learned: &Vec<bool>| learned[1..].iter().filter(|learned| **learned).count();
+        match &largest {
+            Batch::Sentences { .. } => (lengths, None),
+            Batch::Texts { learned, .. } => (lengths, Some(learned.iter().map(count).collect())),
+        }
+    }
+
+    /// Tokens of the largest pass of an evaluation.
+    fn evaluated(&self) -> usize {
+        let (all, longest) = match &self.held {
+            Held::Nothing => (0, 0),
+            Held::Scored(files) => tokens_of(files.iter().flat_map(|(_, file)| file.rows.iter().flatten())),
+            Held::Texts(texts) => tokens_of(texts.sequences.iter()),
+        };
+        longest.max(all.min(EVALUATED_TOKENS))
+    }
+
+    fn optimizer(&self) -> Box<dyn Optimizer> {
+        let lengths: Vec<usize> = tensors(&self.learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
+        match self.config.optimizer {
+            OptimizerKind::Adamw => Box::new(AdamW::new(AdamWSettings::default(), &lengths)),
+            OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(AdamWSettings::default(), &lengths)),
+        }
+    }
+}
+
+/// Tokens of all sequences, and of the longest.
+fn tokens_of<'a>(sequences: impl Iterator<Item = &'a Vec<u32>>) -> (usize, usize) {
+    sequences.fold((0, 0), |(all, longest), ids| (all + ids.len(), longest.max(ids.len())))
+}
