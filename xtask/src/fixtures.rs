@@ -33,6 +33,9 @@ const LORA: [&str; 2] = ["bloom-tiny", "llama-tiny"];
 /// The adapter of [`DEMO_MODEL`] that was trained for sentence similarity.
 const EMBED_ADAPTER: &str = "bloom-small-sts-adapter";
 
+/// Pairs of sentences of the first step of that training.
+const BATCH: usize = 32;
+
 /// Pairs of sentences with scores, in these languages.
 const STS: [&str; 2] = ["de", "en"];
 
@@ -82,10 +85,15 @@ pub(crate) fn cut(source: &Path, root: &Path) -> Result<()> {
         }
     }
     cut_golden(&goldens.0.join("compress"), &goldens.1.join("compress"), "quant_bnb", adamw_in_8_bits)?;
-    for file in ["base.safetensors", "after.safetensors", "sentences.json"] {
+    for file in ["base.safetensors", "after.safetensors", "first_step.safetensors", "sentences.json"] {
         write(&goldens.1.join("embed").join(file), &read(&goldens.0.join("embed").join(file))?)?;
     }
-    copy_folder(&source.join("models").join(EMBED_ADAPTER), &goldens.1.join("embed").join(EMBED_ADAPTER))?;
+    for adapter in [EMBED_ADAPTER.to_owned(), format!("{EMBED_ADAPTER}-init")] {
+        copy_folder(&source.join("models").join(&adapter), &goldens.1.join("embed").join(&adapter))?;
+    }
+    let pairs = String::from_utf8(read(&source.join("data/contrastive_pairs.jsonl"))?)?;
+    let batch: String = pairs.split_inclusive('\n').take(BATCH).collect();
+    write(&fixtures.join("data/contrastive_pairs.head.jsonl"), batch.as_bytes())?;
     for language in STS {
         let file = format!("data/stsb/{language}.test.csv");
         write(&fixtures.join(&file), &read(&source.join(&file))?)?;

@@ -17,7 +17,7 @@ pub(crate) const CONTRASTIVE: SentenceLoss = SentenceLoss::Contrastive { scale: 
 
 pub(crate) const PLAN: PassPlan = PassPlan { leaf: 8, tokens_per_pass: 1024, kept_bytes: Some(u64::MAX) };
 
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
 }
 
