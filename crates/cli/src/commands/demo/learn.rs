@@ -124,8 +124,8 @@ impl Lesson {
     pub(super) fn told(&self) -> String {
         let style = output::stdout_style();
         let mut text = format!(
-            "\n{}Fine-tuned{} on {} pairs of sentences in five languages: {} steps in {}. How well embeddings follow\n\
-             what people say of the likeness of other sentences (Spearman x 100):\n\n",
+            "\n{}Fine-tuned{} on {} pairs of sentences in nine languages: {} steps in {}.\n\
+             How well embeddings follow what people say of the likeness of other sentences (Spearman x 100):\n\n",
             style.strong,
             style.plain,
             output::grouped(self.pairs as u64),
