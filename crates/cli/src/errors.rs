@@ -288,8 +288,10 @@ fn span_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Sp
 
 /// What the model said, by itself or through those who asked it.
 fn model_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a ModelError> {
-    match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(GenerateError::Model(error)), _) | (_, Some(EmbedError::Model(error))) => Some(error),
+    match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(GenerateError::Model(error)), _, _)
+        | (_, Some(EmbedError::Model(error)), _)
+        | (_, _, Some(TuneError::Model(error))) => Some(error),
         _ => cause.downcast_ref(),
     }
 }

@@ -44,6 +44,8 @@ pub struct Progress {
     pub tokens: u64,
     /// The best evaluation so far.
     pub best: Option<Best>,
+    /// Steps that were done at the last evaluation.
+    pub evaluated: u64,
     /// Evaluations since the best one.
     pub evaluations_since: u32,
 }

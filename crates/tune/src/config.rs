@@ -4,12 +4,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bouquet_model::adapter::Task;
+use bouquet_model::adapter::{Learned, Task};
 use bouquet_model::{Encoding, Pooling};
 use serde::{Deserialize, Serialize};
 
 use crate::data::RecordKind;
 use crate::objective::sentences::SentenceLoss;
+use crate::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer};
+use crate::parameters::tensors;
 use crate::schedule::Schedule;
 use crate::{Result, TuneError};
 
@@ -17,7 +19,7 @@ use crate::{Result, TuneError};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// Folder or name of the frozen model.
+    /// The frozen model: a name of the hub, or the absolute path of a folder.
     pub model: String,
     /// Files of records.
     pub data: Vec<String>,
@@ -42,7 +44,7 @@ pub struct Config {
     pub targets: Vec<String>,
     /// Rows of a prompt.
     pub prompt_tokens: usize,
-    /// The adapter to begin with; empty for a new one.
+    /// The adapter to begin with, whose rank, scale and linears count; empty for a new one.
     pub init_adapter: String,
     /// Records of a batch.
     pub batch_size: usize,
@@ -128,6 +130,17 @@ pub enum OptimizerKind {
     Adamw8bit,
 }
 
+impl OptimizerKind {
+    /// One at its first step, for what is learned.
+    pub fn begin(self, learned: &Learned) -> Box<dyn Optimizer> {
+        let lengths: Vec<usize> = tensors(learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
+        match self {
+            OptimizerKind::Adamw => Box::new(AdamW::new(AdamWSettings::default(), &lengths)),
+            OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(AdamWSettings::default(), &lengths)),
+        }
+    }
+}
+
 impl Objective {
     /// Which records it learns from.
     pub fn records(self) -> RecordKind {
@@ -195,11 +208,11 @@ impl Config {
     /// # Errors
     /// [`TuneError::OtherSettings`] for the first that differs.
     pub fn check_same(&self, other: &Config) -> Result<()> {
-        // These say where things are and how often something is saved.
-        const FREE: [&str; 2] = ["model", "save-every"];
+        // How often something is saved changes no result.
+        const FREE: &str = "save-every";
         let table = |config: &Config| toml::Table::try_from(config).expect("numbers, texts and lists");
         let (begun, asked) = (table(self), table(other));
-        let differs = begun.iter().find(|(name, value)| !FREE.contains(&name.as_str()) && asked[*name] != **value);
+        let differs = begun.iter().find(|(name, value)| *name != FREE && asked[*name] != **value);
         match differs {
             None => Ok(()),
             Some((name, begun)) => Err(TuneError::OtherSettings {

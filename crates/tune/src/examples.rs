@@ -36,6 +36,11 @@ impl Sentences {
         sentences
     }
 
+    /// Tokens of all views of a row.
+    pub fn tokens(&self, row: usize) -> usize {
+        self.rows[row].iter().map(Vec::len).sum()
+    }
+
     /// The batch of some records.
     pub fn batch(&self, records: &[usize]) -> Batch {
         let views = records.first().map_or(0, |&record| self.rows[record].len());

@@ -12,7 +12,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use bouquet_model::checkpoint::new_file::write_whole;
+use bouquet_model::checkpoint::new_file::{self, write_whole};
 
 use crate::error::cannot_write;
 use crate::{Result, TuneError};
@@ -61,6 +61,13 @@ impl RunFolder {
     /// [`TuneError::HasRun`], [`TuneError::NotEmpty`], [`TuneError::Busy`]; the disk's.
     pub fn take(path: &Path, resume: bool) -> Result<(RunFolder, Stage)> {
         fs::create_dir_all(path).map_err(|error| cannot_write(path, error))?;
+        // Looked at before anything is put there. What begins with a dot a process that was killed may have left.
+        let entries = fs::read_dir(path).map_err(|source| TuneError::Read { path: path.to_owned(), source })?;
+        let foreign = |name: &str| !name.starts_with('.');
+        let foreign = entries.flatten().any(|entry| entry.file_name().to_str().is_none_or(foreign));
+        if RunFolder::stage(path) == Stage::New && foreign {
+            return Err(TuneError::NotEmpty { folder: path.to_owned() });
+        }
         let lock_path = path.join(LOCK);
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| cannot_write(&lock_path, error))?;
@@ -72,13 +79,6 @@ impl RunFolder {
         let stage = RunFolder::stage(path);
         if stage != Stage::New && !resume {
             return Err(TuneError::HasRun { folder: path.to_owned() });
-        }
-        let entries = fs::read_dir(path).map_err(|source| TuneError::Read { path: path.to_owned(), source })?;
-        // Temporary files of a process that was killed are no reason to refuse.
-        let foreign = |name: &str| !name.starts_with('.');
-        let foreign = entries.flatten().any(|entry| entry.file_name().to_str().is_none_or(foreign));
-        if stage == Stage::New && foreign {
-            return Err(TuneError::NotEmpty { folder: path.to_owned() });
         }
         Ok((RunFolder { path: path.to_owned(), _lock: lock }, stage))
     }
@@ -104,13 +104,7 @@ impl RunFolder {
 
     /// Removes temporary files that processes which were killed have left.
     pub fn sweep(&self) {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        for entry in entries {
-            let name = entry.file_name();
-            if name.to_str().is_some_and(|name| name.starts_with(".bouquet-") && name.ends_with(".part")) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
+        new_file::sweep(&self.path);
     }
 }
 
@@ -143,5 +137,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("thesis.tex"), "precious").unwrap();
         assert!(matches!(RunFolder::take(root.path(), true), Err(TuneError::NotEmpty { .. })));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 }

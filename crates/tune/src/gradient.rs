@@ -45,7 +45,7 @@ pub struct PassPlan {
     /// Tokens of a pass, at least one leaf.
     pub tokens_per_pass: usize,
     /// What is kept from the forward of a batch to its backward: block inputs and so many bytes of activations, in all;
-    /// or nothing, so that every pass goes forward twice.
+    /// or nothing, so that every pass is computed again for its backward, and its blocks once more.
     pub kept_bytes: Option<u64>,
 }
 

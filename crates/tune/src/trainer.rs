@@ -9,11 +9,11 @@ use bouquet_model::{ModelError, Network};
 use bouquet_span::{Limits, SpanError};
 
 use crate::checkpoint::{Best, Checkpoint, Progress};
-use crate::config::{Config, OptimizerKind};
+use crate::config::Config;
 use crate::gradient::{Batch, PassPlan, Training};
 use crate::metrics::TrainStep;
-use crate::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer, Rate, clip_by_global_norm};
-use crate::parameters::{Group, Name, tensors, tensors_mut};
+use crate::optimizer::{Optimizer, Rate, clip_by_global_norm};
+use crate::parameters::{Group, Name, tensors_mut};
 use crate::{Result, TuneError};
 
 /// After so long there is a checkpoint, however few steps were done.
@@ -96,9 +96,23 @@ impl Trainer<'_> {
         let mut state = self.restore(from)?;
         let before = state.progress.seconds;
         let start = Instant::now();
-        let mut saved = start;
+        let (mut saved, mut saved_steps) = (start, state.progress.steps);
+        let cancelled = |error: &TuneError| {
+            matches!(error, TuneError::Model(ModelError::Span(SpanError::Cancelled | SpanError::DeadlinePassed)))
+        };
         let ending = loop {
-            if state.progress.steps >= self.config.steps {
+            // Before anything else, so that a run which was stopped in an evaluation makes it when it goes on.
+            match self.evaluate_if_due(&mut state, observer) {
+                Err(error) if cancelled(&error) => break Ending::Interrupted,
+                evaluated => evaluated?,
+            }
+            let steps = state.progress.steps;
+            let due = self.config.save_every > 0 && steps.is_multiple_of(self.config.save_every);
+            if steps > saved_steps && steps < self.config.steps && (due || saved.elapsed() >= SAVE_AFTER) {
+                (saved, saved_steps) = (Instant::now(), steps);
+                observer.save(state.checkpoint(), false)?;
+            }
+            if steps >= self.config.steps {
                 break Ending::Finished;
             }
             if self.stale(&state) {
@@ -108,22 +122,11 @@ impl Trainer<'_> {
                 break Ending::Interrupted;
             }
             let step = match self.step(&mut state, source) {
-                Err(TuneError::Model(ModelError::Span(SpanError::Cancelled | SpanError::DeadlinePassed))) => {
-                    break Ending::Interrupted;
-                }
+                Err(error) if cancelled(&error) => break Ending::Interrupted,
                 step => step?,
             };
             state.progress.seconds = before + start.elapsed().as_secs_f64();
             observer.step(&TrainStep { memory_bytes: observer.peak_memory_bytes(), ..step })?;
-            let steps = state.progress.steps;
-            let due = |every: u64| every > 0 && steps.is_multiple_of(every);
-            if due(self.config.eval_every) || steps == self.config.steps {
-                self.evaluate(&mut state, observer)?;
-            }
-            if (due(self.config.save_every) || saved.elapsed() >= SAVE_AFTER) && steps < self.config.steps {
-                saved = Instant::now();
-                observer.save(state.checkpoint(), false)?;
-            }
         };
         let checkpoint = state.checkpoint();
         observer.save(checkpoint.clone(), true)?;
@@ -132,12 +135,7 @@ impl Trainer<'_> {
 
     fn restore(&self, from: Checkpoint) -> Result<State> {
         let Checkpoint { progress, learned, optimizer: saved, best } = from;
-        let lengths: Vec<usize> = tensors(&learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
-        let options = AdamWSettings::default();
-        let mut optimizer: Box<dyn Optimizer> = match self.config.optimizer {
-            OptimizerKind::Adamw => Box::new(AdamW::new(options, &lengths)),
-            OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(options, &lengths)),
-        };
+        let mut optimizer = self.config.optimizer.begin(&learned);
         if progress.steps > 0 {
             let refuse = |problem| TuneError::Checkpoint { folder: Default::default(), problem };
             optimizer.restore(&saved).map_err(refuse)?;
@@ -149,34 +147,33 @@ impl Trainer<'_> {
     fn step(&self, state: &mut State, source: &mut dyn BatchSource) -> Result<TrainStep> {
         let (start, number) = (Instant::now(), state.progress.steps);
         let batches = self.config.accumulation as u64;
-        let (mut sum, mut loss, mut tokens) = (None, 0.0, 0);
+        let (mut sum, mut loss, mut tokens, mut rows) = (None, 0.0, 0, Vec::new());
+        let diverged = |problem: String, rows: &[usize]| {
+            let rows = rows.iter().map(|row| row + 1).collect();
+            TuneError::Diverged { step: number, problem, rows }
+        };
         for batch in number * batches..(number + 1) * batches {
-            let (batch, rows) = source.batch(batch);
+            let (of_batch, records) = source.batch(batch);
+            rows.extend(records);
             let training = Training {
                 network: self.network,
                 learned: &state.learned,
                 sentences: (self.config.pooling, self.config.sentence_loss()),
                 plan: self.plan,
-                draw: (self.config.seed, number),
+                // Not that of the step: what dropout drops differs between its batches.
+                draw: (self.config.seed, batch),
                 limits: self.limits,
             };
-            let diverged = |problem: String| {
-                let rows = rows.iter().map(|row| row + 1).collect();
-                TuneError::Diverged { step: number, problem, rows }
-            };
-            let one = training.gradient(&batch).map_err(|error| match error {
+            let one = training.gradient(&of_batch).map_err(|error| match error {
                 ModelError::Span(
                     error @ (SpanError::NotFinite { .. }
                     | SpanError::InputNotFinite { .. }
                     | SpanError::GradientNotFinite { .. }),
-                ) => diverged(error.to_string()),
+                ) => diverged(error.to_string(), &rows),
                 error => error.into(),
             })?;
             if !one.loss.is_finite() {
-                return Err(diverged("the loss is not finite".to_owned()));
-            }
-            if one.gradients.slices().iter().any(|slice| slice.iter().any(|value| !value.is_finite())) {
-                return Err(diverged("the gradient is not finite".to_owned()));
+                return Err(diverged("the loss is not finite".to_owned(), &rows));
             }
             loss += one.loss;
             tokens += one.tokens;
@@ -192,14 +189,16 @@ impl Trainer<'_> {
         }
         let max_norm = if self.config.max_grad_norm > 0.0 { self.config.max_grad_norm } else { f32::INFINITY };
         let grad_norm = clip_by_global_norm(&mut gradients.slices_mut(), max_norm);
+        if !grad_norm.is_finite() {
+            return Err(diverged("the gradient is not finite".to_owned(), &rows));
+        }
         let Config { schedule, warmup_steps, steps, .. } = *self.config;
         let learning_rate = schedule.rate(f64::from(self.config.lr), number, warmup_steps, steps);
         let (names, mut parameters): (Vec<Name>, Vec<&mut [f32]>) = tensors_mut(&mut state.learned).into_iter().unzip();
         let rates: Vec<Rate> = names.into_iter().map(|name| self.rate(name, learning_rate as f32)).collect();
         state.optimizer.step(&mut parameters, &gradients.slices(), &rates);
         if parameters.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) {
-            let problem = "what is learned is no longer finite".to_owned();
-            return Err(TuneError::Diverged { step: number, problem, rows: Vec::new() });
+            return Err(diverged("what is learned is no longer finite".to_owned(), &rows));
         }
         state.progress.steps += 1;
         state.progress.tokens += tokens as u64;
@@ -221,9 +220,16 @@ impl Trainer<'_> {
         Rate { learning_rate: learning_rate * factor, weight_decay: self.config.weight_decay }
     }
 
-    fn evaluate(&self, state: &mut State, observer: &mut dyn Observer) -> Result<()> {
-        let steps = state.progress.steps;
-        let Some(score) = observer.evaluate(steps, &state.learned)? else { return Ok(()) };
+    /// Evaluates what is learned so far, where it is time to and has not been done yet.
+    fn evaluate_if_due(&self, state: &mut State, observer: &mut dyn Observer) -> Result<()> {
+        let (steps, every) = (state.progress.steps, self.config.eval_every);
+        let due = steps == self.config.steps || every > 0 && steps.is_multiple_of(every);
+        if !due || steps <= state.progress.evaluated {
+            return Ok(());
+        }
+        let score = observer.evaluate(steps, &state.learned)?;
+        state.progress.evaluated = steps;
+        let Some(score) = score else { return Ok(()) };
         if state.progress.best.is_none_or(|best| score > best.score) {
             state.progress.best = Some(Best { steps, score });
             state.progress.evaluations_since = 0;

@@ -123,11 +123,14 @@ fn a_run_becomes_an_adapter_of_peft_and_of_sentence_transformers() {
 fn a_killed_run_goes_on_to_the_same_bits() {
     let room = tempfile::tempdir().unwrap();
     let data = pairs(&room, 60);
-    let [whole, killed] = ["whole", "killed"].map(|name| room.path().join(name));
-    run(&arguments(&data, &whole, &["--threads", "2"]));
+    let [whole, killed, held] = ["whole", "killed", "held.csv"].map(|name| room.path().join(name));
+    fs::write(&held, "a river,the river,5\na river,an engine,1\ntwo letters,a letter,4\na garden,a doctor,0\n")
+        .unwrap();
+    let evaluated = ["--eval-data", arg(&held), "--eval-every", "4"];
+    run(&arguments(&data, &whole, &[&evaluated[..], &["--threads", "2"]].concat()));
     for steps in [4, 8] {
         let mut command = bouquet();
-        command.args(arguments(&data, &killed, &["--resume", "--threads", "1"]));
+        command.args(arguments(&data, &killed, &[&evaluated[..], &["--resume", "--threads", "1"]].concat()));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
         let done = || fs::read_to_string(killed.join("metrics.jsonl")).unwrap_or_default().lines().count();
@@ -140,9 +143,32 @@ fn a_killed_run_goes_on_to_the_same_bits() {
         child.wait().unwrap();
     }
     assert!(killed.join("finetune.toml").exists());
-    run(&arguments(&data, &killed, &["--resume", "--threads", "3", "--memory", "300MB"]));
+    let last = ["--resume", "--threads", "3", "--memory", "300MB"];
+    run(&arguments(&data, &killed, &[&evaluated[..], &last].concat()));
+    let best = |folder: &Path| -> Value {
+        let summary: Value = serde_json::from_slice(&fs::read(folder.join("summary.json")).unwrap()).unwrap();
+        summary["best"].clone()
+    };
+    assert_eq!(best(&whole), best(&killed));
     assert_eq!(adapter(&whole), adapter(&killed));
     assert_eq!(losses(&whole), losses(&killed));
+}
+
+#[test]
+fn a_run_that_begins_with_an_adapter_goes_on_with_what_that_is() {
+    let room = tempfile::tempdir().unwrap();
+    let data = pairs(&room, 60);
+    let [first, second] = ["first", "second"].map(|name| room.path().join(name));
+    run(&arguments(&data, &first, &["--targets", "all", "--rank", "3", "--alpha", "7"]));
+    run(&arguments(&data, &second, &["--init-adapter", arg(&first)]));
+    let config = |folder: &Path| -> Value {
+        serde_json::from_slice(&fs::read(folder.join("adapter_config.json")).unwrap()).unwrap()
+    };
+    assert_eq!(config(&first), config(&second));
+    assert_eq!((&config(&second)["r"], &config(&second)["lora_alpha"]), (&json!(3), &json!(7)));
+    assert_ne!(adapter(&first), adapter(&second));
+    let settings = fs::read_to_string(second.join("finetune.toml")).unwrap();
+    assert!(settings.contains("rank = 3") && settings.contains("dense_h_to_4h"), "{settings}");
 }
 
 #[test]

@@ -31,9 +31,14 @@ pub fn parse<'a>(spec: &ModelSpec, typed: &[&'a str]) -> Result<Vec<Site>, &'a s
 
 /// The names that the linears of a block have, each once, in the order in which data passes them.
 pub fn names(spec: &ModelSpec) -> Vec<String> {
+    names_of(spec, spec.block.linears().into_iter().map(|linear| linear.site))
+}
+
+/// The names of some linears, each once; sites that the model does not have are passed over.
+pub fn names_of(spec: &ModelSpec, sites: impl IntoIterator<Item = Site>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for name in spec.block.linears().into_iter().filter_map(|linear| short_name(&spec.names, linear.site)) {
-        if !names.contains(&name) {
+    for site in sites.into_iter().filter(|&site| spec.block.linear(site).is_some()) {
+        if let Some(name) = short_name(&spec.names, site).filter(|name| !names.contains(name)) {
             names.push(name);
         }
     }

@@ -9,6 +9,10 @@ use tempfile::NamedTempFile;
 
 use crate::{ModelError, Result};
 
+/// What names of temporary files begin with, and end with.
+const PREFIX: &str = ".bouquet-";
+const SUFFIX: &str = ".part";
+
 /// Writes a small file.
 ///
 /// # Errors
@@ -17,6 +21,17 @@ pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = begin(target)?;
     file.write_all(bytes).map_err(|source| cannot_write(target, source))?;
     put_in_place(file, target)
+}
+
+/// Removes temporary files that processes which were killed have left in a folder. Only for a folder that no other process
+/// writes to.
+pub fn sweep(folder: &Path) {
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The temporary file, which shows whether `target` can be written at all.
@@ -36,7 +51,7 @@ pub fn begin(target: &Path) -> Result<NamedTempFile> {
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".bouquet-").suffix(".part");
+    builder.prefix(PREFIX).suffix(SUFFIX);
     if let Some(permissions) = usual_permissions() {
         builder.permissions(permissions);
     }

@@ -1,5 +1,6 @@
 //! Follows a run: shows how far it is, writes metrics, checkpoints and the report, evaluates.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -32,7 +33,7 @@ pub(super) struct Follower<'a> {
     limits: &'a Limits,
     metrics: MetricsFile,
     /// All of them, from the first step on.
-    pub(super) all: Vec<Metric>,
+    all: Vec<Metric>,
     writer: Writer,
     folder: &'a RunFolder,
     progress: output::Progress,
@@ -86,7 +87,8 @@ impl<'a> Follower<'a> {
         (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
     }
 
-    fn embed(&self, learned: &Learned, sentences: &Sentences) -> bouquet_tune::Result<f64> {
+    /// Spearman times 100 of some sentences' scores and the cosines of their embeddings.
+    fn spearman(&self, learned: &Learned, sentences: &Sentences) -> bouquet_tune::Result<f64> {
         let embedder = Embedder::new(self.network, learned, self.config().pooling);
         let pass = Pass { limits: self.limits.clone(), ..Pass::default() };
         let sequences: Vec<Vec<u32>> = sentences.rows.iter().flatten().cloned().collect();
@@ -95,9 +97,7 @@ impl<'a> Follower<'a> {
         let scores: Vec<f64> = sentences.scores.iter().map(|&score| f64::from(score)).collect();
         Ok(100.0 * spearman(&cosines.collect::<Vec<_>>(), &scores).unwrap_or(0.0))
     }
-}
 
-impl Follower<'_> {
     /// Writes the run as a page.
     fn write_report(&self, end: &Checkpoint) -> bouquet_tune::Result<()> {
         let settings = toml::Table::try_from(self.config()).expect("numbers, texts and lists");
@@ -137,9 +137,9 @@ impl Observer for Follower<'_> {
         let (name, scores, score) = match &self.prepared.held {
             Held::Nothing => return Ok(None),
             Held::Scored(files) => {
-                let mut scores = std::collections::BTreeMap::new();
+                let mut scores = BTreeMap::new();
                 for (file, sentences) in files {
-                    scores.insert(file.clone(), self.embed(learned, sentences)?);
+                    scores.insert(file.clone(), self.spearman(learned, sentences)?);
                 }
                 let mean = scores.values().sum::<f64>() / scores.len() as f64;
                 ("spearman", scores, mean)
@@ -154,7 +154,7 @@ impl Observer for Follower<'_> {
                     limits: self.limits,
                 };
                 let loss = training.loss_of_texts(&texts.sequences, &texts.learned)?;
-                ("loss", std::collections::BTreeMap::from([("loss".to_owned(), loss)]), -loss)
+                ("loss", BTreeMap::from([("loss".to_owned(), loss)]), -loss)
             }
         };
         let shown = if name == "loss" { format!("loss {:.4}", -score) } else { format!("Spearman {score:.2}") };

@@ -6,10 +6,7 @@ use anyhow::Result;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::inspect::Inspection;
 use bouquet_model::{Encoding, families};
-use bouquet_tune::config::OptimizerKind;
 use bouquet_tune::gradient::{Batch, PassPlan};
-use bouquet_tune::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer};
-use bouquet_tune::parameters::tensors;
 use bouquet_tune::plan::{MemoryPlan, Predicted, Request};
 use bouquet_tune::trainer::BatchSource;
 
@@ -30,7 +27,7 @@ impl Prepared {
     /// # Errors
     /// Too little memory for any plan.
     pub(super) fn plan(&self, args: &FinetuneArgs) -> Result<(PassPlan, MemoryPlan)> {
-        let optimizer = self.optimizer();
+        let optimizer = self.config.optimizer.begin(&self.learned);
         let held = system::memory_bytes().unwrap_or(0).saturating_add(self.weight_bytes()?);
         let (lengths, predicted) = self.largest_batch();
         let request = Request {
@@ -86,9 +83,10 @@ impl Prepared {
         let batches = self.config.steps * self.config.accumulation as u64;
         // The batches of one more epoch would be others, but not much larger.
         let looked_at = batches.min(source.batches.steps_until(1).max(1));
-        let Some(largest) = (0..looked_at).map(|number| source.batch(number).0).max_by_key(Batch::tokens) else {
+        let Some(largest) = (0..looked_at).max_by_key(|&number| source.tokens(number)) else {
             return (Vec::new(), None);
         };
+        let largest = source.batch(largest).0;
         let prompt = self.learned.prompt_tokens();
         let lengths = largest.sequences().iter().map(|ids| prompt + ids.len()).collect();
         let count = |learned: &Vec<bool>| learned[1..].iter().filter(|learned| **learned).count();
@@ -106,14 +104,6 @@ impl Prepared {
             Held::Texts(texts) => tokens_of(texts.sequences.iter()),
         };
         longest.max(all.min(EVALUATED_TOKENS))
-    }
-
-    fn optimizer(&self) -> Box<dyn Optimizer> {
-        let lengths: Vec<usize> = tensors(&self.learned).iter().map(|(_, matrix)| matrix.data().len()).collect();
-        match self.config.optimizer {
-            OptimizerKind::Adamw => Box::new(AdamW::new(AdamWSettings::default(), &lengths)),
-            OptimizerKind::Adamw8bit => Box::new(AdamW8bit::new(AdamWSettings::default(), &lengths)),
-        }
     }
 }
 

@@ -127,9 +127,10 @@ pub(crate) fn quietly(
 
 /// Carries a run out. Returns where it ended, and what there is to say of it.
 fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Result<(Checkpoint, Value)> {
-    let (folder, from) = begin(args, prepared)?;
     let config = &prepared.config;
+    // Before the folder is taken: a model that cannot be opened leaves none.
     let network = Network::open(&prepared.folder, &options(args.compute.cpu()?, config.encoding))?;
+    let (folder, from) = begin(args, prepared)?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
     let trainer = Trainer { config, network: &network, plan, limits: &limits };
@@ -208,7 +209,7 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
         Examples::Texts(texts) => texts.sequences.len(),
     };
     let kept = match plan.kept_bytes {
-        None => "nothing, so every pass goes forward twice".to_owned(),
+        None => "nothing, so all is computed again".to_owned(),
         Some(bytes) => format!("block inputs, and {} of activations", output::bytes(bytes)),
     };
     vec![
@@ -255,7 +256,7 @@ fn say_begin(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) {
         output::grouped(prepared.parameters()),
         output::grouped(config.steps),
         output::bytes(memory.total()),
-        if plan.kept_bytes.is_none() { ", every pass forward twice" } else { "" },
+        if plan.kept_bytes.is_none() { ", all is computed again" } else { "" },
     ));
 }
 

@@ -9,7 +9,7 @@ use bouquet_kernels::Matrix;
 use bouquet_model::adapter::initial::soft_prompt;
 use bouquet_model::adapter::{self, Learned, targets};
 use bouquet_model::{ModelSpec, Tokenizer, families};
-use bouquet_span::Prompts;
+use bouquet_span::{Prompts, Site};
 use bouquet_tune::config::{Config, Kind, Objective};
 use bouquet_tune::data::{
     self, BatchOptions, Batches, ColumnMap, ContinuationOptions, DataSet, Order, ReadOptions, Record, RecordKind,
@@ -68,12 +68,12 @@ impl Prepared {
         let folder = hub::folder_for(PathBuf::from(&typed), args.dry_run)?;
         let spec = families::load_spec(&folder)?;
         let usual = or_usual(None, &folder)?;
-        let config = draft.known(usual, &default_targets(&spec))?;
+        let mut config = draft.known(usual, &default_targets(&spec))?;
+        config.model = found_again(&typed);
         config.check()?;
         spec.stored.check(config.encoding)?;
         check_length(&config, &spec)?;
-        let adapter_settings = adapter_settings(&config, &spec, &typed)?;
-        let learned = initial(&config, &adapter_settings, &spec)?;
+        let (learned, adapter_settings) = initial(&mut config, &spec)?;
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
         let data = read(&config.data, &config, config.objective.records(), args.json)?;
@@ -97,6 +97,17 @@ impl Prepared {
     }
 }
 
+impl Source<'_> {
+    /// Tokens of a batch, which is not made for that.
+    pub(super) fn tokens(&mut self, number: u64) -> usize {
+        let records = self.batches.batch(number).into_iter();
+        match self.examples {
+            Examples::Sentences(sentences) => records.map(|record| sentences.tokens(record)).sum(),
+            Examples::Texts(texts) => records.map(|record| texts.sequences[record].len()).sum(),
+        }
+    }
+}
+
 impl BatchSource for Source<'_> {
     fn batch(&mut self, number: u64) -> (Batch, Vec<usize>) {
         let records = self.batches.batch(number);
@@ -108,13 +119,9 @@ impl BatchSource for Source<'_> {
     }
 }
 
-/// The linears that make queries, keys and values.
+/// The linears that get a pair unless others are named: LoRA's own choice.
 pub(crate) fn default_targets(spec: &ModelSpec) -> Vec<String> {
-    use bouquet_span::Site;
-    let sites = [Site::Qkv, Site::Q, Site::V];
-    let names =
-        sites.iter().filter(|site| spec.block.linear(**site).is_some()).filter_map(|&site| (spec.names.site)(site));
-    names.filter_map(|name| name.rsplit('.').next().map(str::to_owned)).collect()
+    targets::names_of(spec, [Site::Qkv, Site::Q, Site::V])
 }
 
 fn check_length(config: &Config, spec: &ModelSpec) -> Result<()> {
@@ -128,7 +135,29 @@ fn check_length(config: &Config, spec: &ModelSpec) -> Result<()> {
     }
 }
 
-fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str) -> Result<adapter::Settings> {
+/// A folder by its absolute path, wherever the program is started next; a name as it is.
+fn found_again(model: &str) -> String {
+    match std::path::absolute(model) {
+        Ok(path) if Path::new(model).is_dir() => path.display().to_string(),
+        _ => model.to_owned(),
+    }
+}
+
+/// What is learned before the first step, and how it is made. Of an adapter to begin with, `config` takes what it is.
+fn initial(config: &mut Config, spec: &ModelSpec) -> Result<(Learned, adapter::Settings)> {
+    if !config.init_adapter.is_empty() {
+        let (mut learned, found) = Learned::open(Path::new(&config.init_adapter), spec)?;
+        Arc::make_mut(&mut learned.low_rank).dropout = config.dropout;
+        config.kind = match (learned.low_rank.pairs.is_empty(), &learned.soft_prompt) {
+            (false, _) => Kind::Lora,
+            (true, Some(_)) => Kind::SoftPrompt,
+            (true, None) => Kind::DeepPrompt,
+        };
+        (config.rank, config.alpha, config.rslora) = (found.rank, found.alpha, found.rank_stabilized);
+        config.targets = targets::names_of(spec, found.targets.iter().copied());
+        let (task, base_model) = (config.objective.task(), config.model.clone());
+        return Ok((learned, adapter::Settings { dropout: config.dropout, task, base_model, ..found }));
+    }
     let names: Vec<&str> = config.targets.iter().map(String::as_str).collect();
     let sites = targets::parse(spec, &names).map_err(|name| {
         asked_wrongly(
@@ -136,32 +165,18 @@ fn adapter_settings(config: &Config, spec: &ModelSpec, typed: &str) -> Result<ad
             format!("it has {}, and all of them are called all", targets::names(spec).join(", ")),
         )
     })?;
-    // A folder is found again wherever the program is started.
-    let base_model = match std::path::absolute(typed) {
-        Ok(path) if Path::new(typed).is_dir() => path.display().to_string(),
-        _ => typed.to_owned(),
-    };
     let lora = config.kind == Kind::Lora;
-    Ok(adapter::Settings {
+    let settings = adapter::Settings {
         rank: if lora { config.rank } else { 0 },
         alpha: config.alpha,
         rank_stabilized: config.rslora,
         dropout: if lora { config.dropout } else { 0.0 },
         targets: if lora { sites } else { Vec::new() },
         task: config.objective.task(),
-        base_model,
-    })
-}
-
-/// What is learned before the first step.
-fn initial(config: &Config, settings: &adapter::Settings, spec: &ModelSpec) -> Result<Learned> {
-    if !config.init_adapter.is_empty() {
-        let (mut learned, _) = Learned::open(Path::new(&config.init_adapter), spec)?;
-        Arc::make_mut(&mut learned.low_rank).dropout = config.dropout;
-        return Ok(learned);
-    }
-    Ok(match config.kind {
-        Kind::Lora => Learned::initial(settings, spec, config.seed)
+        base_model: config.model.clone(),
+    };
+    let learned = match config.kind {
+        Kind::Lora => Learned::initial(&settings, spec, config.seed)
             .map_err(|problem| asked_wrongly(problem, "give another --rank or --targets"))?,
         Kind::SoftPrompt => {
             let prompt = soft_prompt(config.prompt_tokens, spec, config.seed);
@@ -172,7 +187,8 @@ fn initial(config: &Config, settings: &adapter::Settings, spec: &ModelSpec) -> R
             let blocks = (0..spec.num_blocks).map(|block| (block, zeros.clone())).collect();
             Learned { deep_prompts: Arc::new(Prompts { blocks }), ..Learned::default() }
         }
-    })
+    };
+    Ok((learned, settings))
 }
 
 /// Reads records and says what was read as what, and what could not be used.

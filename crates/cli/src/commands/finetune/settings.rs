@@ -58,7 +58,7 @@ pub(super) struct Settings {
     /// Rows of a prompt [default: 16]
     #[arg(long, value_name = "N", help_heading = ADAPTER)]
     prompt_tokens: Option<usize>,
-    /// The adapter to begin with
+    /// The adapter to begin with; its rank, scale and linears count
     #[arg(long, value_name = "DIR", help_heading = ADAPTER)]
     init_adapter: Option<String>,
     /// Records of a batch [default: 32, or 8 for causal]
