@@ -16,6 +16,7 @@
 //! | [`sts`] | pairs of sentences with scores, and how well vectors agree with them |
 //! | [`retrieval`] | parallel sentences, and how often one finds the other |
 //! | [`vectors`] | files of vectors |
+//! | [`parquet_claims`] | what a Parquet file claims, checked before it is believed |
 //! | [`search`] | the nearest vectors of a query |
 //! | [`mod@correlation`] | Pearson and Spearman |
 //!
@@ -47,6 +48,7 @@ pub mod correlation;
 pub mod embedder;
 pub mod error;
 pub mod export;
+pub mod parquet_claims;
 pub mod retrieval;
 pub mod search;
 pub mod sentence_transformers;

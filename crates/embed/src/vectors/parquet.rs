@@ -5,31 +5,37 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 
-use bouquet_kernels::{Matrix, MatrixView};
+use bouquet_kernels::Matrix;
 use parquet::basic::Type as Physical;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::column::writer::ColumnWriter;
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType};
+use parquet::data_type::{ByteArrayType, DataType, DoubleType, FloatType};
 use parquet::errors::{ParquetError, Result as Parquet};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::parser::parse_message_type;
 
 use super::{Label, MAX_COLS, Rows, block_rows, check};
-use crate::texts::{Text, TextName};
-use crate::{EmbedError, Result};
+use crate::texts::TextName;
+use crate::{EmbedError, Result, parquet_claims as claims};
 
-const SCHEMA: &str = "message vectors {
-    optional binary id (STRING);
-    required binary text (STRING);
-    required group embedding (LIST) { repeated group list { required float element; } }
-}";
+mod write;
+
+pub(super) use write::Writer;
+
+/// Bytes of a page at most, decompressed; writers begin another one after a megabyte.
+const MAX_PAGE_BYTES: u64 = 1 << 28;
+
+/// Numbers of a group of rows at most, for each byte that they take and besides. A file can say with a few bytes that a
+/// number is repeated a thousand million times.
+const NUMBERS_PER_BYTE: u64 = 64;
+const MORE_NUMBERS: u64 = 1 << 24;
+
+/// Bytes of the texts of a block at most. A text can be stored as "the same again".
+const MAX_TEXT_BYTES: usize = 1 << 28;
 
 /// A file that is being read.
 pub struct Reader {
+    /// The same file as `file` has, to look at what it claims.
+    raw: File,
     file: SerializedFileReader<File>,
     origin: String,
     columns: Columns,
@@ -75,10 +81,14 @@ impl Reader {
     pub fn open(path: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let file = File::open(path).map_err(|source| EmbedError::read(&origin, source))?;
-        let file = guarded(&origin, || SerializedFileReader::new(file))?;
+        let raw = file.try_clone().map_err(|source| EmbedError::read(&origin, source))?;
+        let file = guarded(&origin, || {
+            claims::check_schema(&raw).map_err(claim)?;
+            SerializedFileReader::new(file)
+        })?;
         let columns = columns(&file)
             .ok_or_else(|| EmbedError::file(&origin, "has no column `embedding` that is a list of floats"))?;
-        Ok(Reader { file, origin, columns, cols: None, group: None, next_group: 0, done: 0 })
+        Ok(Reader { raw, file, origin, columns, cols: None, group: None, next_group: 0, done: 0 })
     }
 
     pub(super) fn next_rows(&mut self) -> Result<Option<Rows>> {
@@ -86,7 +96,8 @@ impl Reader {
             if self.next_group >= self.file.num_row_groups() {
                 return Ok(None);
             }
-            self.group = Some(guarded(&self.origin, || Group::open(&self.file, self.next_group, self.columns))?);
+            self.group =
+                Some(guarded(&self.origin, || Group::open(&self.raw, &self.file, self.next_group, self.columns))?);
             self.next_group += 1;
         }
         let group = self.group.as_mut().expect("opened above");
@@ -107,8 +118,17 @@ impl Reader {
 }
 
 impl Group {
-    fn open(file: &SerializedFileReader<File>, number: usize, columns: Columns) -> Parquet<Group> {
+    fn open(raw: &File, file: &SerializedFileReader<File>, number: usize, columns: Columns) -> Parquet<Group> {
         let group = file.get_row_group(number)?;
+        for column in [Some(columns.embedding), columns.text, columns.id].into_iter().flatten() {
+            let pages = claims::pages(raw, group.metadata().column(column)).map_err(claim)?;
+            if pages.largest > MAX_PAGE_BYTES {
+                return Err(damage("a page that claims to be larger than pages are"));
+            }
+            if pages.values > pages.bytes.saturating_mul(NUMBERS_PER_BYTE).saturating_add(MORE_NUMBERS) {
+                return Err(damage("a column that claims more values than its bytes can hold"));
+            }
+        }
         let rows_left =
             usize::try_from(group.metadata().num_rows()).map_err(|_| damage("a negative number of rows"))?;
         let texts = |column: Option<usize>| -> Parquet<Option<Texts>> {
@@ -145,15 +165,20 @@ impl Group {
 
 impl Texts {
     fn read(&mut self, rows: usize) -> Parquet<Vec<Option<String>>> {
-        let Records { values, definitions, .. } = Records::read(&mut self.reader, rows)?;
-        let mut values = values.into_iter();
-        // Where none may be missing there are no levels.
-        let present = |row: usize| self.max_definition == 0 || definitions.get(row) == Some(&self.max_definition);
-        let mut text = |row: usize| match present(row) {
-            false => Ok(None),
-            true => Ok(Some(values.next().ok_or_else(|| damage("too few texts"))?.as_utf8()?.to_owned())),
+        let mut bytes_left = MAX_TEXT_BYTES;
+        // One at a time: what is decoded together would be in memory before it could be counted.
+        let text = |_| {
+            let Records { values, definitions, .. } = Records::read(&mut self.reader, 1)?;
+            // Where none may be missing there are no levels.
+            if self.max_definition > 0 && definitions.first() != Some(&self.max_definition) {
+                return Ok(None);
+            }
+            let value = values.first().ok_or_else(|| damage("too few texts"))?;
+            let left = bytes_left.checked_sub(value.len());
+            bytes_left = left.ok_or_else(|| damage("texts that are too long"))?;
+            Ok(Some(value.as_utf8()?.to_owned()))
         };
-        (0..rows).map(&mut text).collect()
+        (0..rows).map(text).collect()
     }
 }
 
@@ -218,67 +243,14 @@ fn guarded<T>(origin: &str, call: impl FnOnce() -> Parquet<T>) -> Result<T> {
     }
 }
 
+/// What is wrong with a claim.
+fn claim(error: io::Error) -> ParquetError {
+    damage(&error.to_string())
+}
+
 fn damage(problem: &str) -> ParquetError {
     ParquetError::General(problem.to_owned())
 }
 
-/// A file that is being written.
-pub(super) struct Writer {
-    file: SerializedFileWriter<File>,
-}
-
-impl Writer {
-    pub(super) fn new(file: File) -> io::Result<Self> {
-        let schema = Arc::new(parse_message_type(SCHEMA).map_err(io::Error::other)?);
-        // Vectors have no value twice, and nobody asks for the largest.
-        let properties = WriterProperties::builder()
-            .set_dictionary_enabled(false)
-            .set_statistics_enabled(EnabledStatistics::None)
-            .build();
-        let file = SerializedFileWriter::new(file, schema, Arc::new(properties)).map_err(io::Error::other)?;
-        Ok(Writer { file })
-    }
-
-    /// Appends a group of rows.
-    pub(super) fn write(&mut self, texts: &[Text], vectors: MatrixView<'_>) -> io::Result<()> {
-        if texts.is_empty() {
-            return Ok(());
-        }
-        self.write_group(texts, vectors).map_err(io::Error::other)
-    }
-
-    fn write_group(&mut self, texts: &[Text], vectors: MatrixView<'_>) -> Parquet<()> {
-        let mut group = self.file.next_row_group()?;
-        let mut number = 0;
-        while let Some(mut column) = group.next_column()? {
-            match (number, column.untyped()) {
-                (0, ColumnWriter::ByteArrayColumnWriter(writer)) => {
-                    let ids = texts.iter().filter_map(|text| text.id.as_ref());
-                    let ids: Vec<ByteArray> = ids.map(|id| id.to_string().into_bytes().into()).collect();
-                    let present: Vec<i16> = texts.iter().map(|text| i16::from(text.id.is_some())).collect();
-                    writer.write_batch(&ids, Some(&present), None)?;
-                }
-                (1, ColumnWriter::ByteArrayColumnWriter(writer)) => {
-                    let texts: Vec<ByteArray> = texts.iter().map(|text| text.text.as_str().into()).collect();
-                    writer.write_batch(&texts, None, None)?;
-                }
-                (2, ColumnWriter::FloatColumnWriter(writer)) => {
-                    let (numbers, cols) = (vectors.data(), vectors.cols());
-                    let present = vec![1; numbers.len()];
-                    let repeated: Vec<i16> = (0..numbers.len()).map(|place| i16::from(place % cols > 0)).collect();
-                    writer.write_batch(numbers, Some(&present), Some(&repeated))?;
-                }
-                _ => unreachable!("the columns are those of SCHEMA"),
-            }
-            column.close()?;
-            number += 1;
-        }
-        group.close()?;
-        Ok(())
-    }
-
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.file.close().map_err(io::Error::other)?;
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

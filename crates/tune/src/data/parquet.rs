@@ -7,6 +7,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bouquet_embed::parquet_claims as claims;
 use parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -18,9 +19,6 @@ use serde_json::{Map, Number, Value};
 use super::collect::Collector;
 use super::source::Source;
 use super::{DataError, Place, Result};
-
-mod claims;
-mod thrift;
 
 /// Takes the rows of a Parquet file.
 pub(super) fn read(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()> {
@@ -43,7 +41,7 @@ fn read_rows(source: &Source, file: File, rows: &mut Collector<'_>) -> Result<()
     for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
         if column.column_path().parts().first().is_some_and(|part| wanted.contains(part)) {
             check_compression(source, column.compression())?;
-            bytes = bytes.saturating_add(claims::decompressed_bytes(&file, column).map_err(failed)?);
+            bytes = bytes.saturating_add(claims::pages(&file, column).map_err(failed)?.bytes);
             rows.check_size(bytes)?;
         }
     }

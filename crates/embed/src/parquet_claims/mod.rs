@@ -7,7 +7,9 @@ use flate2::read::MultiGzDecoder;
 use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
 
-use super::thrift::{Kind, Reader};
+use self::thrift::{Kind, Reader};
+
+mod thrift;
 
 /// Groups in groups of a schema. A conversation has four.
 const MAX_DEPTH: usize = 32;
@@ -19,7 +21,7 @@ const TAIL: u64 = 8;
 ///
 /// # Errors
 /// What cannot be read, and `InvalidData` for a claim that is not true.
-pub(super) fn check_schema(file: &File) -> io::Result<()> {
+pub fn check_schema(file: &File) -> io::Result<()> {
     let mut file = file;
     let bytes = file.seek(SeekFrom::End(0))?;
     let before_tail = bytes.checked_sub(TAIL).ok_or_else(|| wrong("it is too short"))?;
@@ -73,19 +75,30 @@ fn check_tree<R: Read>(footer: &mut Reader<R>) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes that the pages of a column take when they are decompressed, as their headers say; where compression could
-/// make more of a page than its header says, the page is tried.
+/// What the pages of a column take when they are decompressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// Bytes of all.
+    pub bytes: u64,
+    /// Bytes of the largest.
+    pub largest: u64,
+    /// Values of all, those that are missing among them.
+    pub values: u64,
+}
+
+/// What the pages of a column take, as their headers say; where compression could make more of a page than its header says,
+/// the page is tried.
 ///
 /// # Errors
 /// What cannot be read, and `InvalidData` for a claim that is not true.
-pub(super) fn decompressed_bytes(file: &File, column: &ColumnChunkMetaData) -> io::Result<u64> {
+pub fn pages(file: &File, column: &ColumnChunkMetaData) -> io::Result<Pages> {
     let mut file = file;
     let (start, length) = column.byte_range();
     let end = start.checked_add(length).ok_or_else(|| wrong("a column is longer than the file"))?;
     if end > file.metadata()?.len() {
         return Err(wrong("a column is longer than the file"));
     }
-    let mut all: u64 = 0;
+    let mut all = Pages::default();
     let mut at = start;
     while at < end {
         file.seek(SeekFrom::Start(at))?;
@@ -105,7 +118,9 @@ pub(super) fn decompressed_bytes(file: &File, column: &ColumnChunkMetaData) -> i
                 return Err(wrong("a page is longer than its header says"));
             }
         }
-        all = all.saturating_add(page.decompressed);
+        all.bytes = all.bytes.saturating_add(page.decompressed);
+        all.largest = all.largest.max(page.decompressed);
+        all.values = all.values.saturating_add(page.values);
         at += header + page.compressed;
     }
     Ok(all)
@@ -115,6 +130,8 @@ pub(super) fn decompressed_bytes(file: &File, column: &ColumnChunkMetaData) -> i
 struct Page {
     compressed: u64,
     decompressed: u64,
+    /// Of a page of data.
+    values: u64,
     /// Bytes at its beginning that are never compressed.
     levels: u64,
     is_compressed: bool,
@@ -123,16 +140,25 @@ struct Page {
 impl Page {
     fn read<R: Read>(reader: &mut Reader<R>) -> io::Result<Self> {
         let size = |reader: &mut Reader<R>| {
-            u64::try_from(reader.integer()?).map_err(|_| wrong("a page has less than no bytes"))
+            u64::try_from(reader.integer()?).map_err(|_| wrong("a page has less than nothing"))
         };
-        let mut page = Page { compressed: 0, decompressed: 0, levels: 0, is_compressed: true };
+        let mut page = Page { compressed: 0, decompressed: 0, values: 0, levels: 0, is_compressed: true };
         reader.fields(|reader, id, kind| {
             match (id, kind) {
                 (2, Kind::Integer) => page.decompressed = size(reader)?,
                 (3, Kind::Integer) => page.compressed = size(reader)?,
+                // DataPageHeader.
+                (5, Kind::Struct) => reader.fields(|reader, id, kind| {
+                    let is_count = (id, kind) == (1, Kind::Integer);
+                    if is_count {
+                        page.values = size(reader)?;
+                    }
+                    Ok(is_count)
+                })?,
                 // DataPageHeaderV2.
                 (8, Kind::Struct) => reader.fields(|reader, id, kind| {
                     match (id, kind) {
+                        (1, Kind::Integer) => page.values = size(reader)?,
                         (5 | 6, Kind::Integer) => page.levels = page.levels.saturating_add(size(reader)?),
                         (7, Kind::Bool(is_compressed)) => page.is_compressed = is_compressed,
                         _ => return Ok(false),
