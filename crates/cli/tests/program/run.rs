@@ -239,3 +239,30 @@ fn completions_and_version_and_help_are_printed() {
         assert!(stdout(&[command, "--help"]).contains("Usage: bouquet"));
     }
 }
+
+/// The names that a help lists as commands.
+fn commands_in(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+#[test]
+fn no_line_of_help_is_wider_than_100_columns() {
+    let mut commands: Vec<Vec<String>> = vec![Vec::new()];
+    let mut looked_at = 0;
+    while let Some(command) = commands.pop() {
+        for flag in ["-h", "--help"] {
+            let args: Vec<&str> = command.iter().map(String::as_str).chain([flag]).collect();
+            let help = stdout(&args);
+            for line in help.lines() {
+                assert!(line.chars().count() <= 100, "{args:?}: {line}");
+            }
+            if flag == "--help" {
+                commands.extend(commands_in(&help).into_iter().map(|name| [command.as_slice(), &[name]].concat()));
+            }
+        }
+        looked_at += 1;
+    }
+    assert!(looked_at > 15, "{looked_at}");
+}
