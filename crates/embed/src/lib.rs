@@ -17,7 +17,8 @@
 //! | [`retrieval`] | parallel sentences, and how often one finds the other |
 //! | [`vectors`] | files of vectors |
 //! | [`parquet_claims`] | what a Parquet file claims, checked before it is believed |
-//! | [`search`] | the nearest vectors of a query |
+//! | [`search`] | the nearest vectors of a query, all compared |
+//! | [`hnsw`] | an index for many searches, approximate |
 //! | [`mod@correlation`] | Pearson and Spearman |
 //!
 //! ```
@@ -48,6 +49,7 @@ pub mod correlation;
 pub mod embedder;
 pub mod error;
 pub mod export;
+pub mod hnsw;
 pub mod parquet_claims;
 pub mod retrieval;
 pub mod search;

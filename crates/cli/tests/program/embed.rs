@@ -157,6 +157,46 @@ fn texts_are_found_by_their_own_words() {
 }
 
 #[test]
+fn an_index_is_built_beside_the_vectors_and_used_until_they_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, file) = (small(), sentences_file(&folder));
+    let (vectors, index) = (folder.path().join("v.npy"), folder.path().join("v.npy.hnsw"));
+    stdout(&["embed", arg(&model), arg(&file), "-o", arg(&vectors)]);
+    let search = |flag: &str| {
+        let args =
+            ["search", arg(&vectors), "a cat", "ein Haus", "--model", arg(&model), "--texts", arg(&file), "--json"];
+        let found = output(&[&args[..], &[flag]].concat());
+        let answer: Value = serde_json::from_slice(&found.stdout).unwrap();
+        (answer["approximate"] == true, answer["queries"].clone(), text(&found.stderr))
+    };
+    let (approximate, exact, _) = search("--exact");
+    assert!(!approximate && !index.exists());
+    let (approximate, found, told) = search("--index");
+    assert!(approximate && told.contains("an index of 16 vectors, built in"), "{told}");
+    assert_eq!(found, exact);
+    let built = std::fs::read(&index).unwrap();
+    let (_, found, told) = search("--index");
+    assert!(found == exact && told.is_empty(), "{told}");
+
+    // A damaged index, and one of other vectors, are built anew, and both say so.
+    std::fs::write(&index, &built[..built.len() - 7]).unwrap();
+    let (_, found, told) = search("--index");
+    assert!(
+        found == exact && told.contains("v.npy.hnsw is damaged: its checksum is another; it is built anew"),
+        "{told}"
+    );
+    assert_eq!(std::fs::read(&index).unwrap(), built);
+    stdout(&["embed", arg(&model), arg(&file), "-o", arg(&vectors), "--normalize"]);
+    let (_, exact, _) = search("--exact");
+    let (_, found, told) = search("--index");
+    assert!(found == exact && told.contains("is of other vectors and is built anew"), "{told}");
+
+    let lines = folder.path().join("v.jsonl");
+    stdout(&["embed", arg(&model), arg(&file), "-o", arg(&lines)]);
+    refused(&["search", arg(&lines), "a", "--model", arg(&model), "--index"], 2, "cannot have an index, only .npy can");
+}
+
+#[test]
 fn similarity_is_compared_with_scores() {
     let (model, folder) = (small(), tempfile::tempdir().unwrap());
     let file = root().join("tests/fixtures/data/stsb/en.test.csv");

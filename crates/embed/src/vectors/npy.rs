@@ -7,6 +7,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use bouquet_kernels::{Matrix, MatrixView};
+use sha2::{Digest, Sha256};
 
 use super::{Label, MAX_COLS, Rows, block_rows, check};
 use crate::{EmbedError, Result};
@@ -19,13 +20,92 @@ const HEADER_BYTES: usize = 128;
 /// Bytes that a header may have.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// An array that is being read.
+/// An array whose rows are read in any order.
+pub struct Table {
+    file: File,
+    origin: String,
+    header: Header,
+    /// Where the numbers begin.
+    begin: u64,
+}
+
+/// An array that is being read from its beginning.
 pub struct Reader {
     file: BufReader<File>,
     origin: String,
     header: Header,
     /// Rows that have been read.
     done: usize,
+}
+
+/// Pieces of a file that tell it from others, and their length.
+const KEY_PIECES: u64 = 256;
+const KEY_PIECE_BYTES: u64 = 4096;
+
+impl Table {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or whose header or length is wrong.
+    pub fn open(path: &Path) -> Result<Self> {
+        let Reader { file, origin, header, .. } = Reader::open(path)?;
+        let mut file = file.into_inner();
+        let begin = file.seek(SeekFrom::Start(0)).and_then(|_| read_header(&mut file));
+        let (_, begin) = begin.map_err(|source| EmbedError::read(&origin, source))?;
+        Ok(Table { file, origin, header, begin })
+    }
+
+    /// Vectors.
+    pub fn rows(&self) -> usize {
+        self.header.rows
+    }
+
+    /// Numbers of a vector.
+    pub fn cols(&self) -> usize {
+        self.header.cols
+    }
+
+    /// The vectors of these numbers. Panics where there are none.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more, and numbers that are not finite.
+    pub fn gather(&self, rows: &[u32]) -> Result<Matrix> {
+        let Header { cols, number_bytes, .. } = self.header;
+        let mut numbers = Vec::with_capacity(rows.len() * cols);
+        let mut bytes = vec![0; cols * number_bytes];
+        for &row in rows {
+            let row = row as usize;
+            assert!(row < self.rows(), "row {row} of {}", self.rows());
+            self.read_at(self.begin + (row * bytes.len()) as u64, &mut bytes)?;
+            numbers.extend(self.header.numbers(&bytes));
+            check(&self.origin, row, &numbers[numbers.len() - cols..])?;
+        }
+        Ok(Matrix::from_vec(rows.len(), cols, numbers))
+    }
+
+    /// What tells the file from others: a hash (SHA-256) of its length and of pieces all over it, so that it takes no longer
+    /// for a large file. A change between the pieces goes unnoticed.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub fn key(&self) -> Result<[u8; 32]> {
+        let length = self.file.metadata().map_err(|source| EmbedError::read(&self.origin, source))?.len();
+        let mut hash = Sha256::new();
+        hash.update(length.to_le_bytes());
+        let last = length.saturating_sub(KEY_PIECE_BYTES);
+        let mut bytes = vec![0; KEY_PIECE_BYTES.min(length) as usize];
+        for piece in 0..KEY_PIECES {
+            self.read_at((u128::from(last) * u128::from(piece) / u128::from(KEY_PIECES - 1)) as u64, &mut bytes)?;
+            hash.update(&bytes);
+        }
+        Ok(hash.finalize().into())
+    }
+
+    fn read_at(&self, place: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut file = &self.file;
+        let read = file.seek(SeekFrom::Start(place)).and_then(|_| file.read_exact(bytes));
+        read.map_err(|source| EmbedError::read(&self.origin, source))
+    }
 }
 
 impl Reader {
@@ -58,11 +138,7 @@ impl Reader {
         }
         let mut bytes = vec![0; rows * cols * number_bytes];
         self.file.read_exact(&mut bytes).map_err(|source| EmbedError::read(&self.origin, source))?;
-        let numbers = match number_bytes {
-            4 => bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect(),
-            _ => bytes.as_chunks().0.iter().map(|&number| f64::from_le_bytes(number) as f32).collect(),
-        };
-        let vectors = Matrix::from_vec(rows, cols, numbers);
+        let vectors = Matrix::from_vec(rows, cols, self.header.numbers(&bytes));
         for row in 0..rows {
             check(&self.origin, self.done + row, vectors.row(row))?;
         }
@@ -99,6 +175,13 @@ impl Header {
         match (axes.next()?.parse().ok()?, axes.next()?.parse().ok()?, axes.next()) {
             (rows, cols, None) => Some(Header { rows, cols, number_bytes }),
             _ => None,
+        }
+    }
+
+    fn numbers(self, bytes: &[u8]) -> Vec<f32> {
+        match self.number_bytes {
+            4 => bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect(),
+            _ => bytes.as_chunks().0.iter().map(|&number| f64::from_le_bytes(number) as f32).collect(),
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_embed::search::{Hit, Nearest};
 use bouquet_embed::texts::Texts;
-use bouquet_embed::vectors::{Label, VectorReader};
+use bouquet_embed::vectors::{Label, VectorFormat, VectorReader, npy::Table};
+use bouquet_kernels::{Cpu, MatrixView};
 use bouquet_model::Encoding;
 use serde_json::{Value, json};
 
+use self::index::{Index, MANY_VECTORS};
 use super::embed::{text_format, vector_format};
 use crate::compute::ComputeArgs;
 use crate::embedding::{Embedding, EmbeddingArgs};
@@ -18,6 +20,8 @@ use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::Work;
 use crate::open::{encoding_names, or_usual};
 use crate::{hub, output};
+
+mod index;
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -36,6 +40,12 @@ pub(crate) struct SearchArgs {
     /// How many to find for each query
     #[arg(short = 'k', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     top: u16,
+    /// Search by the index beside the vectors (.npy); build it first where it is not there
+    #[arg(long, conflicts_with = "exact")]
+    index: bool,
+    /// Compare all vectors, whether there is an index or not
+    #[arg(long)]
+    exact: bool,
     /// The texts that the vectors are of, for files that lack them (.npy)
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
@@ -56,64 +66,126 @@ const EXAMPLES: &str = "\
 Examples:
   bouquet search vectors.jsonl \"two cats\" --model MODEL
   bouquet search vectors.npy \"two cats\" \"deux chats\" --model MODEL --texts sentences.txt -k 3
+  bouquet search vectors.npy \"two cats\" --model MODEL --texts sentences.txt --index
 
-Give the model, adapter, pooling and encoding that the vectors were made with. Scores are cosines; all vectors
-are compared, a block at a time, so that the file may be larger than the memory.";
+Give the model, adapter, pooling and encoding that the vectors were made with. Scores are cosines. All
+vectors are compared, a block at a time, so that the file may be larger than the memory. For many searches
+in many vectors, --index builds an index once, FILE.npy.hnsw: it finds nearly always the same, in a few
+milliseconds, and is used from then on where there are 100,000 vectors or more.";
+
+/// A search that takes longer than this could do with an index.
+const NOTICEABLE: Duration = Duration::from_millis(300);
 
 /// Characters of a text that are shown in a terminal.
 const SHOWN_CHARS: usize = 100;
 
 pub(crate) fn run(args: SearchArgs) -> Result<()> {
-    let mut reader = VectorReader::open(&args.vectors, vector_format(&args.vectors)?)?;
+    let format = vector_format(&args.vectors)?;
+    if args.index && format != VectorFormat::Npy {
+        let message = format!("{} cannot have an index, only .npy can", args.vectors.display());
+        return Err(asked_wrongly(
+            message,
+            "write the vectors with embed -o FILE.npy, and give their texts with --texts",
+        ));
+    }
+    let reader = VectorReader::open(&args.vectors, format)?;
     let folder = hub::folder(args.model.clone())?;
     let encoding = or_usual(args.encoding, &folder)?;
     let embedding = Embedding::open(&folder, &args.embedding, args.compute.cpu()?, encoding)?;
     let work = Work::begin();
     let (queries, _) = embedding.embed(&args.query, &work, &mut |_| ())?;
-    let (start, cpu) = (Instant::now(), &embedding.model.cpu);
-    let mut nearest = Nearest::new(queries.view(), args.top.into());
-    let (mut progress, shown) = (output::Progress::new(), args.vectors.display());
-    while let Some(rows) = reader.next_rows()? {
-        if rows.vectors.cols() != queries.cols() {
-            let message = format!(
-                "the vectors of {shown} have {} numbers, those of the model {}",
-                rows.vectors.cols(),
-                queries.cols()
-            );
-            return Err(asked_wrongly(message, "give the model that they were made with"));
+    let start = Instant::now();
+    let Found { mut hits, vectors, approximate } = find(&args, reader, &embedding.model.cpu, queries.view(), &work)?;
+    let time = start.elapsed();
+    drop(work);
+    if let Some(path) = &args.texts {
+        let texts = Texts::open(path, text_format(path, args.field.as_deref()))?;
+        label(&mut hits, texts, vectors, &path.display().to_string())?;
+    }
+    if args.json {
+        return output::json(&as_json(&args.query, &hits, vectors, approximate));
+    }
+    for (query, found) in args.query.iter().zip(&hits) {
+        if hits.len() > 1 {
+            let style = output::stdout_style();
+            output::line(&format!("{}{}{}", style.strong, one_line(query), style.plain))?;
         }
+        output::write(&lines(found))?;
+    }
+    let (shown, took) = (output::grouped(vectors as u64), output::seconds(time));
+    output::note(&match approximate {
+        true => format!("{shown} vectors searched by their index in {took}: approximate, --exact compares all"),
+        false => format!("{shown} vectors compared in {took}"),
+    });
+    if !approximate && !args.exact && vectors >= MANY_VECTORS && time > NOTICEABLE && format == VectorFormat::Npy {
+        output::note("hint: --index builds an index once, and searches take milliseconds from then on");
+    }
+    Ok(())
+}
+
+/// What was found.
+struct Found {
+    /// For each query.
+    hits: Vec<Vec<Hit>>,
+    /// Those that were searched in.
+    vectors: usize,
+    /// Whether the nearest may be missing.
+    approximate: bool,
+}
+
+/// Searches by the index or compares all, as asked.
+fn find(args: &SearchArgs, reader: VectorReader, cpu: &Cpu, queries: MatrixView<'_>, work: &Work) -> Result<Found> {
+    if matches!(reader, VectorReader::Npy(_)) && !args.exact {
+        let table = Table::open(&args.vectors)?;
+        fitting(args, table.cols(), queries)?;
+        let index = match table.rows() {
+            0 => None,
+            _ if args.index => Some(Index::open_or_build(&args.vectors, table, cpu, work)?),
+            _ => Index::of_many(&args.vectors, table)?,
+        };
+        if let Some(index) = index {
+            let hits = index.search(cpu, queries, args.top.into())?;
+            return Ok(Found { hits, vectors: index.rows(), approximate: true });
+        }
+    }
+    compare(args, reader, cpu, queries, work)
+}
+
+/// Refuses vectors of another length than the model's.
+fn fitting(args: &SearchArgs, cols: usize, queries: MatrixView<'_>) -> Result<()> {
+    if cols == queries.cols() {
+        return Ok(());
+    }
+    let shown = args.vectors.display();
+    let message = format!("the vectors of {shown} have {cols} numbers, those of the model {}", queries.cols());
+    Err(asked_wrongly(message, "give the model that they were made with"))
+}
+
+/// Compares all vectors.
+fn compare(
+    args: &SearchArgs,
+    mut reader: VectorReader,
+    cpu: &Cpu,
+    queries: MatrixView<'_>,
+    work: &Work,
+) -> Result<Found> {
+    let (mut nearest, mut progress) = (Nearest::new(queries, args.top.into()), output::Progress::new());
+    while let Some(rows) = reader.next_rows()? {
+        fitting(args, rows.vectors.cols(), queries)?;
         if work.cancel.is_cancelled() {
             return Err(bouquet_span::SpanError::Cancelled.into());
         }
         nearest.look(cpu, &rows);
         progress.show(&format!("{} vectors", output::grouped(nearest.looked_at() as u64)));
     }
-    drop((progress, work));
-    let looked_at = nearest.looked_at();
-    if looked_at == 0 {
+    let vectors = nearest.looked_at();
+    if vectors == 0 {
         return Err(wrong(
-            format!("{shown} has no vectors"),
+            format!("{} has no vectors", args.vectors.display()),
             "embed some texts first: bouquet embed MODEL FILE -o OUT",
         ));
     }
-    let mut found = nearest.into_hits();
-    if let Some(path) = &args.texts {
-        let texts = Texts::open(path, text_format(path, args.field.as_deref()))?;
-        label(&mut found, texts, looked_at, &path.display().to_string())?;
-    }
-    if args.json {
-        return output::json(&as_json(&args.query, &found, looked_at));
-    }
-    for (query, hits) in args.query.iter().zip(&found) {
-        if found.len() > 1 {
-            let style = output::stdout_style();
-            output::line(&format!("{}{}{}", style.strong, one_line(query), style.plain))?;
-        }
-        output::write(&lines(hits))?;
-    }
-    let (vectors, time) = (output::grouped(looked_at as u64), output::seconds(start.elapsed()));
-    output::note(&format!("{vectors} vectors looked at in {time}"));
-    Ok(())
+    Ok(Found { hits: nearest.into_hits(), vectors, approximate: false })
 }
 
 /// Takes the labels of what was found from texts, of which there must be as many as vectors.
@@ -140,7 +212,7 @@ fn label(found: &mut [Vec<Hit>], texts: Texts, vectors: usize, origin: &str) -> 
     Ok(())
 }
 
-fn as_json(queries: &[String], found: &[Vec<Hit>], looked_at: usize) -> Value {
+fn as_json(queries: &[String], found: &[Vec<Hit>], vectors: usize, approximate: bool) -> Value {
     let hit = |hit: &Hit| {
         let mut object = json!({ "index": hit.index, "score": output::number(hit.score.into()) });
         if let Some(id) = &hit.label.id {
@@ -152,7 +224,8 @@ fn as_json(queries: &[String], found: &[Vec<Hit>], looked_at: usize) -> Value {
         object
     };
     let query = |(query, hits): (&String, &Vec<Hit>)| json!({ "query": query, "hits": hits.iter().map(hit).collect::<Vec<_>>() });
-    json!({ "vectors": looked_at, "queries": queries.iter().zip(found).map(query).collect::<Vec<_>>() })
+    let queries: Vec<Value> = queries.iter().zip(found).map(query).collect();
+    json!({ "vectors": vectors, "approximate": approximate, "queries": queries })
 }
 
 /// A line a hit: its score, its number, what it is called, its text.
