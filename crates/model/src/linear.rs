@@ -38,22 +38,24 @@ impl Linear {
         y
     }
 
-    /// The gradient for `x` from `dy`; gradients of the adapter are added to the leaf of each row.
+    /// The gradient for `x` from `dy`; gradients of the adapter are added to the leaf of each row. Only they need `x`, which
+    /// may be left out where no request [adapts](Call::adapts) this linear.
     pub(crate) fn backward(
         &self,
         call: Call<'_>,
         site: Site,
         tokens: &[Token],
-        x: MatrixView<'_>,
+        x: Option<MatrixView<'_>>,
         dy: MatrixView<'_>,
         leaves: &mut [LeafGrad],
     ) -> Matrix {
         let Call { cpu, batch, .. } = call;
         let id = call.linear(site);
-        let mut dx = Matrix::unset(x.rows(), x.cols());
+        let mut dx = Matrix::unset(dy.rows(), self.weight.cols());
         cpu.timed("products backward", || self.weight.product_backward(cpu, dy, dx.view_mut()));
         for ((request, leaf), rows) in runs(tokens, |token| (token.request, token.leaf)) {
             let Some(pair) = batch.low_rank(request, id) else { continue };
+            let x = x.expect("the input of a linear with an adapter");
             cpu.timed("adapter backward", || {
                 let (tokens, dy) = (&tokens[rows.clone()], dy.slice(rows.clone()));
                 let input = adapter_input(cpu, id, batch, tokens, x.slice(rows.clone()));

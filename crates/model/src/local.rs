@@ -17,7 +17,7 @@ use bouquet_span::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, S
 use self::memory_budget::{MemoryBudget, Reservation};
 pub use self::pass_bytes::PassBytes;
 use self::session::LocalSession;
-use crate::block::batch::{Batch, SequenceRows};
+use crate::block::batch::Batch;
 use crate::block::{Activations, Block};
 use crate::kv_cache::{CacheShape, KvCache};
 use crate::spec::BlockSpec;
@@ -88,11 +88,22 @@ impl LocalSpan {
 
     /// Runs one block over whole sequences.
     fn run_block(&self, block: &Block, batch: &Batch<'_>, input: Matrix) -> (Matrix, Activations, Vec<KvCache>) {
-        let shape = CacheShape::new(&self.spec, CacheEncoding::F32);
-        let new_cache = |sequence: &SequenceRows| KvCache::new(shape, sequence.rows.len());
-        let mut caches: Vec<_> = batch.sequences.iter().map(new_cache).collect();
+        let mut caches = self.new_caches(batch);
         let (output, activations) = block.forward(&self.cpu, batch, input, &mut caches.iter_mut().collect::<Vec<_>>());
         (output, activations, caches)
+    }
+
+    /// Runs one block over whole sequences as far as its backward needs it.
+    fn activations(&self, block: &Block, batch: &Batch<'_>, input: Matrix) -> (Activations, Vec<KvCache>) {
+        let mut caches = self.new_caches(batch);
+        let activations = block.activations(&self.cpu, batch, input, &mut caches.iter_mut().collect::<Vec<_>>());
+        (activations, caches)
+    }
+
+    /// An empty cache for each whole sequence.
+    fn new_caches(&self, batch: &Batch<'_>) -> Vec<KvCache> {
+        let shape = CacheShape::new(&self.spec, CacheEncoding::F32);
+        batch.sequences.iter().map(|sequence| KvCache::new(shape, sequence.rows.len())).collect()
     }
 
     /// Runs one block over whole sequences and checks what came out.
@@ -231,7 +242,7 @@ impl Span for LocalSpan {
             let (activations, caches) = match kept {
                 Kept::Activations(activations, caches) => (activations, caches),
                 Kept::Input(input) => {
-                    let (_, activations, caches) = self.run_block(block, &batch, input);
+                    let (activations, caches) = self.activations(block, &batch, input);
                     (Box::new(activations), caches)
                 }
                 Kept::Nothing => return Err(SpanError::NothingSaved),

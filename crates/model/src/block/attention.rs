@@ -97,11 +97,19 @@ impl Attention {
         (output, AttentionActivations { queries, context })
     }
 
-    /// The gradient for `x`.
+    /// Whether [`backward`](Self::backward) needs its input.
+    pub(crate) fn needs_input(&self, call: Call<'_>) -> bool {
+        match self.qkv {
+            Qkv::Separate { .. } => [Site::Q, Site::K, Site::V].into_iter().any(|site| call.adapts(site)),
+            Qkv::Fused(_) => call.adapts(Site::Qkv),
+        }
+    }
+
+    /// The gradient for `x`, which may be left out where it is not [needed](Self::needs_input).
     pub(crate) fn backward(
         &self,
         call: Call<'_>,
-        x: MatrixView<'_>,
+        x: Option<MatrixView<'_>>,
         activations: &AttentionActivations,
         caches: &[KvCache],
         d_output: MatrixView<'_>,
@@ -109,7 +117,7 @@ impl Attention {
     ) -> Matrix {
         let AttentionActivations { queries, context } = activations;
         let Call { cpu, batch, .. } = call;
-        let d_context = self.output.backward(call, Site::O, call.tokens(), context.view(), d_output, leaves);
+        let d_context = self.output.backward(call, Site::O, call.tokens(), Some(context.view()), d_output, leaves);
         let kv_channels = self.shape.kv_heads * self.shape.head_dim;
         let mut d_queries = Matrix::unset(queries.rows(), queries.cols());
         let mut d_keys = Matrix::unset(queries.rows(), kv_channels);
@@ -169,7 +177,7 @@ impl Qkv {
         &self,
         call: Call<'_>,
         shape: &AttentionShape,
-        x: MatrixView<'_>,
+        x: Option<MatrixView<'_>>,
         [d_queries, d_keys, d_values]: [&Matrix; 3],
         leaves: &mut [LeafGrad],
     ) -> Matrix {
@@ -208,7 +216,7 @@ fn split(cpu: &Cpu, shape: &AttentionShape, fused: &Matrix) -> (Matrix, Matrix, 
 /// The inverse of [`split`].
 fn join(cpu: &Cpu, shape: &AttentionShape, parts: [&Matrix; 3]) -> Matrix {
     let (group, per_head, width) = fused_layout(shape);
-    let mut fused = Matrix::zeros(parts[0].rows(), shape.kv_heads * width);
+    let mut fused = Matrix::unset(parts[0].rows(), shape.kv_heads * width);
     cpu.for_each_row(fused.view_mut(), |row, fused| {
         for (head, fused) in fused.chunks_exact_mut(width).enumerate() {
             let (queries, rest) = fused.split_at_mut(group);

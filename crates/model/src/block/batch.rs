@@ -69,6 +69,11 @@ impl<'a> Call<'a> {
         LinearId::new(self.block, site)
     }
 
+    /// Whether a request brought a low-rank pair for the linear at a site of this block.
+    pub(crate) fn adapts(&self, site: Site) -> bool {
+        (0..self.batch.requests.len()).any(|request| self.batch.low_rank(request, self.linear(site)).is_some())
+    }
+
     /// Each row.
     pub(crate) fn tokens(&self) -> &'a [Token] {
         &self.batch.tokens

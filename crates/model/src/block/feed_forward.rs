@@ -83,6 +83,11 @@ impl Sites {
         let expert = expert as u16;
         Sites { gate: Site::ExpertGate(expert), up: Site::ExpertUp(expert), down: Site::ExpertDown(expert) }
     }
+
+    /// Whether an adapter reads the expert's input.
+    fn need_input(self, call: Call<'_>) -> bool {
+        call.adapts(self.gate) || call.adapts(self.up)
+    }
 }
 
 impl FeedForward {
@@ -96,44 +101,69 @@ impl FeedForward {
         }
     }
 
-    /// `[tokens, hidden_size]` to the same shape.
-    pub(crate) fn forward(&self, call: Call<'_>, x: MatrixView<'_>) -> (Matrix, FeedForwardActivations) {
+    /// The first half of a forward: from `[tokens, hidden_size]` to all that the backward needs again.
+    pub(crate) fn activations(&self, call: Call<'_>, x: MatrixView<'_>) -> FeedForwardActivations {
         match self {
             FeedForward::Dense(expert) => {
-                let (y, activations) = expert.forward(call, Sites::DENSE, call.tokens(), x);
-                (y, FeedForwardActivations::Dense(activations))
+                FeedForwardActivations::Dense(expert.activations(call, Sites::DENSE, call.tokens(), x))
             }
             FeedForward::Experts { router, experts, per_token } => {
                 let mut probabilities = router.forward(call, Site::Router, call.tokens(), x);
                 softmax::softmax(call.cpu, probabilities.view_mut());
                 let chosen: Vec<_> = (0..x.rows()).map(|row| choose(probabilities.row(row), *per_token)).collect();
 
-                let mut y = Matrix::zeros(x.rows(), x.cols());
-                let mut parts = Vec::with_capacity(experts.len());
-                // In order of the experts, so that each row adds its experts up in ascending order.
-                for (index, expert) in experts.iter().enumerate() {
+                let part = |(index, expert): (usize, &Expert)| {
                     let share = |(row, chosen): (usize, &Vec<(usize, f32)>)| {
                         chosen.iter().find(|&&(expert, _)| expert == index).map(|&(_, weight)| (row, weight))
                     };
                     let (rows, weights): (Vec<_>, Vec<_>) = chosen.iter().enumerate().filter_map(share).unzip();
                     let (input, tokens) = gather(x, call.tokens(), &rows);
-                    let (output, activations) = expert.forward(call, Sites::expert(index), &tokens, input.view());
-                    for (place, (&row, &weight)) in rows.iter().zip(&weights).enumerate() {
-                        let to = y.slice_mut(row..row + 1);
-                        elementwise::add_scaled(call.cpu, weight, output.slice(place..place + 1), to);
-                    }
-                    parts.push(ExpertPart { rows, weights, activations, output });
-                }
-                (y, FeedForwardActivations::Experts { probabilities, parts })
+                    let activations = expert.activations(call, Sites::expert(index), &tokens, input.view());
+                    let output = expert.output(call, Sites::expert(index), &tokens, &activations);
+                    ExpertPart { rows, weights, activations, output }
+                };
+                let parts = experts.iter().enumerate().map(part).collect();
+                FeedForwardActivations::Experts { probabilities, parts }
             }
         }
     }
 
-    /// The gradient for `x`.
+    /// The second half: the output, `[tokens, hidden_size]`.
+    pub(crate) fn output(&self, call: Call<'_>, activations: &FeedForwardActivations) -> Matrix {
+        match (self, activations) {
+            (FeedForward::Dense(expert), FeedForwardActivations::Dense(activations)) => {
+                expert.output(call, Sites::DENSE, call.tokens(), activations)
+            }
+            (FeedForward::Experts { router, .. }, FeedForwardActivations::Experts { parts, .. }) => {
+                let mut y = Matrix::zeros(call.tokens().len(), router.weight.cols());
+                // In order of the experts, so that each row adds its experts up in ascending order.
+                for ExpertPart { rows, weights, output, .. } in parts {
+                    for (place, (&row, &weight)) in rows.iter().zip(weights).enumerate() {
+                        let to = y.slice_mut(row..row + 1);
+                        elementwise::add_scaled(call.cpu, weight, output.slice(place..place + 1), to);
+                    }
+                }
+                y
+            }
+            _ => unreachable!("a feed-forward is given the activations that it made"),
+        }
+    }
+
+    /// Whether [`backward`](Self::backward) needs its input.
+    pub(crate) fn needs_input(&self, call: Call<'_>) -> bool {
+        match self {
+            FeedForward::Dense(_) => Sites::DENSE.need_input(call),
+            FeedForward::Experts { experts, .. } => {
+                call.adapts(Site::Router) || (0..experts.len()).any(|expert| Sites::expert(expert).need_input(call))
+            }
+        }
+    }
+
+    /// The gradient for `x`, which may be left out where it is not [needed](Self::needs_input).
     pub(crate) fn backward(
         &self,
         call: Call<'_>,
-        x: MatrixView<'_>,
+        x: Option<MatrixView<'_>>,
         activations: &FeedForwardActivations,
         dy: MatrixView<'_>,
         leaves: &mut [LeafGrad],
@@ -146,11 +176,11 @@ impl FeedForward {
                 FeedForward::Experts { router, experts, .. },
                 FeedForwardActivations::Experts { probabilities, parts },
             ) => {
-                let mut dx = Matrix::zeros(x.rows(), x.cols());
-                let mut d_weights = Matrix::zeros(x.rows(), experts.len());
+                let mut dx = Matrix::zeros(dy.rows(), dy.cols());
+                let mut d_weights = Matrix::zeros(dy.rows(), experts.len());
                 for (index, (expert, part)) in experts.iter().zip(parts).enumerate() {
-                    let (input, tokens) = gather(x, call.tokens(), &part.rows);
-                    let (mut d_output, _) = gather(dy, call.tokens(), &part.rows);
+                    let input = x.map(|x| gather(x, call.tokens(), &part.rows).0);
+                    let (mut d_output, tokens) = gather(dy, call.tokens(), &part.rows);
                     for (place, (&row, &weight)) in part.rows.iter().zip(&part.weights).enumerate() {
                         d_weights.row_mut(row)[index] = dot(call.cpu, d_output.row(place), part.output.row(place));
                         d_output.row_mut(place).iter_mut().for_each(|value| *value *= weight);
@@ -159,7 +189,7 @@ impl FeedForward {
                         call,
                         Sites::expert(index),
                         &tokens,
-                        input.view(),
+                        input.as_ref().map(Matrix::view),
                         &part.activations,
                         d_output.view(),
                         leaves,
@@ -195,18 +225,14 @@ impl Expert {
         self.gate.iter().chain([&self.up, &self.down])
     }
 
-    fn forward(
-        &self,
-        call: Call<'_>,
-        sites: Sites,
-        tokens: &[Token],
-        x: MatrixView<'_>,
-    ) -> (Matrix, ExpertActivations) {
+    fn activations(&self, call: Call<'_>, sites: Sites, tokens: &[Token], x: MatrixView<'_>) -> ExpertActivations {
         let gate = self.gate.as_ref().map(|gate| gate.forward(call, sites.gate, tokens, x));
-        let up = self.up.forward(call, sites.up, tokens, x);
-        let activations = ExpertActivations { gate, up };
-        let inner = self.inner(call.cpu, &activations);
-        (self.down.forward(call, sites.down, tokens, inner.view()), activations)
+        ExpertActivations { gate, up: self.up.forward(call, sites.up, tokens, x) }
+    }
+
+    fn output(&self, call: Call<'_>, sites: Sites, tokens: &[Token], activations: &ExpertActivations) -> Matrix {
+        let inner = self.inner(call.cpu, activations);
+        self.down.forward(call, sites.down, tokens, inner.view())
     }
 
     fn backward(
@@ -214,13 +240,13 @@ impl Expert {
         call: Call<'_>,
         sites: Sites,
         tokens: &[Token],
-        x: MatrixView<'_>,
+        x: Option<MatrixView<'_>>,
         activations: &ExpertActivations,
         dy: MatrixView<'_>,
         leaves: &mut [LeafGrad],
     ) -> Matrix {
-        let inner = self.inner(call.cpu, activations);
-        let d_inner = self.down.backward(call, sites.down, tokens, inner.view(), dy, leaves);
+        let inner = call.adapts(sites.down).then(|| self.inner(call.cpu, activations));
+        let d_inner = self.down.backward(call, sites.down, tokens, inner.as_ref().map(Matrix::view), dy, leaves);
         let up = activations.up.view();
         let mut d_up = Matrix::unset(up.rows(), up.cols());
         match (&self.gate, &activations.gate) {

@@ -65,10 +65,38 @@ impl Block {
         &self,
         cpu: &Cpu,
         batch: &Batch<'_>,
-        mut input: Matrix,
+        input: Matrix,
         caches: &mut [&mut KvCache],
     ) -> (Matrix, Activations) {
         let call = Call { cpu, block: self.index, batch };
+        let (activations, normed) = self.activations_and_norm(call, input, caches);
+        let mut output = self.feed_forward.output(call, &activations.feed_forward);
+        let residual = self.residual_of(&activations.middle, &normed);
+        cpu.timed("residual", || elementwise::add(cpu, residual, output.view_mut()));
+        batch.round(cpu, &mut output);
+        (output, activations)
+    }
+
+    /// What [`forward`](Self::forward) leaves for the backward, without its output, whose product would be a quarter of the
+    /// work or more.
+    pub(crate) fn activations(
+        &self,
+        cpu: &Cpu,
+        batch: &Batch<'_>,
+        input: Matrix,
+        caches: &mut [&mut KvCache],
+    ) -> Activations {
+        self.activations_and_norm(Call { cpu, block: self.index, batch }, input, caches).0
+    }
+
+    /// Those, and the input of the feed-forward.
+    fn activations_and_norm(
+        &self,
+        call: Call<'_>,
+        mut input: Matrix,
+        caches: &mut [&mut KvCache],
+    ) -> (Activations, Matrix) {
+        let Call { cpu, batch, .. } = call;
         batch.add_prompts(self.index, &mut input);
 
         let normed = self.attention_norm.forward(cpu, input.view());
@@ -76,11 +104,8 @@ impl Block {
         cpu.timed("residual", || elementwise::add(cpu, self.residual_of(&input, &normed), middle.view_mut()));
 
         let normed = self.feed_forward_norm.forward(cpu, middle.view());
-        let (mut output, feed_forward) = self.feed_forward.forward(call, normed.view());
-        cpu.timed("residual", || elementwise::add(cpu, self.residual_of(&middle, &normed), output.view_mut()));
-
-        batch.round(cpu, &mut output);
-        (output, Activations { input, attention, middle, feed_forward })
+        let feed_forward = self.feed_forward.activations(call, normed.view());
+        (Activations { input, attention, middle, feed_forward }, normed)
     }
 
     /// The gradient for the block's input, from that for its output; `caches` are those that the forward filled.
@@ -97,12 +122,16 @@ impl Block {
         let call = Call { cpu, block: self.index, batch };
         let Activations { input, attention, middle, feed_forward } = activations;
 
-        let normed = self.feed_forward_norm.forward(cpu, middle.view());
-        let d_normed = self.feed_forward.backward(call, normed.view(), feed_forward, d_output.view(), leaves);
+        let needed = self.feed_forward.needs_input(call);
+        let normed = needed.then(|| self.feed_forward_norm.forward(cpu, middle.view()));
+        let normed = normed.as_ref().map(Matrix::view);
+        let d_normed = self.feed_forward.backward(call, normed, feed_forward, d_output.view(), leaves);
         let d_middle = self.sublayer_backward(cpu, &self.feed_forward_norm, middle, d_normed, d_output);
 
-        let normed = self.attention_norm.forward(cpu, input.view());
-        let d_normed = self.attention.backward(call, normed.view(), attention, caches, d_middle.view(), leaves);
+        let needed = self.attention.needs_input(call);
+        let normed = needed.then(|| self.attention_norm.forward(cpu, input.view()));
+        let normed = normed.as_ref().map(Matrix::view);
+        let d_normed = self.attention.backward(call, normed, attention, caches, d_middle.view(), leaves);
         let d_input = self.sublayer_backward(cpu, &self.attention_norm, input, d_normed, d_middle);
 
         batch.add_prompt_gradients(self.index, &d_input, leaves);

@@ -126,6 +126,8 @@ struct Numbers {
     adapter: [u64; 3],
     /// And backward, for a token of a leaf.
     adapter_backward: u64,
+    /// 1 where an adapter reads the output of a nonlinearity.
+    adapts_down: u64,
 }
 
 impl Numbers {
@@ -140,7 +142,7 @@ impl Numbers {
         };
         let widest = spec.linears().iter().map(|linear| linear.inputs.max(linear.outputs) as u64).max().unwrap_or(0);
         let mut adapter = [0; 3];
-        let mut adapter_backward = 0;
+        let (mut adapter_backward, mut adapts_down) = (0, 0);
         for linear in spec.linears() {
             let Some(rank) = rank(linear.site) else { continue };
             let place = match linear.site {
@@ -150,6 +152,7 @@ impl Numbers {
             };
             adapter[place] = (linear.inputs as u64 + rank).max(adapter[place]);
             adapter_backward = adapter_backward.max(2 * (linear.inputs as u64 + rank));
+            adapts_down |= u64::from(matches!(linear.site, Site::Down | Site::ExpertDown(_)));
         }
         Numbers {
             hidden: spec.hidden_size as u64,
@@ -162,6 +165,7 @@ impl Numbers {
             row: rotation + 8 + widest / 2,
             adapter,
             adapter_backward,
+            adapts_down,
         }
     }
 
@@ -205,11 +209,11 @@ impl Numbers {
 
     /// The most at once, without the activations and what an adapter takes.
     fn backward(&self) -> u64 {
-        let Numbers { hidden, queries, keys, inner, gates, .. } = *self;
+        let Numbers { hidden, queries, keys, inner, gates, adapts_down, .. } = *self;
         let projected = queries + 2 * keys;
-        // Gradients of the output and of the input, a norm; the input of the last matrix, its gradient, those of the
-        // nonlinearity; where there is a gate, the gradient that comes through it.
-        let mut feed_forward = 3 * hidden + (3 + gates) * inner + gates * hidden;
+        // Gradients of the output and of the input, a norm; the input of the last matrix, if an adapter reads it, its
+        // gradient, those of the nonlinearity; where there is a gate, the gradient that comes through it.
+        let mut feed_forward = 3 * hidden + (2 + gates + adapts_down) * inner + gates * hidden;
         if let Some(experts) = self.experts {
             feed_forward += 3 * hidden + experts.count as u64 + 8;
         }
