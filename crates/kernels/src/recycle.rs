@@ -7,7 +7,7 @@ use std::sync::Mutex;
 const SMALL: usize = 16 << 10;
 
 /// Most buffers that are kept.
-const MOST_BUFFERS: usize = 32;
+const MOST_BUFFERS: usize = 256;
 
 /// Bytes of the matrices that nobody uses and that are kept for the next ones, at most.
 pub const MOST_IDLE_BYTES: usize = 128 << 20;

@@ -2,17 +2,16 @@
 
 use std::ops::Range;
 
-use crate::scratch::Scratch;
 use crate::simd::ints::{GROUP, GroupCodes, TokenCodes, code_bytes, correction};
 use crate::simd::per_isa;
-use crate::{Cpu, MatrixView, MatrixViewMut};
+use crate::{Cpu, Matrix, MatrixView};
 
 use super::tokens::{LARGEST, ROUND, SMALLEST};
 
 /// The gradients of some tokens as codes.
 pub(super) struct Gradients {
     /// For each token its codes, padded, then the scale and the first sum of each group.
-    words: Scratch,
+    words: Matrix,
     /// Words of the codes of a token.
     width: usize,
     /// Words from one token to the next.
@@ -27,9 +26,8 @@ impl Gradients {
         let width = groups * GROUP * bytes / 4;
         // Up to a cache line.
         let stride = (width + 2 * groups).next_multiple_of(16);
-        let mut words = Scratch::new(stride * dy.rows());
-        let matrix = MatrixViewMut::new(dy.rows(), stride, &mut words);
-        cpu.for_each_costly_row(matrix, 4 * stride, |token, row| {
+        let mut words = Matrix::unset(dy.rows(), stride);
+        cpu.for_each_costly_row(words.view_mut(), 4 * stride, |token, row| {
             let (codes, scales) = row.split_at_mut(width);
             let dy = dy.row(token);
             match bytes {
@@ -44,7 +42,7 @@ impl Gradients {
     }
 
     pub(super) fn codes(&self, tokens: Range<usize>) -> GroupCodes<'_> {
-        let words = &self.words[tokens.start * self.stride..tokens.end * self.stride];
+        let words = &self.words.data()[tokens.start * self.stride..tokens.end * self.stride];
         let codes = TokenCodes { data: bytemuck::cast_slice(words), count: tokens.len(), stride: 4 * self.stride };
         GroupCodes { tokens: codes, scales: 4 * self.width }
     }

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use crate::scratch::Scratch;
 use crate::simd::ints::{PADDING, TokenCodes, code_bytes, correction};
 use crate::simd::per_isa;
-use crate::{Cpu, MatrixView, MatrixViewMut};
+use crate::{Cpu, Matrix, MatrixView};
 
 /// Magnitude from which on an activation is an outlier.
 pub const OUTLIER: f32 = 6.0;
@@ -22,7 +21,7 @@ pub(super) const ROUND: f32 = 12_582_912.0;
 /// The activations of some tokens as codes.
 pub(super) struct Tokens {
     /// For each token its codes, padded, then the three words of [`Summary`].
-    words: Scratch,
+    words: Matrix,
     /// Words from one token to the next.
     stride: usize,
     /// Column and value, token after token.
@@ -46,9 +45,8 @@ impl Tokens {
     pub(super) fn encode(cpu: &Cpu, x: MatrixView<'_>) -> Tokens {
         let width = x.cols().next_multiple_of(PADDING) * code_bytes(cpu.isa()) / 4;
         let stride = width + SUMMARY;
-        let mut words = Scratch::new(stride * x.rows());
-        let matrix = MatrixViewMut::new(x.rows(), stride, &mut words);
-        cpu.for_each_costly_row(matrix, 4 * stride, |token, row| {
+        let mut words = Matrix::unset(x.rows(), stride);
+        cpu.for_each_costly_row(words.view_mut(), 4 * stride, |token, row| {
             let (codes, summary) = row.split_at_mut(width);
             codes[x.cols() * code_bytes(cpu.isa()) / 4..].fill(0.0);
             let Summary { scale, sum, outliers } = match code_bytes(cpu.isa()) {
@@ -72,12 +70,12 @@ impl Tokens {
     }
 
     pub(super) fn summary(&self, token: usize) -> Summary {
-        let words = &self.words[(token + 1) * self.stride - SUMMARY..];
+        let words = &self.words.row(token)[self.stride - SUMMARY..];
         Summary { scale: words[0], sum: words[1].to_bits() as i32, outliers: words[2].to_bits() as usize }
     }
 
     pub(super) fn codes(&self, tokens: Range<usize>) -> TokenCodes<'_> {
-        let words = &self.words[tokens.start * self.stride..tokens.end * self.stride];
+        let words = &self.words.data()[tokens.start * self.stride..tokens.end * self.stride];
         TokenCodes { data: bytemuck::cast_slice(words), count: tokens.len(), stride: 4 * self.stride }
     }
 
