@@ -40,6 +40,8 @@ pub struct Request<'a> {
     pub keeps_best: bool,
     /// Tokens of each sequence of the largest batch, with the soft prompt.
     pub lengths: &'a [usize],
+    /// Whether all batches have as many tokens as that.
+    pub alike: bool,
     /// Sequences of a leaf.
     pub leaf: usize,
     /// For batches of texts: what is predicted. Such passes go one after another; those of sentences all go forward before
@@ -121,10 +123,11 @@ impl Request<'_> {
     /// What a plan takes.
     pub fn memory(&self, plan: PassPlan) -> MemoryPlan {
         let passes: Vec<Range<usize>> = plan.passes(self.lengths);
+        let most_idle = self.most_idle(&passes);
         let (kept, working) = if self.predicted.is_some() {
-            self.one_by_one(plan, &passes)
+            self.one_by_one(plan, &passes, most_idle)
         } else {
-            self.all_forward_first(plan, &passes)
+            self.all_forward_first(plan, &passes, most_idle)
         };
         // Evaluations keep nothing.
         let working = working.max(self.evaluation().saturating_sub(kept)).saturating_add(OTHER_BYTES);
@@ -135,15 +138,30 @@ impl Request<'_> {
         MemoryPlan { held: self.held, learned, working, kept }
     }
 
+    /// Matrices that wait for the next pass, at most. Where all passes are of one size, each takes the matrices of the one
+    /// before, and what lies idle is what only one direction works in.
+    fn most_idle(&self, passes: &[Range<usize>]) -> u64 {
+        let tokens = |pass: &Range<usize>| self.lengths[pass.clone()].iter().sum::<usize>();
+        let one_size =
+            self.alike && self.evaluated == 0 && passes.windows(2).all(|two| tokens(&two[0]) == tokens(&two[1]));
+        match passes.first() {
+            Some(pass) if one_size => {
+                let bytes = self.bytes(&self.lengths[pass.clone()]);
+                bytes.forward(Keep::Nothing).saturating_sub(bytes.activations()).min(MOST_IDLE_BYTES as u64)
+            }
+            _ => MOST_IDLE_BYTES as u64,
+        }
+    }
+
     /// What batches of sentences keep and work in.
-    fn all_forward_first(&self, plan: PassPlan, passes: &[Range<usize>]) -> (u64, u64) {
+    fn all_forward_first(&self, plan: PassPlan, passes: &[Range<usize>], most_idle: u64) -> (u64, u64) {
         let hidden = |pass: &Range<usize>| self.hidden(&self.lengths[pass.clone()]);
         let Some(kept_bytes) = plan.kept_bytes else {
             let peak = |pass: &Range<usize>| {
                 let (bytes, keep) = (self.bytes(&self.lengths[pass.clone()]), Keep::BlockInputs);
                 // Its output; and the gradient that comes back.
                 let backward = bytes.kept(keep).saturating_add(bytes.backward(keep)).saturating_add(2 * hidden(pass));
-                with_idle(backward.max(bytes.forward(keep)), made_again(&bytes, keep))
+                with_idle(backward.max(bytes.forward(keep)), made_again(&bytes, keep), most_idle)
             };
             return (0, passes.iter().map(peak).max().unwrap_or(0));
         };
@@ -157,14 +175,16 @@ impl Request<'_> {
         let kept = |(bytes, keep, hidden): &(PassBytes, Keep, u64)| bytes.kept(*keep).saturating_add(*hidden);
         let working = |(bytes, keep, hidden): &(PassBytes, Keep, u64)| {
             let forward = bytes.forward(*keep).saturating_sub(bytes.kept(*keep));
-            with_idle(forward.max(bytes.backward(*keep).saturating_add(*hidden)), made_again(bytes, *keep))
+            let backward = bytes.backward(*keep).saturating_add(*hidden);
+            with_idle(forward.max(backward), made_again(bytes, *keep), most_idle)
         };
         let sum = passes.iter().map(kept).fold(0, u64::saturating_add);
         (sum, passes.iter().map(working).max().unwrap_or(0))
     }
 
     /// What batches of texts keep and work in.
-    fn one_by_one(&self, plan: PassPlan, passes: &[Range<usize>]) -> (u64, u64) {
+    fn one_by_one(&self, plan: PassPlan, passes: &[Range<usize>], most_idle: u64) -> (u64, u64) {
+        let idle = |worked_in: u64| worked_in.min(most_idle);
         let keep = plan.kept_bytes.map_or(Keep::BlockInputs, |bytes| Keep::Activations { bytes });
         let both = passes.iter().map(|pass| {
             let lengths = &self.lengths[pass.clone()];
@@ -180,7 +200,7 @@ impl Request<'_> {
             let again = made_again(&bytes, keep);
             let with_logits = logits.saturating_add(2 * hidden).saturating_add(idle(forward));
             let with_gradients = backward.saturating_add(idle(logits.saturating_add(backward).saturating_add(again)));
-            (kept, with_idle(forward, 0).max(with_logits.max(with_gradients).saturating_add(3 * hidden)))
+            (kept, with_idle(forward, 0, most_idle).max(with_logits.max(with_gradients).saturating_add(3 * hidden)))
         });
         both.max_by_key(|(kept, working)| kept.saturating_add(*working)).unwrap_or((0, 0))
     }
@@ -190,7 +210,7 @@ impl Request<'_> {
         let lengths = [self.evaluated];
         let logits = self.predicted.map_or(0, |predicted| logit_bytes(predicted.vocab_size, self.evaluated));
         let working = self.bytes(&lengths).forward(Keep::Nothing).max(logits.saturating_add(2 * self.hidden(&lengths)));
-        with_idle(working.saturating_add(self.hidden(&lengths)), 0)
+        with_idle(working.saturating_add(self.hidden(&lengths)), 0, MOST_IDLE_BYTES as u64)
     }
 
     /// Activations of one block that are held at once.
@@ -213,14 +233,10 @@ impl Request<'_> {
     }
 }
 
-/// What a pass works in, and what lies idle beside it for the next one.
-fn with_idle(working: u64, made_again: u64) -> u64 {
-    working.saturating_add(idle(working.saturating_add(made_again)))
-}
-
-/// Matrices of other shapes, which passes before worked in or made again: as much as was measured.
-fn idle(worked_in: u64) -> u64 {
-    worked_in.min(MOST_IDLE_BYTES as u64)
+/// What a pass works in, and what lies idle beside it for the next one: matrices of other shapes, which passes before
+/// worked in or made again, as much as was measured.
+fn with_idle(working: u64, made_again: u64, most_idle: u64) -> u64 {
+    working.saturating_add(working.saturating_add(made_again).min(most_idle))
 }
 
 /// Activations of a block that are not kept and are made again for its backward.

@@ -84,6 +84,7 @@ pub(super) fn bytes(step: TrainStep, spec: &ModelSpec) -> Result<u64> {
         optimizer: &optimizer(&learned),
         keeps_best: false,
         lengths: &lengths(step),
+        alike: true,
         leaf: LEAF,
         predicted: None,
         evaluated: 0,

@@ -21,6 +21,16 @@ const EVALUATED_TOKENS: usize = 1024;
 /// Bytes of a file that come into memory where one of them is read, on most systems.
 const MAPPED_AT_ONCE: u64 = 64 << 10;
 
+/// The batch that takes most memory.
+struct LargestBatch {
+    /// Tokens of its sequences, with the soft prompt.
+    lengths: Vec<usize>,
+    /// Of texts, how many tokens of each are predicted.
+    predicted: Option<Vec<usize>>,
+    /// Whether all other batches have as many tokens.
+    alike: bool,
+}
+
 impl Prepared {
     /// How batches go through the model, and what all of it takes.
     ///
@@ -29,7 +39,7 @@ impl Prepared {
     pub(super) fn plan(&self, args: &FinetuneArgs) -> Result<(PassPlan, MemoryPlan)> {
         let optimizer = self.config.optimizer.begin(&self.learned);
         let held = system::memory_bytes().unwrap_or(0).saturating_add(self.weight_bytes()?);
-        let (lengths, predicted) = self.largest_batch();
+        let LargestBatch { lengths, predicted, alike } = self.largest_batch();
         let request = Request {
             held,
             block: &self.spec.block,
@@ -38,6 +48,7 @@ impl Prepared {
             optimizer: optimizer.as_ref(),
             keeps_best: !self.config.eval_data.is_empty(),
             lengths: &lengths,
+            alike,
             leaf: self.config.leaf,
             predicted: predicted.as_deref().map(|tokens| Predicted { vocab_size: self.spec.vocab_size, tokens }),
             evaluated: self.evaluated(),
@@ -77,23 +88,26 @@ impl Prepared {
         Ok(all.saturating_sub(vocabulary) + embedding.min(ids.len() as u64 * MAPPED_AT_ONCE))
     }
 
-    /// Tokens of the sequences of the largest batch of the run, with the soft prompt, and how many of texts are predicted.
-    fn largest_batch(&self) -> (Vec<usize>, Option<Vec<usize>>) {
+    /// The largest batch of the run.
+    fn largest_batch(&self) -> LargestBatch {
         let mut source = self.source();
         let batches = self.config.steps * self.config.accumulation as u64;
         // The batches of one more epoch would be others, but not much larger.
         let looked_at = batches.min(source.batches.steps_until(1).max(1));
-        let Some(largest) = (0..looked_at).max_by_key(|&number| source.tokens(number)) else {
-            return (Vec::new(), None);
+        let tokens: Vec<usize> = (0..looked_at).map(|number| source.tokens(number)).collect();
+        let Some(largest) = (0..looked_at).max_by_key(|&number| tokens[number as usize]) else {
+            return LargestBatch { lengths: Vec::new(), predicted: None, alike: true };
         };
+        let alike = tokens.iter().all(|&tokens_of_one| tokens_of_one == tokens[largest as usize]);
         let largest = source.batch(largest).0;
         let prompt = self.learned.prompt_tokens();
         let lengths = largest.sequences().iter().map(|ids| prompt + ids.len()).collect();
         let count = |learned: &Vec<bool>| learned[1..].iter().filter(|learned| **learned).count();
-        match &largest {
-            Batch::Sentences { .. } => (lengths, None),
-            Batch::Texts { learned, .. } => (lengths, Some(learned.iter().map(count).collect())),
-        }
+        let predicted = match &largest {
+            Batch::Sentences { .. } => None,
+            Batch::Texts { learned, .. } => Some(learned.iter().map(count).collect()),
+        };
+        LargestBatch { lengths, predicted, alike }
     }
 
     /// Tokens of the largest pass of an evaluation.
