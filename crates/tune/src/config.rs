@@ -12,6 +12,7 @@ use crate::data::RecordKind;
 use crate::objective::sentences::SentenceLoss;
 use crate::optimizer::{AdamW, AdamW8bit, AdamWSettings, Optimizer};
 use crate::parameters::tensors;
+use crate::rates::LrGroups;
 use crate::schedule::Schedule;
 use crate::{Result, TuneError};
 
@@ -56,8 +57,6 @@ pub struct Config {
     pub steps: u64,
     /// The highest learning rate.
     pub lr: f32,
-    /// Factor of the learning rate of each `B` (LoRA+).
-    pub lr_factor_b: f32,
     /// How the learning rate changes.
     #[serde(with = "text")]
     pub schedule: Schedule,
@@ -92,6 +91,8 @@ pub struct Config {
     pub eval_every: u64,
     /// Evaluations without a better one after which the run ends; 0 for never.
     pub patience: u32,
+    /// Factors of the learning rate by group, such as 16 for `B` (LoRA+).
+    pub lr_group: LrGroups,
 }
 
 /// What is learned.
@@ -196,11 +197,20 @@ impl Config {
         }
         within("dropout", self.dropout, 0.0..=0.99)?;
         within("lr", self.lr, 0.0..=1e3)?;
-        within("lr-factor-b", self.lr_factor_b, 0.0..=1e3)?;
+        self.lr_group.values().try_for_each(|&factor| within("lr-group", factor, 0.0..=1e3))?;
         within("alpha", self.alpha, 0.0..=1e6)?;
         within("scale", self.scale, 1e-3..=1e4)?;
         within("weight-decay", self.weight_decay, 0.0..=10.0)?;
         within("max-grad-norm", self.max_grad_norm, 0.0..=1e9)
+    }
+
+    /// Every setting by its name, as a file of settings may have it.
+    pub fn listed(&self) -> Vec<(String, String)> {
+        self.table().into_iter().map(|(name, value)| (name, shown(&value))).collect()
+    }
+
+    fn table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("numbers, texts, lists and tables of them")
     }
 
     /// Whether a run that was begun with `self` may go on with `other`: what decides the result is the same.
@@ -210,18 +220,22 @@ impl Config {
     pub fn check_same(&self, other: &Config) -> Result<()> {
         // How often something is saved changes no result.
         const FREE: &str = "save-every";
-        let table = |config: &Config| toml::Table::try_from(config).expect("numbers, texts and lists");
-        let (begun, asked) = (table(self), table(other));
+        let (begun, asked) = (self.table(), other.table());
         let differs = begun.iter().find(|(name, value)| *name != FREE && asked[*name] != **value);
         match differs {
             None => Ok(()),
-            Some((name, begun)) => Err(TuneError::OtherSettings {
-                name: name.clone(),
-                begun: begun.to_string(),
-                asked: asked[name].to_string(),
-            }),
+            Some((name, begun)) => {
+                Err(TuneError::OtherSettings { name: name.clone(), begun: shown(begun), asked: shown(&asked[name]) })
+            }
         }
     }
+}
+
+/// A value on one line, as a file of settings may have it.
+fn shown(value: &toml::Value) -> String {
+    let toml::Value::Table(table) = value else { return value.to_string() };
+    let entries: Vec<String> = table.iter().map(|(name, value)| format!("{name:?} = {value}")).collect();
+    format!("{{ {} }}", entries.join(", "))
 }
 
 /// Values that are written as they are typed.

@@ -16,6 +16,7 @@
 //! | [`parameters`] | what is learned, as a list of tensors |
 //! | [`optimizer`] | AdamW, with its state in f32 or in 8 bits |
 //! | [`schedule`] | the learning rate of a step |
+//! | [`rates`] | learning rates by group |
 //! | [`config`] | the settings of a run |
 //! | [`plan`] | what a run will take, in bytes |
 //! | [`trainer`] | the loop |
@@ -38,6 +39,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod parameters;
 pub mod plan;
+pub mod rates;
 pub mod report;
 pub mod schedule;
 pub mod trainer;

@@ -10,17 +10,6 @@ use bouquet_model::adapter::Learned;
 use bouquet_span::adapter::LowRankGrad;
 use bouquet_span::{LeafGrad, LinearId};
 
-/// What a tensor is, for learning rates of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// `A` of a pair.
-    A,
-    /// `B` of a pair: a larger rate suits it (LoRA+, arXiv 2402.12354).
-    B,
-    /// A soft or deep prompt.
-    Prompt,
-}
-
 /// The name of a tensor, unique within what is learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -43,12 +32,20 @@ pub struct Gradients {
 }
 
 impl Name {
-    /// What it is.
-    pub fn group(self) -> Group {
+    /// The linear that it is beside; a prompt is beside none.
+    pub fn linear(self) -> Option<LinearId> {
         match self {
-            Name::A(_) => Group::A,
-            Name::B(_) => Group::B,
-            Name::SoftPrompt | Name::DeepPrompt(_) => Group::Prompt,
+            Name::A(linear) | Name::B(linear) => Some(linear),
+            Name::SoftPrompt | Name::DeepPrompt(_) => None,
+        }
+    }
+
+    /// The block that it is in; the prompt before the first token is in none.
+    pub fn block(self) -> Option<usize> {
+        match self {
+            Name::A(linear) | Name::B(linear) => Some(linear.block),
+            Name::DeepPrompt(block) => Some(block),
+            Name::SoftPrompt => None,
         }
     }
 }

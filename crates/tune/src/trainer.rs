@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::gradient::{Batch, PassPlan, Training};
 use crate::metrics::TrainStep;
 use crate::optimizer::{Optimizer, Rate, clip_by_global_norm};
-use crate::parameters::{Group, Name, tensors_mut};
+use crate::parameters::tensors_mut;
+use crate::rates;
 use crate::{Result, TuneError};
 
 /// After so long there is a checkpoint, however few steps were done.
@@ -79,6 +80,8 @@ struct State {
     learned: Learned,
     optimizer: Box<dyn Optimizer>,
     best: Option<Learned>,
+    /// Of the learning rate, a factor for each tensor.
+    factors: Vec<f32>,
 }
 
 impl Trainer<'_> {
@@ -140,7 +143,8 @@ impl Trainer<'_> {
             let refuse = |problem| TuneError::Checkpoint { folder: Default::default(), problem };
             optimizer.restore(&saved).map_err(refuse)?;
         }
-        Ok(State { progress, learned, optimizer, best })
+        let factors = rates::factors(&self.config.lr_group, &self.network.spec, &learned)?;
+        Ok(State { progress, learned, optimizer, best, factors })
     }
 
     /// One step of the optimizer.
@@ -194,8 +198,13 @@ impl Trainer<'_> {
         }
         let Config { schedule, warmup_steps, steps, .. } = *self.config;
         let learning_rate = schedule.rate(f64::from(self.config.lr), number, warmup_steps, steps);
-        let (names, mut parameters): (Vec<Name>, Vec<&mut [f32]>) = tensors_mut(&mut state.learned).into_iter().unzip();
-        let rates: Vec<Rate> = names.into_iter().map(|name| self.rate(name, learning_rate as f32)).collect();
+        let mut parameters: Vec<&mut [f32]> =
+            tensors_mut(&mut state.learned).into_iter().map(|(_, tensor)| tensor).collect();
+        let rate = |factor: &f32| Rate {
+            learning_rate: learning_rate as f32 * factor,
+            weight_decay: self.config.weight_decay,
+        };
+        let rates: Vec<Rate> = state.factors.iter().map(rate).collect();
         state.optimizer.step(&mut parameters, &gradients.slices(), &rates);
         if parameters.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) {
             return Err(diverged("what is learned is no longer finite".to_owned(), &rows));
@@ -213,11 +222,6 @@ impl Trainer<'_> {
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             memory_bytes: 0,
         })
-    }
-
-    fn rate(&self, name: Name, learning_rate: f32) -> Rate {
-        let factor = if name.group() == Group::B { self.config.lr_factor_b } else { 1.0 };
-        Rate { learning_rate: learning_rate * factor, weight_decay: self.config.weight_decay }
     }
 
     /// Evaluates what is learned so far, where it is time to and has not been done yet.

@@ -172,6 +172,31 @@ fn a_run_that_begins_with_an_adapter_goes_on_with_what_that_is() {
 }
 
 #[test]
+fn groups_have_learning_rates_of_their_own() {
+    let room = tempfile::tempdir().unwrap();
+    let (data, out) = (pairs(&room, 60), room.path().join("out"));
+    let groups = ["--lr-group", "blocks 1-5=0", "--lr-group", "A=1", "--lr-group=B=16"];
+    let dry = run(&arguments(&data, &out, &[&groups[..], &["--dry-run"]].concat()));
+    assert!(text(&dry.stdout).contains("0.001, times 1 for A, times 16 for B, times 0 for blocks 1-5"));
+    run(&arguments(&data, &out, &groups));
+    let learned = |block: usize| {
+        let name = format!("base_model.model.h.{block}.self_attention.query_key_value.lora_B.weight");
+        floats(&adapter(&out), &name).1.iter().any(|number| *number != 0.0)
+    };
+    assert!(learned(0) && (1..6).all(|block| !learned(block)));
+
+    // The table of a file makes the same run, and another table is another run.
+    let again = room.path().join("again");
+    let settings = out.join("finetune.toml");
+    let toml = fs::read_to_string(&settings).unwrap();
+    assert!(toml.contains("[lr-group]\nA = 1.0\nB = 16.0\n\"blocks 1-5\" = 0.0\n"), "{toml}");
+    stdout(&["finetune", "--config", arg(&settings), "-o", arg(&again)]);
+    assert_eq!(adapter(&out), adapter(&again));
+    fs::remove_file(out.join("summary.json")).unwrap();
+    refuse(&arguments(&data, &out, &["--resume", "--lr-group", "B=2"]), 1, "{ \"B\" = 2.0 }");
+}
+
+#[test]
 fn what_makes_no_run_is_refused_and_leaves_nothing() {
     let room = tempfile::tempdir().unwrap();
     let (data, out) = (pairs(&room, 60), room.path().join("out"));
@@ -181,6 +206,8 @@ fn what_makes_no_run_is_refused_and_leaves_nothing() {
         (&["--columns", "anchor=x,positive=b"], 1, "\"x\""),
         (&["--memory", "1MB"], 1, "needs at least"),
         (&["--max-tokens", "0"], 2, "max-tokens"),
+        (&["--lr-group", "B=2", "--lr-group", "dense=2"], 2, "which is A, B, query_key_value, blocks 0-5"),
+        (&["--lr-group", "B=-1"], 2, "lr-group"),
         (&["--init-adapter", "missing"], 1, "missing"),
         (&["--encoding", "f32", "--lr", "nan"], 2, "lr"),
     ] {

@@ -100,9 +100,7 @@ impl<'a> Follower<'a> {
 
     /// Writes the run as a page.
     fn write_report(&self, end: &Checkpoint) -> bouquet_tune::Result<()> {
-        let settings = toml::Table::try_from(self.config()).expect("numbers, texts and lists");
-        let settings: Vec<(String, String)> =
-            settings.into_iter().map(|(name, value)| (name, value.to_string())).collect();
+        let settings = self.config().listed();
         let name = self.folder.path().file_name().map(|name| name.to_string_lossy().into_owned());
         let run = report::Run {
             title: &name.unwrap_or_else(|| self.folder.path().display().to_string()),

@@ -13,7 +13,7 @@ use bouquet_model::Network;
 use bouquet_model::adapter::Learned;
 use bouquet_span::Limits;
 use bouquet_tune::checkpoint::{self, Checkpoint, Progress};
-use bouquet_tune::config::Objective;
+use bouquet_tune::config::{Config, Objective};
 use bouquet_tune::folder::{self, RunFolder, Stage};
 use bouquet_tune::gradient::PassPlan;
 use bouquet_tune::optimizer::State;
@@ -220,6 +220,7 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
             format!("{} examples, {} a step", output::grouped(records as u64), config.batch_size * config.accumulation),
         ),
         ("steps", output::grouped(config.steps)),
+        ("learning rate", learning_rate(config)),
         ("kept for the backward", kept),
         ("weights, and what is held now", output::bytes(memory.held)),
         ("adapter and optimizer", output::bytes(memory.learned)),
@@ -227,6 +228,12 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
         ("kept between passes", output::bytes(memory.kept)),
         ("memory in all", output::bytes(memory.total())),
     ]
+}
+
+/// The highest learning rate, and the factors of groups.
+fn learning_rate(config: &Config) -> String {
+    let groups = config.lr_group.iter().map(|(group, factor)| format!(", times {factor} for {group}"));
+    format!("{}{}", config.lr, groups.collect::<String>())
 }
 
 fn tell(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Result<()> {

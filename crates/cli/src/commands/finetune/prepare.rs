@@ -18,6 +18,7 @@ use bouquet_tune::data::{
 use bouquet_tune::examples::{Sentences, Texts};
 use bouquet_tune::gradient::Batch;
 use bouquet_tune::parameters::tensors;
+use bouquet_tune::rates;
 use bouquet_tune::trainer::BatchSource;
 
 use super::FinetuneArgs;
@@ -74,6 +75,7 @@ impl Prepared {
         spec.stored.check(config.encoding)?;
         check_length(&config, &spec)?;
         let (learned, adapter_settings) = initial(&mut config, &spec)?;
+        rates::factors(&config.lr_group, &spec, &learned)?;
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
         let data = read(&config.data, &config, config.objective.records(), args.json)?;

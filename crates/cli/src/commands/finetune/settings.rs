@@ -79,9 +79,11 @@ pub(super) struct Settings {
     /// The highest learning rate [default: 1e-3, or 2e-4 for causal]
     #[arg(long, help_heading = TRAINING)]
     lr: Option<f32>,
-    /// Factor of the learning rate of B in each pair (LoRA+) [default: 1]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
-    lr_factor_b: Option<f32>,
+    /// A factor of the learning rate for a group, again and again: B=16 (LoRA+), query_key_value=0.5, "blocks 0-5=0.1",
+    /// prompt=10; factors of groups that overlap are multiplied
+    #[arg(long, value_name = "GROUP=X", value_parser = lr_group, help_heading = TRAINING)]
+    #[serde(with = "groups")]
+    lr_group: Option<Vec<(String, f32)>>,
     /// How the learning rate changes after its warm-up [default: linear]
     #[arg(long, value_parser = schedules(), help_heading = TRAINING)]
     #[serde(with = "optional_text")]
@@ -250,7 +252,7 @@ fn defaults(objective: &str) -> Vec<(&'static str, Value)> {
         ("accumulation", 1.into()),
         ("leaf", 8.into()),
         ("lr", if causal { 2e-4 } else { 1e-3 }.into()),
-        ("lr-factor-b", 1.0.into()),
+        ("lr-group", Value::Table(Table::new())),
         ("schedule", "linear".into()),
         ("weight-decay", 0.01.into()),
         ("max-grad-norm", 1.0.into()),
@@ -321,6 +323,29 @@ fn poolings() -> impl TypedValueParser<Value = Pooling> {
 
 fn schedules() -> impl TypedValueParser<Value = Schedule> {
     PossibleValuesParser::new(Schedule::ALL.map(Schedule::name)).map(|name| name.parse().expect("one of the names"))
+}
+
+/// A group and its factor.
+fn lr_group(typed: &str) -> Result<(String, f32), String> {
+    let (group, factor) = typed.split_once('=').ok_or("it is not GROUP=X, such as B=16")?;
+    let factor = factor.trim().parse().map_err(|_| format!("{factor:?} is not a number"))?;
+    Ok((group.trim().to_owned(), factor))
+}
+
+/// Groups and their factors as a table; of a group that was given twice, the last factor counts.
+mod groups {
+    use bouquet_tune::rates::LrGroups;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Groups = Option<Vec<(String, f32)>>;
+
+    pub(super) fn serialize<S: Serializer>(groups: &Groups, serializer: S) -> Result<S::Ok, S::Error> {
+        groups.as_ref().map(|groups| groups.iter().cloned().collect::<LrGroups>()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Groups, D::Error> {
+        Ok(Some(LrGroups::deserialize(deserializer)?.into_iter().collect()))
+    }
 }
 
 /// The same for values that may be missing.
