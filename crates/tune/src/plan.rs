@@ -49,6 +49,8 @@ pub struct Request<'a> {
     pub predicted: Option<Predicted<'a>>,
     /// Tokens of a pass of an evaluation, which come between steps; 0 where none are made.
     pub evaluated: usize,
+    /// Vectors of sentences that an evaluation compares, and holds meanwhile.
+    pub vectors: usize,
 }
 
 /// Tokens that are predicted.
@@ -210,7 +212,8 @@ impl Request<'_> {
         let lengths = [self.evaluated];
         let logits = self.predicted.map_or(0, |predicted| logit_bytes(predicted.vocab_size, self.evaluated));
         let working = self.bytes(&lengths).forward(Keep::Nothing).max(logits.saturating_add(2 * self.hidden(&lengths)));
-        with_idle(working.saturating_add(self.hidden(&lengths)), 0, MOST_IDLE_BYTES as u64)
+        let idle = with_idle(working.saturating_add(self.hidden(&lengths)), 0, MOST_IDLE_BYTES as u64);
+        idle.saturating_add(self.hidden(&[self.vectors]))
     }
 
     /// Activations of one block that are held at once.

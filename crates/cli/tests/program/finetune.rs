@@ -197,6 +197,38 @@ fn groups_have_learning_rates_of_their_own() {
 }
 
 #[test]
+fn pairs_without_scores_are_evaluated_by_retrieval() {
+    let room = tempfile::tempdir().unwrap();
+    let data = pairs(&room, 60);
+    let held = ["first.tsv", "second.csv", "scored.csv"].map(|name| room.path().join(name));
+    // Each text is its own partner; each other's partner; a score.
+    fs::write(&held[0], "a river\ta river\nan engine\tan engine\na teacher\ta teacher\n").unwrap();
+    fs::write(&held[1], "anchor,positive\na garden,a window\na window,a garden\n").unwrap();
+    fs::write(&held[2], "a river,the river,5\na river,an engine,1\n").unwrap();
+    for objective in ["contrastive", "simcse"] {
+        let out = room.path().join(objective);
+        let evaluated = ["--eval-data", arg(&held[0]), arg(&held[1]), "--eval-every", "6", "--objective", objective];
+        // The objective that stands last counts.
+        let mut arguments = arguments(&data, &out, &evaluated);
+        arguments.drain(4..6);
+        let output = run(&arguments);
+        assert!(text(&output.stderr).contains("after step 6: accuracy@1 50.00, MRR 75.00"), "{}", text(&output.stderr));
+        let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let evaluations: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of_step =
+            |name: &str, scores: Value| json!({ "kind": "evaluation", "step": 6, "name": name, "scores": scores });
+        assert_eq!(evaluations[6], of_step("first", json!({ "accuracy@1": 100.0, "mrr": 100.0 })));
+        assert_eq!(evaluations[7], of_step("second", json!({ "accuracy@1": 0.0, "mrr": 50.0 })));
+        let summary: Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
+        assert_eq!(summary["best"], json!({ "steps": 6, "score": 75.0 }));
+        assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("accuracy@1"));
+    }
+    let out = room.path().join("out");
+    let both = ["--eval-data", arg(&held[0]), arg(&held[2])];
+    refuse(&arguments(&data, &out, &both), 1, "scored has scores and first has none");
+}
+
+#[test]
 fn what_makes_no_run_is_refused_and_leaves_nothing() {
     let room = tempfile::tempdir().unwrap();
     let (data, out) = (pairs(&room, 60), room.path().join("out"));

@@ -151,7 +151,9 @@ pub(super) fn choose(file: &str, columns: &Columns<'_>, kind: RecordKind, map: &
         problem,
         found: columns.first_row.unwrap_or(columns.names).to_vec(),
     };
-    if map.is_empty() {
+    // What is evaluated on may have other columns than what is learned from, for which they were named.
+    let meant = |(role, column): &(Option<String>, String)| role.is_some() && columns.names.contains(column);
+    if map.is_empty() || kind == RecordKind::Compared && !map.entries.iter().all(meant) {
         return guess::guess(columns, kind).map_err(refuse);
     }
     let index = |column: &str| {
@@ -197,8 +199,9 @@ impl ColumnMap {
     fn shape(&self, kind: RecordKind) -> Shape {
         let has = |role: &str| self.entries.iter().any(|(other, _)| other.as_deref() == Some(role));
         match kind {
-            RecordKind::Pairs => Shape::Pair,
             RecordKind::ScoredPairs => Shape::Scored,
+            RecordKind::Compared if has("score") => Shape::Scored,
+            RecordKind::Pairs | RecordKind::Compared => Shape::Pair,
             RecordKind::Texts => Shape::Texts,
             RecordKind::Continuations if has("messages") => Shape::Chat,
             RecordKind::Continuations if has("text") => Shape::Texts,

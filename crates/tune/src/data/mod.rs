@@ -85,6 +85,8 @@ pub enum RecordKind {
     Pairs,
     /// [`Record::Scored`].
     ScoredPairs,
+    /// [`Record::Scored`] where there are scores, else [`Record::Pair`]: what sentences are evaluated on.
+    Compared,
     /// [`Record::Text`], also from the texts of pairs.
     Texts,
     /// [`Record::Completion`], [`Record::Chat`] or [`Record::Text`], all of one kind.
@@ -96,6 +98,7 @@ impl fmt::Display for RecordKind {
         f.write_str(match self {
             RecordKind::Pairs => "pairs",
             RecordKind::ScoredPairs => "pairs with scores",
+            RecordKind::Compared => "pairs, with or without scores",
             RecordKind::Texts => "texts",
             RecordKind::Continuations => "texts to continue",
         })

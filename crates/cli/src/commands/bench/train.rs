@@ -88,6 +88,7 @@ pub(super) fn bytes(step: TrainStep, spec: &ModelSpec) -> Result<u64> {
         leaf: LEAF,
         predicted: None,
         evaluated: 0,
+        vectors: 0,
     };
     Ok(request.memory(plan(step)).total())
 }

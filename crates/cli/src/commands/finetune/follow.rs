@@ -1,25 +1,21 @@
 //! Follows a run: shows how far it is, writes metrics, checkpoints and the report, evaluates.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
-use bouquet_embed::Embedder;
-use bouquet_embed::correlation::spearman;
-use bouquet_embed::sts::cosine;
 use bouquet_model::Network;
 use bouquet_model::adapter::Learned;
-use bouquet_span::{Limits, Pass};
+use bouquet_span::Limits;
 use bouquet_tune::checkpoint::{Checkpoint, Writer};
 use bouquet_tune::config::Config;
-use bouquet_tune::examples::Sentences;
 use bouquet_tune::folder::{self, RunFolder};
-use bouquet_tune::gradient::{PassPlan, Training};
+use bouquet_tune::gradient::PassPlan;
 use bouquet_tune::metrics::{Evaluation, Metric, MetricsFile, TrainStep};
 use bouquet_tune::report;
 use bouquet_tune::trainer::Observer;
 
-use super::prepare::{Held, Prepared};
+use super::evaluate::{Evaluated, Evaluator};
+use super::prepare::Prepared;
 use crate::{output, system};
 
 /// Steps over which the loss that is shown is averaged.
@@ -87,17 +83,6 @@ impl<'a> Follower<'a> {
         (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
     }
 
-    /// Spearman times 100 of some sentences' scores and the cosines of their embeddings.
-    fn spearman(&self, learned: &Learned, sentences: &Sentences) -> bouquet_tune::Result<f64> {
-        let embedder = Embedder::new(self.network, learned, self.config().pooling);
-        let pass = Pass { limits: self.limits.clone(), ..Pass::default() };
-        let sequences: Vec<Vec<u32>> = sentences.rows.iter().flatten().cloned().collect();
-        let vectors = embedder.embed(&sequences, &pass)?;
-        let cosines = (0..sentences.rows.len()).map(|row| cosine(vectors.row(2 * row), vectors.row(2 * row + 1)));
-        let scores: Vec<f64> = sentences.scores.iter().map(|&score| f64::from(score)).collect();
-        Ok(100.0 * spearman(&cosines.collect::<Vec<_>>(), &scores).unwrap_or(0.0))
-    }
-
     /// Writes the run as a page.
     fn write_report(&self, end: &Checkpoint) -> bouquet_tune::Result<()> {
         let settings = self.config().listed();
@@ -132,32 +117,13 @@ impl Observer for Follower<'_> {
     }
 
     fn evaluate(&mut self, steps: u64, learned: &Learned) -> bouquet_tune::Result<Option<f64>> {
-        let (name, scores, score) = match &self.prepared.held {
-            Held::Nothing => return Ok(None),
-            Held::Scored(files) => {
-                let mut scores = BTreeMap::new();
-                for (file, sentences) in files {
-                    scores.insert(file.clone(), self.spearman(learned, sentences)?);
-                }
-                let mean = scores.values().sum::<f64>() / scores.len() as f64;
-                ("spearman", scores, mean)
-            }
-            Held::Texts(texts) => {
-                let training = Training {
-                    network: self.network,
-                    learned,
-                    sentences: (self.config().pooling, self.config().sentence_loss()),
-                    plan: self.plan,
-                    draw: (0, 0),
-                    limits: self.limits,
-                };
-                let loss = training.loss_of_texts(&texts.sequences, &texts.learned)?;
-                ("loss", BTreeMap::from([("loss".to_owned(), loss)]), -loss)
-            }
-        };
-        let shown = if name == "loss" { format!("loss {:.4}", -score) } else { format!("Spearman {score:.2}") };
+        let Follower { prepared, network, plan, limits, .. } = *self;
+        let evaluator = Evaluator { config: &prepared.config, network, learned, plan, limits };
+        let Some(Evaluated { scores, score, shown }) = prepared.held.evaluate(&evaluator)? else { return Ok(None) };
         self.progress.note(&format!("after step {steps}: {shown}"));
-        self.write_down(Metric::Evaluation(Evaluation { step: steps, name: name.to_owned(), scores }))?;
+        for (name, scores) in scores {
+            self.write_down(Metric::Evaluation(Evaluation { step: steps, name, scores }))?;
+        }
         Ok(Some(score))
     }
 

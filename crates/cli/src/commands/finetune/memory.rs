@@ -11,12 +11,9 @@ use bouquet_tune::plan::{MemoryPlan, Predicted, Request};
 use bouquet_tune::trainer::BatchSource;
 
 use super::FinetuneArgs;
-use super::prepare::{Examples, Held, Prepared};
+use super::prepare::{Examples, Prepared};
 use crate::errors::wrong;
 use crate::{open, output, system};
-
-/// Tokens of a pass of an evaluation, at most, unless one text has more.
-const EVALUATED_TOKENS: usize = 1024;
 
 /// Bytes of a file that come into memory where one of them is read, on most systems.
 const MAPPED_AT_ONCE: u64 = 64 << 10;
@@ -51,7 +48,8 @@ impl Prepared {
             alike,
             leaf: self.config.leaf,
             predicted: predicted.as_deref().map(|tokens| Predicted { vocab_size: self.spec.vocab_size, tokens }),
-            evaluated: self.evaluated(),
+            evaluated: self.held.tokens(),
+            vectors: self.held.vectors(),
         };
         // What is held already is no longer free.
         let free =
@@ -109,19 +107,4 @@ impl Prepared {
         };
         LargestBatch { lengths, predicted, alike }
     }
-
-    /// Tokens of the largest pass of an evaluation.
-    fn evaluated(&self) -> usize {
-        let (all, longest) = match &self.held {
-            Held::Nothing => (0, 0),
-            Held::Scored(files) => tokens_of(files.iter().flat_map(|(_, file)| file.rows.iter().flatten())),
-            Held::Texts(texts) => tokens_of(texts.sequences.iter()),
-        };
-        longest.max(all.min(EVALUATED_TOKENS))
-    }
-}
-
-/// Tokens of all sequences, and of the longest.
-fn tokens_of<'a>(sequences: impl Iterator<Item = &'a Vec<u32>>) -> (usize, usize) {
-    sequences.fold((0, 0), |(all, longest), ids| (all + ids.len(), longest.max(ids.len())))
 }

@@ -1,5 +1,6 @@
 //! `bouquet finetune`: a little is learned on top of a frozen model.
 
+mod evaluate;
 mod follow;
 mod memory;
 mod prepare;

@@ -22,6 +22,7 @@ use bouquet_tune::rates;
 use bouquet_tune::trainer::BatchSource;
 
 use super::FinetuneArgs;
+use super::evaluate::Held;
 use super::settings::Draft;
 use crate::errors::{asked_wrongly, wrong};
 use crate::open::or_usual;
@@ -30,14 +31,6 @@ use crate::{hub, output, system};
 /// Records as token ids.
 pub(super) enum Examples {
     Sentences(Sentences),
-    Texts(Texts),
-}
-
-/// What evaluations are made on.
-pub(super) enum Held {
-    Nothing,
-    /// Sentences with scores, file by file.
-    Scored(Vec<(String, Sentences)>),
     Texts(Texts),
 }
 
@@ -78,12 +71,12 @@ impl Prepared {
         rates::factors(&config.lr_group, &spec, &learned)?;
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
-        let data = read(&config.data, &config, config.objective.records(), args.json)?;
+        let data = read(&config.data, columns(&config)?, &config, config.objective.records(), args.json)?;
         let (examples, rows) = examples(&data.records, &config, &tokenizer, &spec, args.json)?;
         let mut batches = batches(&config, rows)?;
         let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
         let config = draft.complete(config, steps_per_epoch);
-        let held = held(&config, &tokenizer, &spec, args.json)?;
+        let held = Held::read(&config, &tokenizer, &spec, args.json)?;
         let fingerprint = data.fingerprint_text();
         Ok(Prepared { config, folder, spec, adapter_settings, learned, fingerprint, examples, held, batches })
     }
@@ -193,9 +186,19 @@ fn initial(config: &mut Config, spec: &ModelSpec) -> Result<(Learned, adapter::S
     Ok((learned, settings))
 }
 
+/// Which columns are which, as the settings say.
+pub(super) fn columns(config: &Config) -> Result<ColumnMap> {
+    Ok(if config.columns.is_empty() { ColumnMap::default() } else { ColumnMap::parse(&config.columns)? })
+}
+
 /// Reads records and says what was read as what, and what could not be used.
-fn read(paths: &[String], config: &Config, kind: RecordKind, quiet: bool) -> Result<DataSet> {
-    let columns = if config.columns.is_empty() { ColumnMap::default() } else { ColumnMap::parse(&config.columns)? };
+pub(super) fn read(
+    paths: &[String],
+    columns: ColumnMap,
+    config: &Config,
+    kind: RecordKind,
+    quiet: bool,
+) -> Result<DataSet> {
     let options = ReadOptions { columns, strict: config.strict, ..ReadOptions::new(kind) };
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
     let data = data::read(&paths, &options)?;
@@ -244,11 +247,11 @@ fn examples(
     Ok((Examples::Sentences(Sentences::new(cut, records, largest_score(records))), rows))
 }
 
-fn sentences(records: &[Record], config: &Config, tokenizer: &Tokenizer) -> Result<data::Sentences> {
+pub(super) fn sentences(records: &[Record], config: &Config, tokenizer: &Tokenizer) -> Result<data::Sentences> {
     Ok(data::sentences(records, |texts| tokens(tokenizer, texts, config.max_tokens, system::threads()))?)
 }
 
-fn texts(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Texts> {
+pub(super) fn texts(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Texts> {
     let Some(&end_of_text) = spec.eos_token_ids.first() else {
         return Err(wrong("the model has no end-of-text token", "name it in config.json, as eos_token_id"));
     };
@@ -286,23 +289,4 @@ fn batches(config: &Config, rows: Vec<RowInfo>) -> Result<Batches> {
         seed: config.seed,
     };
     Ok(Batches::new(options, rows)?)
-}
-
-fn held(config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec, quiet: bool) -> Result<Held> {
-    if config.eval_data.is_empty() {
-        return Ok(Held::Nothing);
-    }
-    if config.objective == Objective::Causal {
-        let data = read(&config.eval_data, config, RecordKind::Continuations, quiet)?;
-        return Ok(Held::Texts(texts(&data.records, config, tokenizer, spec)?));
-    }
-    let options = ReadOptions { strict: config.strict, ..ReadOptions::new(RecordKind::ScoredPairs) };
-    let mut files = Vec::new();
-    for path in &config.eval_data {
-        let data = data::read(&[PathBuf::from(path)], &options)?;
-        let sentences = Sentences::new(sentences(&data.records, config, tokenizer)?, &data.records, 1.0);
-        let name = Path::new(path).file_stem().map_or_else(|| path.clone(), |stem| stem.to_string_lossy().into_owned());
-        files.push((name, sentences));
-    }
-    Ok(Held::Scored(files))
 }

@@ -125,7 +125,8 @@ pub(super) struct Settings {
     /// Steps between checkpoints; there is one every five minutes as well [default: 50]
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     save_every: Option<u64>,
-    /// Files to evaluate on: pairs with scores for sentences, records for texts
+    /// Files to evaluate on: for sentences pairs with scores (Spearman's correlation), or pairs alone (how well partners
+    /// are found among at most 2,000 pairs of a file); for causal as --data
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = EVALUATION)]
     eval_data: Option<Vec<String>>,
     /// Steps between evaluations; the best is kept [default: a tenth of all]

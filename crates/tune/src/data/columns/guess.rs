@@ -70,6 +70,7 @@ pub(super) fn guess(columns: &Columns<'_>, kind: RecordKind) -> Result<Mapping, 
     match kind {
         RecordKind::Pairs => named.pairs(),
         RecordKind::ScoredPairs => named.scored(),
+        RecordKind::Compared => named.scored().or_else(|_| named.pairs()),
         RecordKind::Texts => named.texts(),
         RecordKind::Continuations => named.continuations(),
     }
@@ -169,13 +170,16 @@ fn by_number(names: &[String], first_row: &[String], kind: RecordKind) -> Result
         (RecordKind::Pairs, _) if scored => {
             Err("the third of three columns without names is a number, so that not all belong together".to_owned())
         }
-        (RecordKind::Pairs, 2) => mapping(Shape::Pair, &["anchor", "positive"]),
-        (RecordKind::Pairs, 3) => mapping(Shape::Pair, &["anchor", "positive", "negative"]),
-        (RecordKind::ScoredPairs, 3) if scored => mapping(Shape::Scored, &["sentence1", "sentence2", "score"]),
+        (RecordKind::ScoredPairs | RecordKind::Compared, 3) if scored => {
+            mapping(Shape::Scored, &["sentence1", "sentence2", "score"])
+        }
+        (RecordKind::Pairs | RecordKind::Compared, 2) => mapping(Shape::Pair, &["anchor", "positive"]),
+        (RecordKind::Pairs | RecordKind::Compared, 3) => mapping(Shape::Pair, &["anchor", "positive", "negative"]),
         (RecordKind::Texts, 1) | (RecordKind::Continuations, 1) => mapping(Shape::Texts, &["text"]),
         (RecordKind::Texts, 2) => mapping(Shape::Texts, &["text", "text"]),
         (RecordKind::Texts, 3) if scored => mapping(Shape::Texts, &["text", "text"]),
         (RecordKind::Continuations, 2) => mapping(Shape::Completion, &["prompt", "completion"]),
+        (_, 1) => Err("a column alone, without a name, does not say what it is".to_owned()),
         (_, count) => Err(format!("{count} columns without names do not say what they are")),
     }
 }

@@ -536,3 +536,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_evaluated_on_has_scores_or_not() {
+    let kind = RecordKind::Compared;
+    let data = read_one("a.csv", "sentence1,sentence2,score\na,b,3\n", kind).expect("scores");
+    assert_eq!(data.records, [scored("a", "b", 3.0)]);
+    let data = read_one("a.csv", "a,b,3\n", kind).expect("scores without names");
+    assert_eq!(data.records, [scored("a", "b", 3.0)]);
+    let data = read_one("a.jsonl", "{\"a\": \"x\", \"b\": \"y\"}\n", kind).expect("pairs");
+    assert_eq!(data.records, [pair("x", "y", &[])]);
+    let data = read_one("a.tsv", "x\ty\n", kind).expect("pairs without names");
+    assert_eq!(data.records, [pair("x", "y", &[])]);
+    // Columns that were named count where they are there.
+    let options = with_columns(kind, "anchor=q,positive=p");
+    assert_eq!(read_with("a.csv", "p,q\nx,y\n", &options).expect("named").records, [pair("y", "x", &[])]);
+    assert_eq!(read_with("a.csv", "a,b,score\nx,y,1\n", &options).expect("others").records, [scored("x", "y", 1.0)]);
+    let error = read_one("a.csv", "text\nx\n", kind).expect_err("no pairs").to_string();
+    assert!(error.contains("has no pairs, with or without scores: no two columns are known"), "{error}");
+}
