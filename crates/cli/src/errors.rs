@@ -186,6 +186,7 @@ fn data_hint(error: &DataError) -> &'static str {
             "say which columns are what, with --columns anchor=premise,positive=hypothesis"
         }
         DataError::BadRow(_) => "correct the row, or leave out --strict",
+        DataError::NotText { .. } => "save it in UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW",
         DataError::Changed { .. } => "wait until nobody writes to it any more",
         _ => "see bouquet help finetune for what can be read",
     }

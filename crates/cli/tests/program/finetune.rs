@@ -229,6 +229,34 @@ fn pairs_without_scores_are_evaluated_by_retrieval() {
 }
 
 #[test]
+fn plain_text_is_learned_and_what_was_read_as_what_is_said() {
+    let room = tempfile::tempdir().unwrap();
+    let [data, out] = ["texts.txt", "out"].map(|name| room.path().join(name));
+    fs::write(&data, "The river is wide.\nAn engine runs.\n\nThe teacher reads a letter.\n").unwrap();
+    let model = small();
+    let arguments = [
+        "finetune",
+        arg(&model),
+        "--data",
+        arg(&data),
+        "-o",
+        arg(&out),
+        "--dry-run",
+        "--batch-size",
+        "2",
+        "--objective",
+    ];
+    for (objective, said, examples) in
+        [("simcse", "each line is text", "3 examples"), ("causal", "the whole file is text", "1 examples")]
+    {
+        let output = output(&[&arguments[..], &[objective]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(examples), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
 fn what_makes_no_run_is_refused_and_leaves_nothing() {
     let room = tempfile::tempdir().unwrap();
     let (data, out) = (pairs(&room, 60), room.path().join("out"));

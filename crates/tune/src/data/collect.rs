@@ -10,9 +10,14 @@ use super::{BadRow, DataError, DataSet, Place, ReadOptions, Record, Result};
 /// Bad rows that are kept; all are counted.
 const KEPT_BAD_ROWS: usize = 20;
 
+/// Records after which it is told how far reading is.
+const TELL_EVERY: u64 = 4096;
+
 /// Gathers what is in files, one after another.
 pub(super) struct Collector<'a> {
     options: &'a ReadOptions,
+    /// Takes the file and the number of records.
+    tell: &'a mut dyn FnMut(&str, u64),
     file: String,
     /// Of this file; nothing until its columns are known.
     mapping: Option<Mapping>,
@@ -27,9 +32,10 @@ pub(super) struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(options: &'a ReadOptions) -> Self {
+    pub(super) fn new(options: &'a ReadOptions, tell: &'a mut dyn FnMut(&str, u64)) -> Self {
         Collector {
             options,
+            tell,
             file: String::new(),
             mapping: None,
             shape: None,
@@ -153,6 +159,10 @@ impl<'a> Collector<'a> {
         self.hold((size_of::<Record>() + texts(&record).map(|text| text.len() + 48).sum::<usize>()) as u64)?;
         hash(&mut self.fingerprint, &record);
         self.data.records.push(record);
+        let records = self.data.records.len() as u64;
+        if records.is_multiple_of(TELL_EVERY) {
+            (self.tell)(&self.file, records);
+        }
         Ok(())
     }
 

@@ -23,17 +23,25 @@ pub enum DataError {
     },
     /// A folder without a file whose name ends as that of a data file.
     #[error(
-        "{folder} has no data files: their names end in .jsonl, .csv, .tsv or .parquet, and .gz or .zst after that"
+        "{folder} has no data files: their names end in .jsonl, .csv, .tsv, .parquet or .txt, and .gz or .zst after that"
     )]
     NoFiles {
         /// Which.
         folder: String,
     },
     /// Neither the name of a file nor the caller says what is in it.
-    #[error("{file} does not say what is in it: its name ends neither in .jsonl, .csv, .tsv nor in .parquet")]
+    #[error("{file} does not say what is in it: its name ends neither in .jsonl, .csv, .tsv, .parquet nor in .txt")]
     UnknownFormat {
         /// Which.
         file: String,
+    },
+    /// A text in another encoding, or no text.
+    #[error("{file} is {encoding}, not a text in UTF-8")]
+    NotText {
+        /// Which.
+        file: String,
+        /// What it looks like.
+        encoding: &'static str,
     },
     /// A compression that is not read, or that this build was made without.
     #[error("{file} is compressed with {compression}, which this build cannot read")]

@@ -4,7 +4,7 @@
 //! files -> rows -> records -> sentences | continuations (token ids) -> batches
 //! ```
 //!
-//! [`read()`] takes JSON lines, CSV, TSV and Parquet, and guesses what their columns are. Nothing that a file has is left out
+//! [`read()`] takes JSON lines, CSV, TSV, Parquet and plain text, and guesses what their columns are. Nothing that a file has is left out
 //! silently: rows that cannot be used are told with their line, and what is cut off is counted. Files are not trusted:
 //! whatever they claim has a bound.
 
@@ -24,6 +24,7 @@ mod error;
 mod jsonl;
 mod lines;
 mod parquet;
+mod plain;
 mod record;
 mod separated;
 mod source;
@@ -32,7 +33,7 @@ pub use batches::{BatchOptions, Batches, Order, RowInfo};
 pub use columns::{ColumnMap, Reading};
 pub use continuations::{Continuation, ContinuationOptions, Continuations, continuations};
 pub use error::{BadRow, DataError, Place, Result};
-pub use read::{DataSet, Format, ReadOptions, read};
+pub use read::{DataSet, Format, Progress, ReadOptions, read, read_and_tell};
 pub use sentences::{SentenceRow, Sentences, sentences};
 
 /// One example to learn from.
@@ -91,6 +92,13 @@ pub enum RecordKind {
     Texts,
     /// [`Record::Completion`], [`Record::Chat`] or [`Record::Text`], all of one kind.
     Continuations,
+}
+
+impl RecordKind {
+    /// Whether a plain text is of use.
+    pub fn has_plain_texts(self) -> bool {
+        matches!(self, RecordKind::Texts | RecordKind::Continuations)
+    }
 }
 
 impl fmt::Display for RecordKind {

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::collect::Collector;
 use super::source::{Content, Source, sources};
-use super::{BadRow, ColumnMap, DataError, Reading, Record, RecordKind, Result, jsonl, parquet, separated};
+use super::{BadRow, ColumnMap, DataError, Reading, Record, RecordKind, Result, jsonl, parquet, plain, separated};
 
 /// What is in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Format {
     Tsv,
     /// Columns: `.parquet`.
     Parquet,
+    /// Plain text: `.txt`. Each line is a text; where texts are continued, the whole file is one.
+    Text,
 }
 
 /// How files are read.
@@ -78,6 +81,19 @@ impl DataSet {
     }
 }
 
+/// How far reading is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The file that is being read.
+    pub file: &'a str,
+    /// Records so far, of all files.
+    pub records: u64,
+    /// Bytes of all files so far, as they are stored; of a Parquet file only when it is done.
+    pub bytes: u64,
+    /// How many there are; nothing with standard input, whose bytes are not counted either.
+    pub total: Option<u64>,
+}
+
 /// Reads files, the data files of folders, and standard input (`-`), one after another.
 ///
 /// ```
@@ -96,17 +112,33 @@ impl DataSet {
 /// Files that cannot be read, are damaged or change meanwhile; columns that are not what `options.kind` needs; more than
 /// `options.max_bytes`; no row that can be used; with `options.strict`, one that cannot.
 pub fn read(paths: &[PathBuf], options: &ReadOptions) -> Result<DataSet> {
-    let left = Cell::new(options.max_bytes);
-    let mut rows = Collector::new(options);
-    for source in sources(paths)? {
+    read_and_tell(paths, options, &mut |_| {})
+}
+
+/// The same, with how far it is every few thousand rows.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_and_tell(paths: &[PathBuf], options: &ReadOptions, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<DataSet> {
+    let (left, done) = (Cell::new(options.max_bytes), Rc::new(Cell::new(0)));
+    let sources = sources(paths)?;
+    let total: Option<u64> = sources.iter().map(Source::bytes).sum();
+    let mut tell = |file: &str, records: u64| tell(&Progress { file, records, bytes: done.get(), total });
+    let mut rows = Collector::new(options, &mut tell);
+    let mut before = 0;
+    for source in sources {
         rows.begin(&source.name);
-        let (content, unchanged) = source.open(options, &left)?;
+        let bytes = source.bytes();
+        let (content, unchanged) = source.open(options, &left, &done)?;
         let result = read_content(&source, content, &mut rows);
         // A file that changed may look damaged, or as if it had bad rows: this is why.
         if unchanged.is_some_and(|unchanged| !unchanged.holds()) {
             return Err(DataError::Changed { file: source.name });
         }
         result?;
+        // Of a Parquet file, where one goes back and forth, nothing was counted.
+        before += bytes.unwrap_or(0);
+        done.set(before);
     }
     rows.finish()
 }
@@ -115,6 +147,7 @@ fn read_content(source: &Source, content: Content<'_>, rows: &mut Collector<'_>)
     match content {
         Content::Text(Format::Jsonl, stream) => jsonl::read(source, stream, rows),
         Content::Text(Format::Tsv, stream) => separated::read_tsv(source, stream, rows),
+        Content::Text(Format::Text, stream) => plain::read(source, stream, rows),
         Content::Text(_, stream) => separated::read_csv(source, stream, rows),
         Content::Parquet(file) => parquet::read(source, file, rows),
     }

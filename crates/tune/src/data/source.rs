@@ -6,8 +6,10 @@ use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::SystemTime;
 
+use super::columns::is_header;
 use super::lines::BYTE_ORDER_MARK;
 use super::{DataError, Format, ReadOptions, Result};
 
@@ -35,7 +37,7 @@ enum Compression {
 }
 
 /// The files behind `paths`, those of a folder in the order of their names. Files of a folder that have no data by their
-/// names, or whose names begin with a dot, are left out.
+/// names, or whose names begin with a dot, are left out; so is plain text where there are other data, which it may describe.
 pub(super) fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     for path in paths {
@@ -51,6 +53,10 @@ pub(super) fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
                 if !hidden && by_ending(&file).0.is_some() && file.is_file() {
                     files.push(file);
                 }
+            }
+            let plain = |file: &PathBuf| by_ending(file).0 == Some(Format::Text);
+            if !files.iter().all(plain) {
+                files.retain(|file| !plain(file));
             }
             if files.is_empty() {
                 return Err(DataError::NoFiles { folder: name });
@@ -79,17 +85,26 @@ fn by_ending(path: &Path) -> (Option<Format>, Compression) {
         Some("csv") => Some(Format::Csv),
         Some("tsv" | "tab") => Some(Format::Tsv),
         Some("parquet") => Some(Format::Parquet),
+        Some("txt") => Some(Format::Text),
         _ => None,
     };
     (format, compression)
 }
 
 impl Source {
-    /// Opens the source. `left` counts down the bytes that may still be read, decompressed, from all sources.
+    /// Bytes that it has as it is stored; nothing where that is not known before.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        let metadata = fs::metadata(self.path.as_ref()?).ok()?;
+        metadata.is_file().then_some(metadata.len())
+    }
+
+    /// Opens the source. `left` counts down the bytes that may still be read, decompressed, from all sources; `done` counts
+    /// those of a file as it is stored.
     pub(super) fn open<'a>(
         &self,
         options: &ReadOptions,
         left: &'a Cell<u64>,
+        done: &Rc<Cell<u64>>,
     ) -> Result<(Content<'a>, Option<Unchanged>)> {
         let read = |source| DataError::Read { file: self.name.clone(), source };
         let Some(path) = &self.path else {
@@ -103,6 +118,7 @@ impl Source {
         let content = if format == Format::Parquet && compression == Compression::None && metadata.is_file() {
             Content::Parquet(file)
         } else {
+            let file = Counted { stream: file, done: done.clone() };
             self.decode(Box::new(file), Some(format), Some(compression), options, left)?
         };
         Ok((content, unchanged))
@@ -131,7 +147,10 @@ impl Source {
             Compression::Zstd => self.zstd(stream)?,
         };
         let (first, stream) = peek(stream, 4096).map_err(failed)?;
-        let format = format.unwrap_or_else(|| format_of(&first));
+        let format = format.unwrap_or_else(|| format_of(&first, options));
+        if let Some(encoding) = not_utf8(&first).filter(|_| format != Format::Parquet) {
+            return Err(DataError::NotText { file: self.name.clone(), encoding });
+        }
         let mut stream = Bounded { stream, left };
         if format != Format::Parquet {
             return Ok(Content::Text(format, Box::new(BufReader::with_capacity(1 << 16, stream))));
@@ -186,7 +205,16 @@ fn compression_of(first: &[u8]) -> Compression {
     }
 }
 
-fn format_of(first: &[u8]) -> Format {
+/// What bytes are that no text in UTF-8 has.
+fn not_utf8(first: &[u8]) -> Option<&'static str> {
+    if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
+        return Some("UTF-16");
+    }
+    first.contains(&0).then_some("binary, or a text in UTF-16")
+}
+
+/// Text without columns is one text a line only where texts alone are looked for.
+fn format_of(first: &[u8], options: &ReadOptions) -> Format {
     if first.starts_with(b"PAR1") {
         return Format::Parquet;
     }
@@ -195,7 +223,28 @@ fn format_of(first: &[u8]) -> Format {
     match first.first() {
         Some(b'{') => Format::Jsonl,
         _ if line.contains(&b'\t') => Format::Tsv,
+        Some(b'"') | None => Format::Csv,
+        _ if options.kind.has_plain_texts() && !is_header(&names_in(line), &options.columns) => Format::Text,
         _ => Format::Csv,
+    }
+}
+
+/// The names that a row of plain CSV would have.
+fn names_in(line: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(line).trim_end().split(',').map(str::to_owned).collect()
+}
+
+/// A stream that counts what was read of it.
+struct Counted<R> {
+    stream: R,
+    done: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.done.set(self.done.get() + count as u64);
+        Ok(count)
     }
 }
 
@@ -258,7 +307,11 @@ mod tests {
 
     /// What a stream without a name turns out to be, and its text.
     fn sniffed(bytes: &[u8]) -> (Format, String) {
-        let options = ReadOptions::new(RecordKind::Texts);
+        sniffed_for(RecordKind::Pairs, bytes)
+    }
+
+    fn sniffed_for(kind: RecordKind, bytes: &[u8]) -> (Format, String) {
+        let options = ReadOptions::new(kind);
         let left = Cell::new(1 << 20);
         let source = Source { name: "standard input".to_owned(), path: None };
         // Bytes that come one at a time.
@@ -280,6 +333,14 @@ mod tests {
         assert_eq!(sniffed(b"a b\tc,d\n"), text(Format::Tsv, "a b\tc,d\n"));
         assert_eq!(sniffed(b"\xef\xbb\xbf\n {}"), text(Format::Jsonl, "\u{feff}\n {}"));
         assert_eq!(sniffed(b"PAR1..."), text(Format::Parquet, "PAR1..."));
+        for kind in [RecordKind::Texts, RecordKind::Continuations] {
+            let sniffed = |bytes: &[u8]| sniffed_for(kind, bytes).0;
+            assert_eq!(sniffed(b"Once, there was\na cat"), Format::Text);
+            assert_eq!(sniffed(b"id,text\r\n1,a"), Format::Csv);
+            assert_eq!(sniffed(b"text\na"), Format::Csv);
+            assert_eq!(sniffed(b"\"a, b\",c"), Format::Csv);
+            assert_eq!(sniffed(b"a\tb"), Format::Tsv);
+        }
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(b"{\"text\": \"x\"}").expect("memory can be written");
         assert_eq!(sniffed(&gzip.finish().expect("memory can be written")), text(Format::Jsonl, "{\"text\": \"x\"}"));

@@ -201,7 +201,14 @@ pub(super) fn read(
 ) -> Result<DataSet> {
     let options = ReadOptions { columns, strict: config.strict, ..ReadOptions::new(kind) };
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-    let data = data::read(&paths, &options)?;
+    let mut progress = output::Progress::new();
+    let data = data::read_and_tell(&paths, &options, &mut |read| {
+        let bytes = read
+            .total
+            .map_or_else(String::new, |total| format!(", {} of {}", output::bytes(read.bytes), output::bytes(total)));
+        progress.show(&format!("reading {}{bytes}, {} records", read.file, output::grouped(read.records)));
+    })?;
+    drop(progress);
     if !quiet {
         for (file, readings) in &data.readings {
             let read: Vec<String> =

@@ -23,8 +23,8 @@ pub(super) struct Settings {
     /// Folder of the model, or its name on the hub
     #[arg(value_name = "MODEL")]
     model: Option<String>,
-    /// Records to learn from: JSONL, CSV, TSV or Parquet, also compressed (.gz, .zst), a folder of these, or - for
-    /// standard input
+    /// Records to learn from: JSONL, CSV, TSV, Parquet or plain text (.txt: a sentence a line, or for causal a text a
+    /// file), also compressed (.gz, .zst), a folder of these, or - for standard input
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Option<Vec<String>>,
     /// Which columns are what: anchor=premise,positive=hypothesis [default: guessed by their names, and said]

@@ -353,6 +353,12 @@ fn a_folder_is_its_data_files_in_the_order_of_their_names() {
     let write = |name: &str, content: &[u8]| fs::write(folder.path().join(name), content).expect("a file");
     let paths = [folder.path().to_owned()];
     write("README.md", b"not data");
+    write("part-9.txt.gz", &gzip(b"of data\n"));
+    assert_eq!(read(&paths, &ReadOptions::new(Texts)).expect("plain text").records, [text("of data")]);
+    write("part-2.csv", b"text\nc\n");
+    assert_eq!(read(&paths, &ReadOptions::new(Texts)).expect("others").records, [text("c")], "beside other data");
+    fs::remove_file(folder.path().join("part-9.txt.gz")).expect("a file");
+    fs::remove_file(folder.path().join("part-2.csv")).expect("a file");
     let error = read(&paths, &ReadOptions::new(Texts)).expect_err("no data");
     assert!(matches!(error, DataError::NoFiles { .. }), "{error}");
     write("part-2.csv", b"text\nc\n");
@@ -366,7 +372,7 @@ fn a_folder_is_its_data_files_in_the_order_of_their_names() {
 
 #[test]
 fn a_name_without_a_known_ending_needs_a_format() {
-    let error = read_one("data.txt", "x\n", Texts).expect_err("unknown");
+    let error = read_one("data.text", "x\n", Texts).expect_err("unknown");
     assert!(matches!(error, DataError::UnknownFormat { .. }), "{error}");
     let options = ReadOptions { format: Some(Format::Tsv), ..ReadOptions::new(Texts) };
     assert_eq!(read_with("data.txt", "x, \"y\n", &options).expect("a row").records, [text("x, \"y")]);
@@ -473,7 +479,7 @@ fn a_file_that_changes_meanwhile_is_known() {
         let (_folder, path) = file("a.jsonl", "{\"text\": \"x\"}\n");
         let source = &sources(std::slice::from_ref(&path)).expect("a file")[0];
         let left = Cell::new(1 << 20);
-        let (_, unchanged) = source.open(&ReadOptions::new(Texts), &left).expect("a file");
+        let (_, unchanged) = source.open(&ReadOptions::new(Texts), &left, &Rc::default()).expect("a file");
         change(&path);
         !unchanged.expect("a file can be watched").holds()
     };
@@ -554,4 +560,64 @@ fn what_is_evaluated_on_has_scores_or_not() {
     assert_eq!(read_with("a.csv", "a,b,score\nx,y,1\n", &options).expect("others").records, [scored("x", "y", 1.0)]);
     let error = read_one("a.csv", "text\nx\n", kind).expect_err("no pairs").to_string();
     assert!(error.contains("has no pairs, with or without scores: no two columns are known"), "{error}");
+}
+
+#[test]
+fn of_plain_text_each_line_is_a_sentence_and_the_whole_file_is_continued() {
+    let content = "\u{feff}One, two.\r\n\n \nthree \"four\nfive";
+    let data = read_one("a.txt", content, Texts).expect("lines");
+    assert_eq!(data.records, [text("One, two."), text("three \"four"), text("five")]);
+    assert_eq!(readings(&data), [("each line", "text")]);
+    let data = read_one("a.txt.gz", gzip(content.as_bytes()), Continuations).expect("a text");
+    assert_eq!(data.records, [text("One, two.\n\n \nthree \"four\nfive")]);
+    assert_eq!(readings(&data), [("the whole file", "text")]);
+    let error = read_one("a.txt", content, Pairs).expect_err("no pairs").to_string();
+    assert!(error.contains("a.txt has no pairs: a column alone, without a name, does not say what it is"), "{error}");
+    assert!(matches!(read_one("a.txt", "\n \n", Continuations), Err(DataError::Empty { bad: 0, .. })));
+}
+
+#[test]
+fn a_line_of_plain_text_that_is_none_is_left_out_and_a_long_file_is_cut_at_a_line() {
+    for kind in [Texts, Continuations] {
+        let data = read_one("a.txt", b"one\n\xe9t\xe9\nthree\n", kind).expect("two lines");
+        assert_eq!(bad(&data), [(2, "it is not UTF-8")]);
+        let lines = if kind == Texts { vec![text("one"), text("three")] } else { vec![text("one\nthree")] };
+        assert_eq!(data.records, lines);
+    }
+    let line = "x".repeat((1 << 20) - 10);
+    let data = read_one("a.txt", format!("{line}\nend\n{line}\n{line}\n"), Continuations).expect("parts");
+    let parts = [text(&format!("{line}\nend\n{line}")), text(&line)];
+    assert!(data.records == parts, "{:?}", data.records.iter().map(|_| ()).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_no_utf_8_at_all_is_refused_by_its_first_bytes() {
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for name in ["a.txt", "a.csv", "a.tsv", "a.jsonl"] {
+        let error = read_one(name, [&[0xff, 0xfe][..], &utf16("text\nx\n")].concat(), Texts).expect_err("UTF-16");
+        assert!(error.to_string().ends_with(&format!("{name} is UTF-16, not a text in UTF-8")), "{error}");
+        let error = read_one(name, utf16("text\nx\n"), Texts).expect_err("UTF-16 without a mark");
+        assert!(matches!(error, DataError::NotText { .. }), "{error}");
+    }
+}
+
+#[test]
+fn reading_says_how_far_it_is() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let rows = |rows: usize| (0..rows).map(|row| format!("{{\"text\": \"{row}\"}}\n")).collect::<String>();
+    let files = [("a.jsonl", rows(9000).into_bytes()), ("b.jsonl.gz", gzip(rows(9000).as_bytes()))];
+    let total: usize = files.iter().map(|(_, content)| content.len()).sum();
+    let paths = files.map(|(name, content)| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).expect("a file for the test");
+        path
+    });
+    let mut told = Vec::new();
+    let tell = &mut |progress: &Progress<'_>| told.push((progress.records, progress.bytes, progress.total));
+    read_and_tell(&paths, &ReadOptions::new(Texts), tell).expect("rows");
+    let records: Vec<u64> = told.iter().map(|told| told.0).collect();
+    assert_eq!(records, [4096, 8192, 12288, 16384]);
+    assert!(told.iter().all(|told| told.2 == Some(total as u64)));
+    assert!(told.windows(2).all(|pair| pair[0].1 <= pair[1].1) && told[3].1 <= total as u64, "{told:?}");
+    assert!(0 < told[0].1 && told[1].1 < told[2].1, "{told:?}");
 }
