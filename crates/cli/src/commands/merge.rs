@@ -1,14 +1,14 @@
 //! `bouquet merge`: a model's folder with an adapter folded into its weights.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_model::adapter::Learned;
 use bouquet_model::checkpoint::{Checkpoint, Dtype};
 use bouquet_model::families::load_spec;
 use bouquet_model::merge;
-use bouquet_model::quantize::Job;
+use bouquet_model::quantize::{Job, Plan, unfinished};
 use bouquet_span::Limits;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
@@ -37,6 +37,9 @@ pub(crate) struct MergeArgs {
     /// Cut weights into files of at most this size, between blocks: 5GB, 500MB
     #[arg(long, value_name = "SIZE", value_parser = crate::output::size, default_value = "5GB")]
     max_shard_size: u64,
+    /// Say how large it will be, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -48,6 +51,7 @@ const EXAMPLES: &str = "\
 Examples:
   bouquet merge MODEL --adapter ADAPTER -o MERGED
   bouquet merge MODEL --adapter ADAPTER --dtype f32 -o MERGED
+  bouquet merge MODEL --adapter ADAPTER -o MERGED --dry-run
 
 Each linear that the adapter has a pair for becomes W + scale B A, summed in f32. Written in 16 bits, the
 result is rounded as the model's weights are; in f32 it is that of --adapter, but for the last bits.
@@ -60,7 +64,7 @@ fn dtypes() -> impl TypedValueParser<Value = Dtype> {
 }
 
 pub(crate) fn run(mut args: MergeArgs) -> Result<()> {
-    args.model = hub::folder(args.model)?;
+    args.model = hub::folder_for(args.model, args.dry_run)?;
     let spec = load_spec(&args.model)?;
     let (learned, _) = Learned::open(&args.adapter, &spec)?;
     if learned.soft_prompt.is_some() || !learned.deep_prompts.blocks.is_empty() {
@@ -71,6 +75,11 @@ pub(crate) fn run(mut args: MergeArgs) -> Result<()> {
     }
     let source = Checkpoint::open(&args.model)?;
     let plan = merge::plan(&spec, &source, &learned.low_rank, args.dtype.clone(), args.max_shard_size)?;
+    let pairs = learned.low_rank.pairs.len();
+    if args.dry_run {
+        unfinished(&args.output)?;
+        return report(&args, &plan, pairs, None);
+    }
     check_disk(&args.output, &plan)?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
@@ -78,23 +87,39 @@ pub(crate) fn run(mut args: MergeArgs) -> Result<()> {
     let start = Instant::now();
     let job = Job { cpu: &cpu, source: &source, folder: &args.model, target: &args.output, limits: &limits };
     let resumed = write(&plan, &job)?;
-    let time = start.elapsed();
-    let (path, pairs) = (args.output.display(), learned.low_rank.pairs.len());
+    report(&args, &plan, pairs, Some((resumed, start.elapsed())))
+}
+
+/// What was written, of which an earlier try had written so many bytes, and in which time; or what would be.
+fn report(args: &MergeArgs, plan: &Plan, pairs: usize, written: Option<(u64, Duration)>) -> Result<()> {
+    let path = args.output.display();
+    let free = system::free_disk_bytes(&args.output);
+    let dtypes: Vec<String> = plan.dtypes().into_iter().map(|dtype| dtype.name().to_lowercase()).collect();
     if args.json {
         let files: Vec<_> =
             plan.shards.iter().map(|shard| json!({ "file": shard.file, "bytes": shard.bytes })).collect();
         return output::json(&json!({
             "output": path.to_string(),
             "pairs": pairs,
+            "dtypes": dtypes,
             "weight_bytes": plan.bytes(),
             "files": files,
-            "resumed_bytes": resumed,
-            "seconds": time.as_secs_f64(),
+            "free_disk_bytes": free,
+            "written": written.is_some(),
+            "resumed_bytes": written.map(|(resumed, _)| resumed),
+            "seconds": written.map(|(_, time)| time.as_secs_f64()),
             "peak_memory_bytes": system::peak_memory_bytes(),
         }));
     }
-    let linears = if pairs == 1 { "1 linear".to_owned() } else { format!("{pairs} linears") };
-    output::line(&format!("{path}: {} of weights, {linears} changed by the adapter", output::bytes(plan.bytes())))?;
-    output::note(&output::seconds(time));
+    let [bytes, linears, files] =
+        [output::bytes(plan.bytes()), output::counted(pairs, "linear"), output::counted(plan.shards.len(), "file")];
+    let dtypes = dtypes.join(" and ");
+    let would = if written.is_some() { "" } else { "would have " };
+    output::line(&format!("{path}: {would}{bytes} of weights in {dtypes}, {files}, {linears} changed by the adapter"))?;
+    match (written, free) {
+        (Some((_, time)), _) => output::note(&output::seconds(time)),
+        (None, Some(free)) => output::note(&format!("its disk has {} free", output::bytes(free))),
+        (None, None) => {}
+    }
     Ok(())
 }

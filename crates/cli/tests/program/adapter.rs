@@ -83,7 +83,13 @@ fn an_adapter_is_folded_into_a_folder_that_runs_alone() {
     let (model, adapter) = (tiny("llama-tiny"), adapter("llama-tiny-adapter"));
     let merged = room.path().join("merged");
     let args = ["merge", arg(&model), "--adapter", arg(&adapter), "-o", arg(&merged)];
+    let dry = stdout(&[args.as_slice(), &["--dtype", "bf16", "--dry-run"]].concat());
+    assert!(dry.contains("would have ") && dry.contains("of weights in bf16, 1 file, 4 linears"), "{dry}");
+    let planned = json(&[args.as_slice(), &["--dtype", "f32", "--dry-run", "--json"]].concat());
+    assert_eq!((&planned["dtypes"], &planned["written"]), (&serde_json::json!(["f32"]), &false.into()));
+    assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0, "a dry run writes nothing");
     let report = json(&[args.as_slice(), &["--dtype", "f32", "--json"]].concat());
+    assert_eq!((&report["weight_bytes"], &report["files"]), (&planned["weight_bytes"], &planned["files"]));
     assert_eq!((&report["pairs"], &report["resumed_bytes"]), (&4.into(), &0.into()));
     let run = |folder: &std::path::Path, flags: &[&str]| {
         let args = ["run", arg(folder), "Il est", "--max-tokens", "24", "--json", "--encoding", "f32"];

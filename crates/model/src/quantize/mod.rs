@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::encoded::Layout;
 use crate::checkpoint::write::Planned;
-use crate::checkpoint::{Tensor, TensorSource, find};
+use crate::checkpoint::{Dtype, Tensor, TensorSource, find};
 use crate::load::Loader;
 use crate::merge::Fold;
 use crate::stored::FIELD;
@@ -152,6 +152,19 @@ impl Plan {
         self.shards = cut(units, max_shard_bytes);
         self.what["max_shard_bytes"] = json!(max_shard_bytes);
         Ok(self)
+    }
+
+    /// The types of all tensors to be, each once.
+    pub fn dtypes(&self) -> Vec<&Dtype> {
+        let units = self.shards.iter().flat_map(|shard| &shard.units);
+        let tensors = units.flat_map(|unit| &unit.pieces).flat_map(|piece| &piece.tensors);
+        let mut dtypes = Vec::new();
+        for tensor in tensors {
+            if !dtypes.contains(&&tensor.dtype) {
+                dtypes.push(&tensor.dtype);
+            }
+        }
+        dtypes
     }
 
     /// Bytes of all tensors to be.
