@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::axis::{Axis, shown};
+use super::frame::Frame;
 use super::style::{COLORS, OF_PICTURES, svg};
 use super::text::{escape, number, shorten};
 
@@ -73,19 +74,10 @@ impl Bars {
         values().find(|value| shown(*value))?;
         // A bar begins at 0.
         let axis = Axis::around(values().chain([0.0]), true)?;
-        let across = |value: f64| LEFT + axis.place(value) * (WIDTH - LEFT - RIGHT);
-        let (group, height) = (self.group(), self.height());
+        let frame = Frame { left: LEFT, right: WIDTH - RIGHT, top: GAP, bottom: self.height() - BOTTOM };
+        let group = self.group();
 
-        let mut body = String::new();
-        for tick in axis.ticks() {
-            let (at, text) = (across(tick), number(tick));
-            let _ = write!(
-                body,
-                "<path class=\"grid\" d=\"M{at:.1} {GAP}V{:.1}\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
-                height - BOTTOM,
-                height - BOTTOM + 17.0
-            );
-        }
+        let mut body = frame.columns(&axis) + &frame.numbers(&axis, axis.ticks());
         for (index, (name, values)) in self.rows.iter().enumerate() {
             let top = GAP + index as f64 * group;
             let _ = write!(
@@ -98,7 +90,7 @@ impl Bars {
             );
             for (column, value) in values.iter().enumerate() {
                 let Some(value) = value.filter(|value| shown(*value)) else { continue };
-                let (from, to) = (across(value.min(0.0)), across(value.max(0.0)));
+                let [from, to] = [value.min(0.0), value.max(0.0)].map(|value| frame.across(&axis, value));
                 let top = top + column as f64 * BAR;
                 let _ = write!(
                     body,
@@ -116,8 +108,7 @@ impl Bars {
                 );
             }
         }
-        let zero = across(0.0);
-        let _ = write!(body, "<path class=\"axis\" d=\"M{zero:.1} {GAP}V{:.1}\"/>", height - BOTTOM);
+        let _ = write!(body, "<path class=\"axis\" d=\"{}\"/>", frame.column(&axis, 0.0));
         Some(body)
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::axis::{Axis, shown};
+use super::frame::Frame;
 use super::style::{COLORS, svg};
 use super::text::{escape, number};
 use super::thin::{Point, thinned};
@@ -39,31 +40,17 @@ pub(super) fn chart(label: &str, lines: &[Line]) -> Option<String> {
     let y = Axis::around(points().map(|point| point.1), true)?;
     // All charts of a run begin where it did.
     let x = Axis::around(points().map(|point| point.0).chain([0.0]), false)?;
-    let across = |value: f64| LEFT + x.place(value) * (WIDTH - LEFT - RIGHT);
-    let down = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
+    let frame = Frame { left: LEFT, right: WIDTH - RIGHT, top: TOP, bottom: HEIGHT - BOTTOM };
+    let (across, down) = (|step: f64| frame.across(&x, step), |value: f64| frame.down(&y, value));
 
-    let mut body = String::new();
-    for tick in y.ticks() {
-        let (at, text) = (down(tick), number(tick));
-        let _ = write!(
-            body,
-            "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
-            WIDTH - RIGHT,
-            LEFT - 8.0,
-            at + 4.0
-        );
-    }
+    let mut body = frame.rows(&y);
     // A step is a whole number.
-    for tick in x.ticks().into_iter().filter(|tick| (tick - tick.round()).abs() < 1e-6) {
-        let (at, text) = (across(tick), number(tick));
-        let _ =
-            write!(body, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>", HEIGHT - BOTTOM + 18.0);
-    }
+    body += &frame.numbers(&x, x.ticks().into_iter().filter(|tick| (tick - tick.round()).abs() < 1e-6));
     let _ = write!(
         body,
         "<path class=\"axis\" d=\"M{LEFT} {0}H{1}\"/><text x=\"{1}\" y=\"{2}\" text-anchor=\"end\">step</text>",
-        HEIGHT - BOTTOM,
-        WIDTH - RIGHT,
+        frame.bottom,
+        frame.right,
         HEIGHT - 6.0
     );
 

@@ -13,6 +13,7 @@ mod axis;
 mod bars;
 mod comparison;
 mod energy;
+mod frame;
 mod lines;
 mod page;
 mod run;
