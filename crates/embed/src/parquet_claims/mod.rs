@@ -14,6 +14,9 @@ mod thrift;
 /// Groups in groups of a schema. A conversation has four.
 const MAX_DEPTH: usize = 32;
 
+/// Bytes of a page compressed with brotli that are read at once.
+const BROTLI_BUFFER_BYTES: usize = 4096;
+
 /// What ends a file: the length of the footer, and `PAR1`.
 const TAIL: u64 = 8;
 
@@ -108,12 +111,17 @@ pub fn pages(file: &File, column: &ColumnChunkMetaData) -> io::Result<Pages> {
         if page.compressed > end - at - header {
             return Err(wrong("a page is longer than its column"));
         }
-        if let Compression::GZIP(_) = column.compression() {
+        // The other codecs are told how long a page becomes, and stop there.
+        if let Compression::GZIP(_) | Compression::BROTLI(_) = column.compression() {
             let mut body = reader.bytes.take(page.compressed);
             io::copy(&mut (&mut body).take(page.levels), &mut io::sink())?;
             let expected = page.decompressed.saturating_sub(page.levels);
-            // What is not gzip is for the crate to say.
-            let found = io::copy(&mut MultiGzDecoder::new(body).take(expected + 1), &mut io::sink());
+            // What is not compressed so is for the crate to say.
+            let body: Box<dyn Read> = match column.compression() {
+                Compression::GZIP(_) => Box::new(MultiGzDecoder::new(body)),
+                _ => Box::new(brotli::Decompressor::new(body, BROTLI_BUFFER_BYTES)),
+            };
+            let found = io::copy(&mut body.take(expected + 1), &mut io::sink());
             if page.is_compressed && found.is_ok_and(|found| found > expected) {
                 return Err(wrong("a page is longer than its header says"));
             }

@@ -78,10 +78,9 @@ fn damaged(source: &Source, problem: &str) -> DataError {
 fn check_compression(source: &Source, compression: Compression) -> Result<()> {
     let compression = match compression {
         Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) => return Ok(()),
-        Compression::LZ4 | Compression::LZ4_RAW => return Ok(()),
+        Compression::LZ4 | Compression::LZ4_RAW | Compression::BROTLI(_) => return Ok(()),
         Compression::ZSTD(_) if cfg!(feature = "zstd") => return Ok(()),
         Compression::ZSTD(_) => "zstd",
-        Compression::BROTLI(_) => "brotli",
         Compression::LZO => "LZO",
     };
     Err(DataError::Compression { file: source.name.clone(), compression })

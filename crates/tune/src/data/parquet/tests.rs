@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parquet::basic::{Compression, Encoding, GzipLevel};
+use parquet::basic::{BrotliLevel, Compression, Encoding, GzipLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -75,6 +75,7 @@ fn rows_are_read_and_those_that_are_not_utf8_left_out() {
         Compression::SNAPPY,
         Compression::LZ4_RAW,
         Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
     ];
     if cfg!(feature = "zstd") {
         compressions.push(Compression::ZSTD(parquet::basic::ZstdLevel::default()));
@@ -90,14 +91,14 @@ fn rows_are_read_and_those_that_are_not_utf8_left_out() {
 
 #[test]
 fn a_compression_that_is_not_read_is_named() {
-    // Which codec a column has is a number in the footer: 1 is snappy, 4 is brotli. It follows the column's path.
+    // Which codec a column has is a number in the footer: 1 is snappy, 3 is LZO. It follows the column's path.
     let mut content = scored_file(Compression::SNAPPY);
     let after_path = [b"\x18\x09sentence1\x15".as_slice(), &varint(2, 1)].concat();
     let at = content.windows(after_path.len()).position(|bytes| bytes == after_path);
     let at = at.unwrap_or_else(|| panic!("no codec in {:?}", String::from_utf8_lossy(&content)));
-    content[at + after_path.len() - 1] = 8;
-    let error = read_bytes(&content, RecordKind::ScoredPairs).expect_err("brotli");
-    assert!(error.to_string().ends_with("is compressed with brotli, which this build cannot read"), "{error}");
+    content[at + after_path.len() - 1] = 6;
+    let error = read_bytes(&content, RecordKind::ScoredPairs).expect_err("LZO");
+    assert!(error.to_string().ends_with("is compressed with LZO, which this build cannot read"), "{error}");
 }
 
 #[test]
@@ -255,14 +256,16 @@ fn a_footer_longer_than_its_file_is_a_lie() {
 fn a_page_that_becomes_longer_than_its_header_says_is_not_decompressed() {
     let text = [b'a'; 1 << 20];
     let schema = "message rows { required binary text (STRING); }";
-    let mut content = file(schema, &[Cells::Texts(&[&text])], Compression::GZIP(GzipLevel::default()));
-    // A text stands behind its length. Numbers with a sign are written twice as large.
-    let (true_size, lie) = (varint(2 * ((1 << 20) + 4), 1), varint(2 * 100, 4));
-    assert_eq!(true_size.len(), lie.len());
-    let at = content.windows(true_size.len()).position(|bytes| bytes == true_size).expect("the header of the page");
-    content[at..at + lie.len()].copy_from_slice(&lie);
-    let problem = problem(&content);
-    assert!(problem.ends_with("a page is longer than its header says"), "{problem}");
+    for compression in [Compression::GZIP(GzipLevel::default()), Compression::BROTLI(BrotliLevel::default())] {
+        let mut content = file(schema, &[Cells::Texts(&[&text])], compression);
+        // A text stands behind its length. Numbers with a sign are written twice as large.
+        let (true_size, lie) = (varint(2 * ((1 << 20) + 4), 1), varint(2 * 100, 4));
+        assert_eq!(true_size.len(), lie.len());
+        let at = content.windows(true_size.len()).position(|bytes| bytes == true_size).expect("the header of the page");
+        content[at..at + lie.len()].copy_from_slice(&lie);
+        let problem = problem(&content);
+        assert!(problem.ends_with("a page is longer than its header says"), "{problem}");
+    }
 }
 
 #[test]
