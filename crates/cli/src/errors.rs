@@ -142,7 +142,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         return tune_hint(error).map(str::to_owned);
     }
     if let Some(error) = error.downcast_ref::<DataError>() {
-        return Some(data_hint(error).to_owned());
+        return data_hint(error).map(str::to_owned);
     }
     if let Some(error) = error.downcast_ref::<EmbedError>() {
         return embed_hint(error).map(str::to_owned);
@@ -180,8 +180,10 @@ fn tune_hint(error: &TuneError) -> Option<&'static str> {
     })
 }
 
-fn data_hint(error: &DataError) -> &'static str {
-    match error {
+fn data_hint(error: &DataError) -> Option<&'static str> {
+    Some(match error {
+        // The system's error, which is next in the chain, knows better.
+        DataError::Read { .. } => return None,
         DataError::NoSuchColumn { .. } | DataError::Columns { .. } | DataError::ColumnMap { .. } => {
             "say which columns are what, with --columns anchor=premise,positive=hypothesis"
         }
@@ -189,7 +191,7 @@ fn data_hint(error: &DataError) -> &'static str {
         DataError::NotText { .. } => "save it in UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW",
         DataError::Changed { .. } => "wait until nobody writes to it any more",
         _ => "see bouquet help finetune for what can be read",
-    }
+    })
 }
 
 fn embed_hint(error: &EmbedError) -> Option<&'static str> {

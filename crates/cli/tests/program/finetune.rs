@@ -281,6 +281,13 @@ fn what_makes_no_run_is_refused_and_leaves_nothing() {
     fs::write(&bad, fs::read_to_string(&data).unwrap() + "{\"a\": \"one-sided\"}\n").unwrap();
     refuse(&arguments(&bad, &out, &["--strict"]), 1, "line 61");
     assert!(!out.exists());
+    let missing =
+        output(&["finetune", "--data", "no.csv", "--objective", "contrastive", arg(&small()), "-o", arg(&out)]);
+    assert!(text(&missing.stderr).ends_with("hint: check the path\n"), "{}", text(&missing.stderr));
+    let unnamed = room.path().join("unnamed.csv");
+    fs::write(&unnamed, "left,right\na river,the river\nan engine,the engine\n").unwrap();
+    let output = run(&arguments(&unnamed, &out, &["--dry-run"]));
+    assert!(text(&output.stderr).contains("unnamed.csv, without names of columns that are known: 0 is anchor"));
     let output = run(&arguments(&bad, &out, &[]));
     assert!(text(&output.stderr).contains("line 61"));
     fs::remove_file(out.join("summary.json")).unwrap();

@@ -213,7 +213,10 @@ pub(super) fn read(
         for (file, readings) in &data.readings {
             let read: Vec<String> =
                 readings.iter().map(|reading| format!("{} is {}", reading.column, reading.role)).collect();
-            output::note(&format!("{file}: {}", read.join(", ")));
+            // A row of names that nobody knows is taken for one of texts.
+            let by_position = readings.iter().all(|reading| reading.column.parse::<usize>().is_ok());
+            let unnamed = if by_position { ", without names of columns that are known" } else { "" };
+            output::note(&format!("{file}{unnamed}: {}", read.join(", ")));
         }
     }
     if data.bad_rows > 0 {
