@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::harness::*;
 
 /// Pairs of sentences that share words.
-fn pairs(room: &TempDir, rows: usize) -> PathBuf {
+pub(crate) fn pairs(room: &TempDir, rows: usize) -> PathBuf {
     let path = room.path().join("pairs.jsonl");
     let nouns = ["river", "engine", "teacher", "garden", "window", "letter", "doctor", "market", "forest", "bridge"];
     let line = |row: usize| {
@@ -27,7 +27,7 @@ fn pairs(room: &TempDir, rows: usize) -> PathBuf {
 }
 
 /// Arguments of a short run.
-fn arguments<'a>(data: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<String> {
+pub(crate) fn arguments<'a>(data: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<String> {
     let model = small();
     let mut arguments: Vec<String> = vec!["finetune".into(), arg(&model).into(), "-o".into(), arg(out).into()];
     let usual = [
@@ -52,7 +52,7 @@ fn arguments<'a>(data: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<String>
     arguments
 }
 
-fn run(arguments: &[String]) -> std::process::Output {
+pub(crate) fn run(arguments: &[String]) -> std::process::Output {
     let output = output(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(output.status.success(), "{}", text(&output.stderr));
     output
@@ -71,11 +71,11 @@ fn refuse(arguments: &[String], code: i32, what: &str) {
     assert_eq!(text(&output.stdout), "");
 }
 
-fn adapter(folder: &Path) -> Vec<u8> {
+pub(crate) fn adapter(folder: &Path) -> Vec<u8> {
     fs::read(folder.join("adapter_model.safetensors")).unwrap()
 }
 
-fn losses(folder: &Path) -> Vec<f64> {
+pub(crate) fn losses(folder: &Path) -> Vec<f64> {
     let lines = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     let metrics = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     metrics.filter(|metric| metric["kind"] == "train").map(|metric| metric["loss"].as_f64().unwrap()).collect()

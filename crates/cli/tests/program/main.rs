@@ -12,6 +12,8 @@ mod doctor;
 mod embed;
 mod finetune;
 mod finetune_memory;
+#[cfg(unix)]
+mod finetune_stopped;
 mod forward;
 mod harness;
 mod hub;

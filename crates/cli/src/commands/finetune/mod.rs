@@ -6,6 +6,7 @@ mod memory;
 mod prepare;
 mod settings;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -28,7 +29,7 @@ pub(crate) use self::prepare::default_targets;
 use self::prepare::{Examples, Prepared};
 use self::settings::Settings;
 use crate::compute::ComputeArgs;
-use crate::errors::{CANCELLED, Done, wrong};
+use crate::errors::{CANCELLED, Done, disk_hint, wrong};
 use crate::interrupt::Work;
 use crate::open::options;
 use crate::{output, system};
@@ -136,7 +137,8 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };
     let trainer = Trainer { config, network: &network, plan, limits: &limits };
     let mut follower = Follower::new(prepared, &network, plan, &limits, &folder, from.progress.steps)?;
-    let (end, ending) = trainer.run(from, &mut prepared.source(), &mut follower)?;
+    let ran = trainer.run(from, &mut prepared.source(), &mut follower);
+    let (end, ending) = ran.map_err(|error| with_what_is_kept(error.into(), &args.output))?;
     let loss = follower.recent_loss();
     drop(follower);
     if ending == Ending::Interrupted {
@@ -144,7 +146,8 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
         output::note(&format!("stopped after step {done} of {}; the same command with --resume goes on", config.steps));
         return Err(Done(CANCELLED).into());
     }
-    write_result(prepared, &folder, end.best.as_ref().unwrap_or(&end.learned))?;
+    let learned = end.best.as_ref().unwrap_or(&end.learned);
+    write_result(prepared, &folder, learned).map_err(|error| with_what_is_kept(error, &args.output))?;
     let summary = json!({
         "output": args.output.display().to_string(),
         "steps": end.progress.steps,
@@ -159,6 +162,19 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
     folder.write(folder::SUMMARY, format!("{summary:#}\n").as_bytes())?;
     folder.remove(checkpoint::FILE);
     Ok((end, summary))
+}
+
+/// An error of the disk, and that a checkpoint has been kept, where one has.
+fn with_what_is_kept(error: anyhow::Error, folder: &Path) -> anyhow::Error {
+    let of_disk = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    match of_disk.filter(|_| folder.join(checkpoint::FILE).exists()) {
+        None => error,
+        Some(source) => {
+            let hint =
+                format!("{}; the same command with --resume goes on from the last checkpoint", disk_hint(source));
+            wrong(error.to_string(), hint)
+        }
+    }
 }
 
 /// Takes the folder, and finds where to go on.
