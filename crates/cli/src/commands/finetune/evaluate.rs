@@ -93,18 +93,21 @@ impl Held {
         }
     }
 
+    /// All its texts as token ids.
+    pub(super) fn sequences(&self) -> Box<dyn Iterator<Item = &Vec<u32>> + '_> {
+        match self {
+            Held::Nothing => Box::new(std::iter::empty()),
+            Held::Scored(files) | Held::Pairs(files) => {
+                Box::new(files.iter().flat_map(|(_, file)| file.rows.iter().flatten()))
+            }
+            Held::Texts(texts) => Box::new(texts.sequences.iter()),
+        }
+    }
+
     /// Tokens of the largest pass.
     pub(super) fn tokens(&self) -> usize {
-        let of = |sequences: &mut dyn Iterator<Item = &Vec<u32>>| {
-            sequences.fold((0, 0), |(all, longest): (usize, usize), ids| (all + ids.len(), longest.max(ids.len())))
-        };
-        let (all, longest) = match self {
-            Held::Nothing => (0, 0),
-            Held::Scored(files) | Held::Pairs(files) => {
-                of(&mut files.iter().flat_map(|(_, file)| file.rows.iter().flatten()))
-            }
-            Held::Texts(texts) => of(&mut texts.sequences.iter()),
-        };
+        let all: usize = self.sequences().map(Vec::len).sum();
+        let longest = self.sequences().map(Vec::len).max().unwrap_or(0);
         longest.max(all.min(TOKENS_PER_PASS))
     }
 

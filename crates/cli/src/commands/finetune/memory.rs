@@ -81,7 +81,8 @@ impl Prepared {
             // Floats are all of one kind, nearly always.
             (u128::from(all) * u128::from(numbers) / u128::from(parameters.total.max(1))) as u64
         });
-        let ids: HashSet<u32> = sentences.rows.iter().flatten().flatten().copied().collect();
+        let texts = sentences.rows.iter().flatten().chain(self.held.sequences());
+        let ids: HashSet<u32> = texts.flatten().copied().collect();
         let vocabulary = embedding * if spec.tied_head { 1 } else { 2 };
         Ok(all.saturating_sub(vocabulary) + embedding.min(ids.len() as u64 * MAPPED_AT_ONCE))
     }
