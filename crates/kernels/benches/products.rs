@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use bouquet_kernels::ops::activation::{Activation, activate};
+use bouquet_kernels::ops::alibi::{Alibi, AlibiKind};
 use bouquet_kernels::ops::attention::{
     AttentionShape, KEY_PIECE, Numbers, Piece, Sequence, attention, attention_backward,
 };
@@ -256,7 +257,7 @@ impl Bench {
     fn attention(&self) {
         for (heads, kv_heads, head_dim) in [(16, 16, 64), (32, 8, 128)] {
             let scale = 1.0 / (head_dim as f32).sqrt();
-            let alibi = (kv_heads == heads).then(|| bouquet_kernels::ops::alibi::slopes(heads));
+            let alibi = (kv_heads == heads).then(|| Alibi::new(heads, AlibiKind::Distances));
             let shape = AttentionShape { heads, kv_heads, head_dim, scale, alibi, window: None };
             for keys in [512, 2048] {
                 let piece = numbers(kv_heads * KEY_PIECE * head_dim);
@@ -334,7 +335,7 @@ impl Bench {
         self.line("op: layer_norm 512×4096", 0.0, bytes, |_| {
             layer_norm(&self.cpu, x.view(), &ones, &ones, 1e-5, y.view_mut());
         });
-        for activation in [Activation::GeluTanh, Activation::Silu] {
+        for activation in Activation::ALL {
             self.line(&format!("op: {activation:?} 512×4096"), 0.0, bytes, |_| {
                 activate(&self.cpu, activation, x.view(), y.view_mut());
             });

@@ -5,12 +5,13 @@ mod common;
 
 use std::ops::Range;
 
-use bouquet_kernels::ops::alibi::slopes;
+use bouquet_kernels::ops::alibi::{Alibi, AlibiKind};
 use bouquet_kernels::ops::attention::{
     AttentionShape, CacheEncoding, KEY_PIECE, Numbers, Piece, PieceMemory, Sequence, attention, attention_backward,
 };
 use bouquet_kernels::{Cpu, Matrix};
 use common::*;
+use half::bf16;
 
 /// Rounding of sums of a few hundred terms of size 1, in f32.
 const FORWARD: f64 = 2e-6;
@@ -27,10 +28,11 @@ fn shapes() -> Vec<AttentionShape> {
         shape(2, 2, 8),
         shape(4, 2, 16),
         shape(3, 1, 5),
-        AttentionShape { alibi: Some(slopes(6)), ..shape(6, 3, 20) },
+        AttentionShape { alibi: Some(Alibi::new(6, AlibiKind::Distances)), ..shape(6, 3, 20) },
+        AttentionShape { alibi: Some(Alibi::new(6, AlibiKind::Bf16Positions)), ..shape(6, 3, 20) },
         AttentionShape { window: Some(7), ..shape(2, 1, 16) },
         AttentionShape { window: Some(1), ..shape(2, 2, 33) },
-        AttentionShape { window: Some(300), alibi: Some(slopes(2)), ..shape(2, 2, 8) },
+        AttentionShape { window: Some(300), alibi: Some(Alibi::new(2, AlibiKind::Distances)), ..shape(2, 2, 8) },
     ]
 }
 
@@ -150,8 +152,18 @@ impl Batch {
                     let weights: Vec<f64> = (first..=token)
                         .map(|key| {
                             let dot: f64 = query.iter().zip(&keys[key * narrow + kv..]).map(|(a, b)| a * b).sum();
-                            let slope = shape.alibi.as_ref().map_or(0.0, |slopes| f64::from(slopes[head]));
-                            (dot * f64::from(shape.scale) + slope * (key as f64 - token as f64)).exp()
+                            let scale = f64::from(shape.scale);
+                            let score = match &shape.alibi {
+                                None => dot * scale,
+                                Some(Alibi { slopes, kind: AlibiKind::Distances }) => {
+                                    dot * scale + f64::from(slopes[head]) * (key as f64 - token as f64)
+                                }
+                                Some(Alibi { slopes, kind: AlibiKind::Bf16Positions }) => {
+                                    let [slope, key] = [slopes[head], (key - rows.start) as f32].map(bf16::from_f32);
+                                    (dot + bf16::from_f32(slope.to_f32() * key.to_f32()).to_f64()) * scale
+                                }
+                            };
+                            score.exp()
                         })
                         .collect();
                     let sum: f64 = weights.iter().sum();
@@ -196,7 +208,10 @@ fn backward_is_its_gradient() {
 #[test]
 fn backward_crosses_pieces() {
     // Finite differences of every number would be slow: along a few random directions instead.
-    for shape in [shape(2, 1, 4), AttentionShape { window: Some(40), alibi: Some(slopes(2)), ..shape(2, 2, 4) }] {
+    for shape in [
+        shape(2, 1, 4),
+        AttentionShape { window: Some(40), alibi: Some(Alibi::new(2, AlibiKind::Distances)), ..shape(2, 2, 4) },
+    ] {
         let batch = Batch::new(shape, &[270, 3], 7);
         let mut numbers = Numbers(8);
         let d_out = numbers.matrix(batch.queries.rows(), batch.queries.cols());

@@ -1,7 +1,7 @@
 //! Activations of the feed-forward, plain and gated.
 
 use crate::cpu::SharedOut;
-use crate::math::{exp, tanh};
+use crate::math::{exp, normal_cdf, tanh};
 use crate::simd::per_isa;
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
@@ -10,8 +10,17 @@ use crate::{Cpu, MatrixView, MatrixViewMut};
 pub enum Activation {
     /// `0.5 x (1 + tanh(0.79788456 x (1 + 0.044715 x²)))`, BLOOM's approximation of GELU (arXiv 1606.08415).
     GeluTanh,
+    /// `x Φ(x)`, GELU itself, with the distribution function of the normal distribution (Falcon).
+    Gelu,
     /// `x / (1 + e⁻ˣ)`, also called swish.
     Silu,
+    /// `max(x, 0)`, with slope 0 at 0 (OPT).
+    Relu,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Activation; 4] = [Activation::GeluTanh, Activation::Gelu, Activation::Silu, Activation::Relu];
 }
 
 /// `y = f(x)`. Both are of one shape.
@@ -78,6 +87,21 @@ fn gelu_tanh(x: f32) -> (f32, f32) {
 
 /// As [`gelu_tanh`].
 #[inline(always)]
+fn gelu(x: f32) -> (f32, f32) {
+    const INVERSE_SQRT_2_PI: f32 = 0.398_942_3;
+    let probability = normal_cdf(x);
+    (x * probability, probability + x * (INVERSE_SQRT_2_PI * exp(-0.5 * x * x)))
+}
+
+/// As [`gelu_tanh`].
+#[inline(always)]
+fn relu(x: f32) -> (f32, f32) {
+    // A NaN stays one.
+    (if x < 0.0 { 0.0 } else { x }, if x > 0.0 { 1.0 } else { 0.0 })
+}
+
+/// As [`gelu_tanh`].
+#[inline(always)]
 fn silu(x: f32) -> (f32, f32) {
     let sigmoid = 1.0 / (1.0 + exp(-x));
     (x / (1.0 + exp(-x)), sigmoid * (1.0 + x * (1.0 - sigmoid)))
@@ -91,8 +115,16 @@ macro_rules! for_activation {
                 let $f = gelu_tanh;
                 $body
             }
+            Activation::Gelu => {
+                let $f = gelu;
+                $body
+            }
             Activation::Silu => {
                 let $f = silu;
+                $body
+            }
+            Activation::Relu => {
+                let $f = relu;
                 $body
             }
         }

@@ -1,7 +1,68 @@
 //! Attention with linear biases (Press et al. 2021, arXiv 2108.12409): a head adds `slope · (key − query)` to each
-//! score. (Implementations that add `slope · key` differ by a constant per query, which softmax removes.)
+//! score. (Implementations that add `slope · key` differ by a constant per query, which softmax removes, but for rounding.)
 
+use super::rounding::nearest_bf16;
 use crate::math::pow;
+
+/// The linear biases of all heads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alibi {
+    /// A slope for each query head.
+    pub slopes: Vec<f32>,
+    /// How they become biases.
+    pub kind: AlibiKind,
+}
+
+/// How a slope becomes the bias of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlibiKind {
+    /// `score = q·k · scale + slope · (key − query)`.
+    Distances,
+    /// `score = (q·k + slope · key) · scale`, where the slope, the key's position and their product are bf16 numbers: what
+    /// Falcon's checkpoints were trained with, and what transformers computes. From position 256 on keys share biases.
+    Bf16Positions,
+}
+
+/// The bias of one head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadBias {
+    slope: f32,
+    kind: AlibiKind,
+}
+
+impl Alibi {
+    /// The usual [`slopes`] for so many heads.
+    pub fn new(heads: usize, kind: AlibiKind) -> Self {
+        Alibi { slopes: slopes(heads), kind }
+    }
+
+    /// The bias of a query head.
+    pub(super) fn of_head(&self, head: usize) -> HeadBias {
+        HeadBias { slope: self.slopes[head], kind: self.kind }
+    }
+}
+
+impl HeadBias {
+    /// Turns the dot products of a query with keys from position `key` on into scores. `distance` is key − query of the
+    /// first.
+    #[inline(always)]
+    pub(super) fn add(self, dots: &mut [f32], scale: f32, key: usize, distance: i32) {
+        let slope = self.slope;
+        match self.kind {
+            AlibiKind::Distances => {
+                for (i, score) in dots.iter_mut().enumerate() {
+                    *score = *score * scale + slope * (distance + i as i32) as f32;
+                }
+            }
+            AlibiKind::Bf16Positions => {
+                let slope = nearest_bf16(slope);
+                for (i, score) in dots.iter_mut().enumerate() {
+                    *score = (*score + nearest_bf16(slope * nearest_bf16((key + i) as f32))) * scale;
+                }
+            }
+        }
+    }
+}
 
 /// The slope of each head. With `p` the largest power of two up to `heads`: head `h < p` has `2^(−8(h+1)/p)`; the
 /// others take, in order, every second slope of the row for `2p` heads, starting with its first. Rounded where

@@ -16,6 +16,7 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::alibi::{Alibi, HeadBias};
 use crate::math::exp_of_moderate;
 use crate::matrix::numbers;
 use crate::scratch::Scratch;
@@ -40,8 +41,8 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor of `q · k`.
     pub scale: f32,
-    /// ALiBi slope of each query head.
-    pub alibi: Option<Vec<f32>>,
+    /// Linear biases, where heads have them.
+    pub alibi: Option<Alibi>,
     /// A query at position `p` sees keys `p − window + 1 ..= p`; all up to `p` without a window.
     pub window: Option<usize>,
 }
@@ -96,9 +97,9 @@ impl AttentionShape {
         self.visible(positions.start).start / KEY_PIECE..positions.end.div_ceil(KEY_PIECE)
     }
 
-    /// The slope of a head, if heads have slopes.
-    fn slope(&self, head: usize) -> Option<f32> {
-        self.alibi.as_ref().map(|slopes| slopes[head])
+    /// The bias of a head, if heads have biases.
+    fn bias(&self, head: usize) -> Option<HeadBias> {
+        self.alibi.as_ref().map(|alibi| alibi.of_head(head))
     }
 
     /// Panics when a call's shapes do not fit together.
@@ -106,7 +107,7 @@ impl AttentionShape {
         let AttentionShape { heads, kv_heads, head_dim, .. } = *self;
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads over {kv_heads} key heads");
         assert_eq!(queries.cols(), numbers(heads, head_dim), "columns of the queries");
-        assert!(self.alibi.as_ref().is_none_or(|slopes| slopes.len() == heads), "one slope per head");
+        assert!(self.alibi.as_ref().is_none_or(|alibi| alibi.slopes.len() == heads), "one slope per head");
         assert!(self.window != Some(0), "a window of no keys");
         let mut end = 0;
         for sequence in sequences {
@@ -286,16 +287,15 @@ impl Softmax {
 
 per_isa! {
     /// Turns the dot products of a row with the keys of a piece into their weights `e^(score − max)`, where
-    /// `score = dot · scale + slope · distance`, and sums them by rule 2. The slice starts at a multiple of 16 within the
-    /// piece; its first `masked` entries are not seen and become 0. `distance` is that of the first entry, key − query.
-    fn exponentials(scores: &mut [f32], masked: usize, scale: f32, slope: Option<f32>, distance: i32) -> Softmax {
-        match slope {
+    /// `score = dot · scale`, with the bias of its head, and sums them by rule 2. The slice starts at a multiple of 16 within
+    /// the piece; its first `masked` entries are not seen and become 0. `key` is the position of the first entry, `distance`
+    /// what it lies behind the query: key − query.
+    fn exponentials(
+        scores: &mut [f32], masked: usize, scale: f32, bias: Option<HeadBias>, key: usize, distance: i32,
+    ) -> Softmax {
+        match bias {
             None => scores.iter_mut().for_each(|score| *score *= scale),
-            Some(slope) => {
-                for (i, score) in scores.iter_mut().enumerate() {
-                    *score = *score * scale + slope * (distance + i as i32) as f32;
-                }
-            }
+            Some(bias) => bias.add(scores, scale, key, distance),
         }
         let max = lanes::max(&scores[masked..]);
         for score in scores.iter_mut() {

@@ -20,12 +20,18 @@ pub fn round_int8(cpu: &Cpu, x: MatrixViewMut<'_>) {
     cpu.for_each_row(x, |_, x| round_int8_row(cpu, x));
 }
 
+/// The nearest bf16 number, ties to even.
+#[inline(always)]
+pub(super) fn nearest_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    f32::from_bits(if x.is_nan() { bits | 0x0040_0000 } else { rounded } & 0xffff_0000)
+}
+
 per_isa! {
     fn round_bf16_row(x: &mut [f32]) {
         for x in x {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-            *x = f32::from_bits(if x.is_nan() { bits | 0x0040_0000 } else { rounded } & 0xffff_0000);
+            *x = nearest_bf16(*x);
         }
     }
 }

@@ -142,9 +142,9 @@ fn add_block(
             }
             let first = seen.start / LANES * LANES;
             let scores = &mut probabilities[row * width + shift..][first..seen.end];
-            let slope = shape.slope(kv_head * group + row % group);
-            let distance = distance(index * KEY_PIECE + first, position);
-            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, slope, distance);
+            let bias = shape.bias(kv_head * group + row % group);
+            let key = index * KEY_PIECE + first;
+            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, bias, key, distance(key, position));
             total[row].merge(piece);
             maxima[row * pieces.len() + index - pieces.start] = piece.max;
         }

@@ -46,7 +46,7 @@ pub fn attention(
 /// ```text
 /// max, sum, values = −∞, 0, 0
 /// for each piece of keys k and values v:
-///     s      = q kᵀ · scale + slope · distance      scores of the keys that the row sees
+///     s      = q kᵀ · scale + bias                  scores of the keys that the row sees
 ///     p      = e^(s − max(s))                       their weights
 ///     now    = e^(max(s) − new max)                 new max = max(max, max(s))
 ///     before = e^(max − new max)                    rescales what was gathered under the old maximum
@@ -89,10 +89,10 @@ fn attend(
             }
             let first = seen.start / LANES * LANES;
             let scores = &mut scores[row * KEY_PIECE..][first..seen.end];
-            let slope = shape.slope(kv_head * group + row % group);
-            let distance = distance(index * KEY_PIECE + first, position);
-            // s = q kᵀ · scale + slope · distance, and p = e^(s − max(s)) in its place.
-            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, slope, distance);
+            let bias = shape.bias(kv_head * group + row % group);
+            let key = index * KEY_PIECE + first;
+            // s = q kᵀ · scale + bias, and p = e^(s − max(s)) in its place.
+            let piece = exponentials(cpu, scores, seen.start - first, shape.scale, bias, key, distance(key, position));
             // max and sum; (before, now).
             factors.push(state[row].merge(piece));
         }
