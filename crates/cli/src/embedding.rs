@@ -116,7 +116,7 @@ impl Embedding {
 
     /// Numbers of a vector.
     pub(crate) fn hidden_size(&self) -> usize {
-        self.model.spec.block.hidden_size
+        self.model.spec.embedding_size
     }
 
     /// The vectors of texts, `[texts, hidden_size]`. `progress` is told how many are done.

@@ -266,6 +266,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::PromptNotFinite | ModelError::Adapter { .. } => "give the folder of an adapter for this very model",
         ModelError::AdapterConfig { .. } => "give an adapter of kind LoRA or prompt tuning, as PEFT saves it",
+        ModelError::Position { .. } => "give shorter sequences",
         ModelError::TokenId { .. } => "use ids of this model's own tokenizer",
         ModelError::Span(error) => return span_hint(error),
     })

@@ -112,6 +112,6 @@ pub(crate) fn weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
     let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
     let linears = spec.block.linears();
     let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();
-    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.block.hidden_size);
+    let vocabulary = bytes(encoding.of_vocabulary(), spec.vocab_size, spec.embedding_size);
     block * spec.num_blocks as u64 + vocabulary * if spec.tied_head { 1 } else { 2 }
 }

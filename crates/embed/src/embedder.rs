@@ -36,7 +36,7 @@ impl<'a> Embedder<'a> {
     pub fn embed(&self, sequences: &[Vec<u32>], pass: &Pass) -> Result<Matrix> {
         let mut order: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
         order.sort_by_key(|&index| (sequences[index].len(), index));
-        let mut vectors = Matrix::zeros(sequences.len(), self.network.spec.block.hidden_size);
+        let mut vectors = Matrix::zeros(sequences.len(), self.network.spec.embedding_size);
         let mut rest = order.as_slice();
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(self.fitting(rest, sequences));

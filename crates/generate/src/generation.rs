@@ -194,7 +194,7 @@ impl<'a> Generator<'a> {
         let Adapted { model, .. } = self.adapted;
         let hidden = match self.session.positions()[0] {
             0 => self.adapted.embed(&[token_ids])?,
-            _ => model.embedding.embed(&model.cpu, &[token_ids])?,
+            _ => model.embedding.embed_at(&model.cpu, self.session.positions(), &[token_ids])?,
         };
         let tokens = hidden.tokens();
         let step = Step { session: &mut self.session, hidden, returned, limits: limits.clone() };

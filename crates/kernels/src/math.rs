@@ -63,24 +63,17 @@ pub fn normal_cdf(x: f32) -> f32 {
     for coefficient in [-8.548_327e-4, 5.223_978e-3, -2.686_617e-2, 0.112_837_92, -0.376_126_38] {
         series = series * square + coefficient;
     }
-    let near = 0.5 + 0.5 * z * (series * square + 1.128_379_2);
+    let near = 0.5 + 0.5 * z * (series * square + std::f32::consts::FRAC_2_SQRT_PI);
 
     let magnitude = z.abs();
     let t = 1.0 / (1.0 + 0.5 * magnitude);
     let mut exponent = 0.170_872_77;
-    for coefficient in [
-        -0.822_152_23,
-        1.488_515_87,
-        -1.135_203_98,
-        0.278_868_07,
-        -0.186_288_06,
-        0.096_784_18,
-        0.374_091_96,
-        1.000_023_68,
-    ] {
+    for coefficient in
+        [-0.822_152_23, 1.488_515_9, -1.135_204, 0.278_868_07, -0.186_288_06, 0.096_784_18, 0.374_091_96, 1.000_023_7]
+    {
         exponent = exponent * t + coefficient;
     }
-    let tail = 0.5 * t * exp((exponent * t - 1.265_512_23) - square);
+    let tail = 0.5 * t * exp((exponent * t - 1.265_512_2) - square);
     let far = if x < 0.0 { tail } else { 1.0 - tail };
     if magnitude < 0.5 { near } else { far }
 }

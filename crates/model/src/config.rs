@@ -81,6 +81,11 @@ impl Config {
         self.value(field).is_some()
     }
 
+    /// Whether a field is there, null or not.
+    pub fn mentions(&self, field: &str) -> bool {
+        self.values.contains_key(field)
+    }
+
     /// Whether a field says anything: neither absent nor null, false or empty.
     pub(crate) fn is_set(&self, field: &str) -> bool {
         self.value(field).is_some_and(|value| match value {

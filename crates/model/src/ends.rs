@@ -10,21 +10,36 @@ use crate::{ModelError, Result};
 /// Bytes of logits that [`LmHead::for_logits`] holds at a time.
 pub const LOGIT_BYTES: usize = 64 << 20;
 
-/// The input end: rows of the embedding, normalized where the family does so.
+/// The input end: rows of the embedding; led to the hidden size, joined by positions, normalized where the family does so.
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    /// `[vocab_size, hidden_size]`.
+    /// `[vocab_size, embedding_size]`.
     pub weight: Weight,
+    /// `[hidden_size, embedding_size]`, where rows are not as wide as hidden states.
+    pub projection: Option<Weight>,
+    /// Learned positions, where the family has them.
+    pub positions: Option<PositionTable>,
     /// BLOOM normalizes here.
     pub norm: Option<Norm>,
+}
+
+/// A row for each position.
+#[derive(Clone, Debug)]
+pub struct PositionTable {
+    /// `[offset + positions, hidden_size]`.
+    pub weight: Weight,
+    /// The row of position 0.
+    pub offset: usize,
 }
 
 /// The output end: the final norm and the head.
 #[derive(Clone, Debug)]
 pub struct LmHead {
-    /// The norm after the last block.
-    pub norm: Norm,
-    /// `[vocab_size, hidden_size]`; shares its bytes with the embedding where the head is tied.
+    /// The norm after the last block, where there is one.
+    pub norm: Option<Norm>,
+    /// `[embedding_size, hidden_size]`, where the head is not as wide as hidden states.
+    pub projection: Option<Weight>,
+    /// `[vocab_size, embedding_size]`; shares its bytes with the embedding where the head is tied.
     pub weight: Weight,
 }
 
@@ -39,20 +54,43 @@ impl Embedding {
     }
 
     /// The hidden states of packed sequences, each behind the rows of `prompt`, `[prompt tokens, hidden_size]`: they take
-    /// part as rows of the embedding would, before its norm.
+    /// part as rows of the embedding would, before positions and norm.
     ///
     /// # Errors
     /// As [`embed`](Self::embed). Panics when the prompt has another width.
     pub fn embed_after(&self, cpu: &Cpu, prompt: Option<&Matrix>, sequences: &[&[u32]]) -> Result<HiddenStates> {
+        self.embed_all(cpu, prompt, &vec![0; sequences.len()], sequences)
+    }
+
+    /// The hidden states of what packed sequences go on with, each from the position in `starts`.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed), and [`ModelError::Position`] beyond the last one of a table. Panics when there are not as
+    /// many starts as sequences.
+    pub fn embed_at(&self, cpu: &Cpu, starts: &[usize], sequences: &[&[u32]]) -> Result<HiddenStates> {
+        assert_eq!(starts.len(), sequences.len(), "positions to start from, and sequences");
+        self.embed_all(cpu, None, starts, sequences)
+    }
+
+    fn embed_all(
+        &self,
+        cpu: &Cpu,
+        prompt: Option<&Matrix>,
+        starts: &[usize],
+        sequences: &[&[u32]],
+    ) -> Result<HiddenStates> {
         let mut values = cpu.timed("embedding", || self.rows(cpu, &sequences.concat()))?;
         let prompt_tokens = prompt.map_or(0, Matrix::rows);
         if let Some(prompt) = prompt {
             values = behind(prompt, &values, sequences);
         }
+        let lengths: Vec<usize> = sequences.iter().map(|ids| prompt_tokens + ids.len()).collect();
+        if let Some(positions) = &self.positions {
+            elementwise::add(cpu, positions.rows(cpu, starts, &lengths)?.view(), values.view_mut());
+        }
         if let Some(norm) = &self.norm {
             values = norm.forward(cpu, values.view());
         }
-        let lengths: Vec<usize> = sequences.iter().map(|ids| prompt_tokens + ids.len()).collect();
         let hidden = HiddenStates::new(values, lengths)?;
         match elementwise::first_row_not_finite(cpu, hidden.values().view()) {
             None => Ok(hidden),
@@ -65,7 +103,7 @@ impl Embedding {
         }
     }
 
-    /// The rows of some tokens as they are stored, `[ids, hidden_size]`: what a soft prompt can begin with.
+    /// The rows of some tokens, `[ids, hidden_size]`, before positions and norm: what a soft prompt can begin with.
     ///
     /// # Errors
     /// [`ModelError::TokenId`] for an id outside of the vocabulary.
@@ -76,7 +114,7 @@ impl Embedding {
         }
         let mut values = Matrix::unset(ids.len(), self.weight.cols());
         self.weight.gather(cpu, ids, values.view_mut());
-        Ok(values)
+        Ok(project(cpu, self.projection.as_ref(), values))
     }
 
     /// The gradient for `prompt` from that of [`embed_after`](Self::embed_after): for each sequence one, summed over the
@@ -88,6 +126,31 @@ impl Embedding {
             None => gradient.to_matrix(),
         }
     }
+}
+
+impl PositionTable {
+    /// The rows of some positions from each start on, `[sum of lengths, hidden_size]`.
+    fn rows(&self, cpu: &Cpu, starts: &[usize], lengths: &[usize]) -> Result<Matrix> {
+        let known = self.weight.rows().saturating_sub(self.offset);
+        let mut places = Vec::new();
+        for (&start, &length) in starts.iter().zip(lengths) {
+            if length > known.saturating_sub(start) {
+                return Err(ModelError::Position { position: start.max(known), known });
+            }
+            places.extend((start..start + length).map(|position| (position + self.offset) as u32));
+        }
+        let mut rows = Matrix::unset(places.len(), self.weight.cols());
+        self.weight.gather(cpu, &places, rows.view_mut());
+        Ok(rows)
+    }
+}
+
+/// `x Wᵀ`, or `x` where nothing leads from one width to another.
+fn project(cpu: &Cpu, projection: Option<&Weight>, x: Matrix) -> Matrix {
+    let Some(weight) = projection else { return x };
+    let mut y = Matrix::unset(x.rows(), weight.rows());
+    weight.product(cpu, x.view(), None, y.view_mut());
+    y
 }
 
 /// `values`, packed sequences, each behind the rows of `prompt`.
@@ -103,9 +166,11 @@ fn behind(prompt: &Matrix, values: &Matrix, sequences: &[&[u32]]) -> Matrix {
 }
 
 impl LmHead {
-    /// The final norm: `[tokens, hidden_size]` to the same shape. Embeddings of sentences are pooled from this.
+    /// What the head reads: the final norm, and the matrix to the head's width where there are such,
+    /// `[tokens, hidden_size]` to `[tokens, embedding_size]`. Embeddings of sentences are pooled from this.
     pub fn normalize(&self, cpu: &Cpu, hidden: MatrixView<'_>) -> Matrix {
-        self.norm.forward(cpu, hidden)
+        let normalized = self.norm.as_ref().map_or_else(|| hidden.to_matrix(), |norm| norm.forward(cpu, hidden));
+        project(cpu, self.projection.as_ref(), normalized)
     }
 
     /// Logits `[tokens, vocab_size]` of hidden states that are normalized already.
@@ -150,6 +215,14 @@ impl LmHead {
 
     /// The gradient for `hidden` from that of [`normalize`](Self::normalize).
     pub fn normalize_backward(&self, cpu: &Cpu, hidden: MatrixView<'_>, gradient: MatrixView<'_>) -> Matrix {
-        self.norm.backward(cpu, hidden, gradient)
+        let mut d_normalized = gradient.to_matrix();
+        if let Some(weight) = &self.projection {
+            d_normalized = Matrix::unset(gradient.rows(), weight.cols());
+            weight.product_backward(cpu, gradient, d_normalized.view_mut());
+        }
+        match &self.norm {
+            Some(norm) => norm.backward(cpu, hidden, d_normalized.view()),
+            None => d_normalized,
+        }
     }
 }

@@ -164,6 +164,14 @@ pub enum ModelError {
         /// Number of tokens of the model.
         vocab_size: usize,
     },
+    /// A position that the model's table of positions does not have.
+    #[error("position {position} is beyond the {known} that this model has learned")]
+    Position {
+        /// Counted from 0.
+        position: usize,
+        /// How many there are.
+        known: usize,
+    },
     /// An embedding that cannot be computed with.
     #[error("the embedding of token id {id} is not finite")]
     EmbeddingNotFinite {

@@ -6,14 +6,14 @@ use bouquet_kernels::{Cpu, Weight};
 use bouquet_span::{LinearId, Site};
 
 use crate::block::Block;
-use crate::block::attention::{Attention, Qkv};
+use crate::block::attention::{Attention, HeadNorms, Qkv};
 use crate::block::feed_forward::{Expert, FeedForward};
 use crate::checkpoint::{TensorSource, load_vector, load_weight};
 use crate::encoding::Encoding;
-use crate::ends::{Embedding, LmHead};
+use crate::ends::{Embedding, LmHead, PositionTable};
 use crate::linear::Linear;
 use crate::norm::Norm;
-use crate::spec::{ModelSpec, NormKind, QkvLayout};
+use crate::spec::{ModelSpec, NormKind, NormSpec, Positions, QkvLayout};
 use crate::{ModelError, Result};
 
 /// What a weight is for.
@@ -25,6 +25,8 @@ enum Kind {
     Router,
     /// Embedding or head.
     Vocabulary,
+    /// Learned positions.
+    Positions,
 }
 
 /// Reads the parts of one model.
@@ -83,7 +85,16 @@ impl Loader<'_> {
     pub fn embedding(&self) -> Result<Embedding> {
         let names = &self.spec.names;
         let norm = if self.spec.embedding_norm { Some(self.norm(names.embedding_norm)?) } else { None };
-        Ok(Embedding { weight: self.vocabulary(names.embedding)?, norm })
+        let hidden_size = self.spec.block.hidden_size;
+        let positions = match (self.spec.position_rows(), &self.spec.block.attention.positions) {
+            (Some(rows), &Positions::Learned { offset }) => {
+                let weight = self.weight(names.positions, Kind::Positions, rows, hidden_size)?;
+                Some(PositionTable { weight, offset })
+            }
+            _ => None,
+        };
+        let projection = self.projection(names.project_in, hidden_size, self.spec.embedding_size)?;
+        Ok(Embedding { weight: self.vocabulary(names.embedding)?, projection, positions, norm })
     }
 
     /// The output end; a tied head shares the bytes of the embedding, unless the files have a head of their own.
@@ -93,7 +104,14 @@ impl Loader<'_> {
     pub fn head(&self, embedding: &Embedding) -> Result<LmHead> {
         let names = &self.spec.names;
         let weight = if self.tied_head()? { embedding.weight.clone() } else { self.vocabulary(names.head)? };
-        Ok(LmHead { norm: self.norm(names.final_norm)?, weight })
+        let norm = if self.spec.final_norm { Some(self.norm(names.final_norm)?) } else { None };
+        let projection = self.projection(names.project_out, self.spec.embedding_size, self.spec.block.hidden_size)?;
+        Ok(LmHead { norm, projection, weight })
+    }
+
+    /// The matrix between the width of the embedding and that of hidden states, where these are not the same.
+    fn projection(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>> {
+        self.spec.projects().then(|| self.weight(name, Kind::Linear, rows, cols)).transpose()
     }
 
     /// Whether the head is the embedding: the configuration says so and the files have no head. One that they have is
@@ -125,11 +143,18 @@ impl Loader<'_> {
                 per_token: experts.per_token,
             },
         };
+        let window = self.spec.window(index);
+        let head_norms = if spec.attention.query_key_norm {
+            let norm = |name| self.norm_of(&names.in_block(index, name), spec.attention.head_dim, NormKind::RmsNorm);
+            Some(HeadNorms { query: norm(names.query_norm)?, key: norm(names.key_norm)? })
+        } else {
+            None
+        };
         Ok(Block {
             index,
-            residual: spec.residual,
+            wiring: spec.wiring,
             attention_norm: self.norm(&names.in_block(index, names.attention_norm))?,
-            attention: Attention::new(&spec.attention, qkv, self.linear(index, Site::O)?),
+            attention: Attention::new(&spec.attention, window, qkv, head_norms, self.linear(index, Site::O)?),
             feed_forward_norm: self.norm(&names.in_block(index, names.feed_forward_norm))?,
             feed_forward,
         })
@@ -161,9 +186,13 @@ impl Loader<'_> {
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {
-        let (spec, size) = (self.spec.block.norm, self.spec.block.hidden_size);
+        self.norm_of(name, self.spec.block.hidden_size, self.spec.block.norm.kind)
+    }
+
+    fn norm_of(&self, name: &str, size: usize, kind: NormKind) -> Result<Norm> {
+        let spec = NormSpec { kind, ..self.spec.block.norm };
         let weight = self.vector(&format!("{name}.weight"), size)?;
-        let bias = match spec.kind {
+        let bias = match kind {
             NormKind::LayerNorm => self.vector(&format!("{name}.bias"), size)?,
             NormKind::RmsNorm => vec![0.0; size],
         };
@@ -171,7 +200,7 @@ impl Loader<'_> {
     }
 
     fn vocabulary(&self, name: &str) -> Result<Weight> {
-        self.weight(name, Kind::Vocabulary, self.spec.vocab_size, self.spec.block.hidden_size)
+        self.weight(name, Kind::Vocabulary, self.spec.vocab_size, self.spec.embedding_size)
     }
 
     /// The weight of a module, which is stored as the specification says, computed as is asked.
@@ -180,8 +209,8 @@ impl Loader<'_> {
         let (name, weight) = load_weight(self.source, &self.spec.names, &name, rows, cols)?;
         self.check_stored(module, &name, kind, Encoding::of(&weight))?;
         match self.encoding {
-            // A router is small, and decides much: it stays as it is stored.
-            Some((cpu, encoding)) if kind != Kind::Router => {
+            // A router is small, and decides much; positions are looked up: they stay as they are stored.
+            Some((cpu, encoding)) if !matches!(kind, Kind::Router | Kind::Positions) => {
                 let encoding = if kind == Kind::Vocabulary { encoding.of_vocabulary() } else { encoding };
                 encoding.encode(cpu, &name, weight, &|data| self.source.release(data))
             }
@@ -192,7 +221,11 @@ impl Loader<'_> {
     /// Whether a weight, whose name in the file is `name`, is stored as the configuration says.
     fn check_stored(&self, module: &str, name: &str, kind: Kind, found: Encoding) -> Result<()> {
         let stored = &self.spec.stored;
-        let said = if kind == Kind::Vocabulary { stored.embedding } else { stored.linears };
+        let said = match kind {
+            Kind::Vocabulary => stored.embedding,
+            Kind::Positions => Encoding::F32,
+            Kind::Linear | Kind::Expert | Kind::Router => stored.linears,
+        };
         let full_name = format!("{}{module}", self.spec.names.prefix);
         // transformers holds the experts of a block in one tensor, which bitsandbytes passes over.
         let passed_over = matches!(kind, Kind::Router | Kind::Expert);

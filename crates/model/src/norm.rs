@@ -5,14 +5,14 @@ use bouquet_kernels::{Cpu, Matrix, MatrixView};
 
 use crate::spec::{NormKind, NormSpec};
 
-/// Layer norm or RMS norm over `hidden_size`.
+/// Layer norm or RMS norm over a row, or over each head of one.
 #[derive(Clone, Debug)]
 pub struct Norm {
     /// Which, and its epsilon.
     pub spec: NormSpec,
-    /// `[hidden_size]`.
+    /// `[size]`.
     pub weight: Vec<f32>,
-    /// `[hidden_size]`; zeros where the kind has none.
+    /// `[size]`; zeros where the kind has none.
     pub bias: Vec<f32>,
 }
 
@@ -41,5 +41,23 @@ impl Norm {
             }
             dx
         })
+    }
+
+    /// The same for rows of several heads side by side, each as wide as this norm.
+    pub(crate) fn forward_of_heads(&self, cpu: &Cpu, x: &Matrix) -> Matrix {
+        let y = self.forward(cpu, self.heads(x));
+        Matrix::from_vec(x.rows(), x.cols(), y.into_vec())
+    }
+
+    /// The gradient for `x` from that of [`forward_of_heads`](Self::forward_of_heads).
+    pub(crate) fn backward_of_heads(&self, cpu: &Cpu, x: &Matrix, dy: &Matrix) -> Matrix {
+        let dx = self.backward(cpu, self.heads(x), self.heads(dy));
+        Matrix::from_vec(x.rows(), x.cols(), dx.into_vec())
+    }
+
+    /// A row for each head.
+    fn heads<'a>(&self, x: &'a Matrix) -> MatrixView<'a> {
+        let width = self.weight.len();
+        MatrixView::new(x.data().len() / width, width, x.data())
     }
 }

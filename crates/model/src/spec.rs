@@ -1,8 +1,13 @@
 //! An architecture as data. A family fills this in from `config.json`; the one decoder block reads it. A new family is
 //! a page in [`families`](crate::families) and at most another variant here.
 
+use std::borrow::Cow;
+
+use bouquet_kernels::math::pow;
 use bouquet_kernels::ops::activation::Activation;
+use bouquet_kernels::ops::alibi::AlibiKind;
 use bouquet_kernels::ops::attention::CacheEncoding;
+use bouquet_kernels::ops::rope;
 use bouquet_span::Site;
 
 use crate::kv_cache::CacheShape;
@@ -20,11 +25,18 @@ pub struct ModelSpec {
     pub num_blocks: usize,
     /// What every block looks like.
     pub block: BlockSpec,
+    /// Blocks, ascending, that see all keys even though [`AttentionSpec::window`] gives the others a window.
+    pub full_attention: Vec<usize>,
+    /// Columns of the embedding and of the head. Where it is not the hidden size, a matrix leads in and another out (OPT).
+    pub embedding_size: usize,
     /// Whether the embedding's output is normalized (BLOOM).
     pub embedding_norm: bool,
+    /// Whether the last block's output is normalized. It is not where blocks end in a norm.
+    pub final_norm: bool,
     /// Whether the head shares the embedding's weight.
     pub tied_head: bool,
-    /// The longest sequence the positions are made for; `None` where the architecture sets no limit (ALiBi).
+    /// The longest sequence the positions are made for; `None` where the architecture sets no limit (ALiBi). Learned
+    /// positions are a table, which ends there.
     pub max_positions: Option<usize>,
     /// Ids that end a text.
     pub eos_token_ids: Vec<u32>,
@@ -45,8 +57,8 @@ pub struct BlockSpec {
     pub attention: AttentionSpec,
     /// Feed-forward.
     pub feed_forward: FeedForwardSpec,
-    /// What is added to the output of attention and of the feed-forward.
-    pub residual: Residual,
+    /// How norms, attention, the feed-forward and the sums hang together.
+    pub wiring: Wiring,
 }
 
 impl ModelSpec {
@@ -57,6 +69,24 @@ impl ModelSpec {
     pub fn block(&self, index: usize) -> Result<&BlockSpec> {
         let num_blocks = self.num_blocks;
         if index < num_blocks { Ok(&self.block) } else { Err(ModelError::NoSuchBlock { index, num_blocks }) }
+    }
+
+    /// Whether a matrix leads from the embedding to the hidden size, and another back to the head.
+    pub fn projects(&self) -> bool {
+        self.embedding_size != self.block.hidden_size
+    }
+
+    /// Rows of the table of learned positions, where there is one.
+    pub fn position_rows(&self) -> Option<usize> {
+        match self.block.attention.positions {
+            Positions::Learned { offset } => Some(self.max_positions.unwrap_or(0) + offset),
+            _ => None,
+        }
+    }
+
+    /// What a block's queries see: as the specification of all blocks says, or everything.
+    pub fn window(&self, block: usize) -> Option<usize> {
+        self.block.attention.window.filter(|_| !self.full_attention.contains(&block))
     }
 
     /// Bytes of keys and values that a token takes in all blocks.
@@ -98,6 +128,9 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// Whether the output matrix has a bias.
     pub output_bias: bool,
+    /// Whether each head of the queries and of the keys is normalized, by a root-mean-square norm over its channels, before
+    /// it is rotated (Qwen3).
+    pub query_key_norm: bool,
     /// How positions enter.
     pub positions: Positions,
     /// A query sees this many keys, itself among them; all before it without a window.
@@ -118,9 +151,14 @@ pub enum QkvLayout {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
     /// Linear biases on the scores.
-    Alibi,
+    Alibi(AlibiKind),
     /// Rotation of queries and keys.
     Rope(RopeSpec),
+    /// A row of a table for each position, added to the embedding; that of position `p` is row `p + offset`.
+    Learned {
+        /// Rows before that of position 0.
+        offset: usize,
+    },
 }
 
 /// Rotary positions.
@@ -128,23 +166,56 @@ pub enum Positions {
 pub struct RopeSpec {
     frequencies: Vec<f32>,
     scaling: f32,
+    dynamic: Option<DynamicRope>,
+}
+
+/// Frequencies that fall with the length of the sequence once that exceeds the trained one ("NTK-aware" scaling).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DynamicRope {
+    /// The base for sequences up to the trained length.
+    pub theta: f64,
+    /// How fast the base grows.
+    pub factor: f64,
+    /// The trained length.
+    pub trained_tokens: usize,
 }
 
 impl RopeSpec {
     /// The same frequencies for all lengths, and a factor of the cosines and sines (1 where a kind has none).
     pub fn new(frequencies: Vec<f32>, scaling: f32) -> Self {
-        RopeSpec { frequencies, scaling }
+        RopeSpec { frequencies, scaling, dynamic: None }
+    }
+
+    /// Frequencies that depend on the length, for heads whose first `rotary` channels turn.
+    pub fn dynamic(rotary: usize, dynamic: DynamicRope) -> Self {
+        RopeSpec { frequencies: rope::frequencies(rotary, dynamic.theta), scaling: 1.0, dynamic: Some(dynamic) }
     }
 
     /// Radians per position for each pair of channels, `head_dim / 2` of them, of a sequence that may grow to `reserved`
-    /// tokens. The kinds that are known so far are the same for all.
-    pub fn frequencies(&self, _reserved: usize) -> &[f32] {
-        &self.frequencies
+    /// tokens.
+    pub fn frequencies(&self, reserved: usize) -> Cow<'_, [f32]> {
+        match self.dynamic {
+            Some(dynamic) if reserved > dynamic.trained_tokens => {
+                Cow::Owned(dynamic.frequencies(2 * self.frequencies.len(), reserved))
+            }
+            _ => Cow::Borrowed(&self.frequencies),
+        }
     }
 
     /// Factor of the cosines and sines.
     pub fn scaling(&self) -> f32 {
         self.scaling
+    }
+}
+
+impl DynamicRope {
+    /// With `g = factor · reserved / trained − (factor − 1)` the base is `theta · g^(rotary / (rotary − 2))`, rounded
+    /// where transformers rounds it.
+    fn frequencies(&self, rotary: usize, reserved: usize) -> Vec<f32> {
+        let stretch = (self.factor * reserved as f64) as f32 / self.trained_tokens as f32 - (self.factor - 1.0) as f32;
+        let exponent = rotary as f64 / (rotary as f64 - 2.0);
+        let growth = pow(f64::from(stretch), f64::from(exponent as f32)) as f32;
+        rope::frequencies(rotary, f64::from(self.theta as f32 * growth))
     }
 }
 
@@ -172,13 +243,19 @@ pub struct ExpertSpec {
     pub per_token: usize,
 }
 
-/// What is added to the output of attention and of the feed-forward.
+/// How norms, attention, the feed-forward and the sums of a block hang together; drawn in [`block`](crate::block).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Residual {
-    /// The input of the norm before it (pre-norm, the usual).
-    NormInput,
-    /// The output of that norm (`apply_residual_connection_post_layernorm`).
-    NormOutput,
+pub enum Wiring {
+    /// Norms before attention and before the feed-forward; what came into the norm is added to what comes out behind it
+    /// (the usual).
+    PreNorm,
+    /// The same, but what came out of the norm is added (BLOOM's `apply_residual_connection_post_layernorm`).
+    NormedResidual,
+    /// Norms behind the sums (OPT's `do_layer_norm_before` = false).
+    PostNorm,
+    /// Attention and feed-forward side by side, each behind its norm of the block's input (Falcon's `parallel_attn`). The two
+    /// are the same norm where their names are.
+    Parallel,
 }
 
 /// How a family calls its tensors. A full name is `[prefix]part.weight` or `.bias`; the prefix may be absent in a file.
@@ -190,6 +267,12 @@ pub struct TensorNames {
     pub embedding: &'static str,
     /// The norm after the embedding, where there is one.
     pub embedding_norm: &'static str,
+    /// The table of learned positions, where there is one.
+    pub positions: &'static str,
+    /// The matrix from the embedding to the hidden size, where there is one.
+    pub project_in: &'static str,
+    /// The matrix from the hidden size to the head, where there is one.
+    pub project_out: &'static str,
     /// The norm before the head.
     pub final_norm: &'static str,
     /// The head, which transformers writes without the prefix.
@@ -200,8 +283,32 @@ pub struct TensorNames {
     pub attention_norm: &'static str,
     /// The norm before the feed-forward, inside its block.
     pub feed_forward_norm: &'static str,
+    /// The norm of each head's queries, inside its block, where there is one.
+    pub query_norm: &'static str,
+    /// The norm of each head's keys, inside its block, where there is one.
+    pub key_norm: &'static str,
     /// A linear, inside its block; `None` where the family has no such site.
     pub site: fn(Site) -> Option<String>,
+}
+
+impl TensorNames {
+    /// No names: what families leave out.
+    pub const NONE: TensorNames = TensorNames {
+        prefix: "",
+        embedding: "",
+        embedding_norm: "",
+        positions: "",
+        project_in: "",
+        project_out: "",
+        final_norm: "",
+        head: "lm_head",
+        block: "",
+        attention_norm: "",
+        feed_forward_norm: "",
+        query_norm: "",
+        key_norm: "",
+        site: |_| None,
+    };
 }
 
 impl PartialEq for TensorNames {

@@ -146,7 +146,7 @@ impl Training<'_> {
         let Network { cpu, head, spec, .. } = self.network;
         let (pooling, loss) = self.sentences;
         let passes = self.plan.passes(&self.lengths(sequences));
-        let mut embeddings = Matrix::zeros(0, spec.block.hidden_size);
+        let mut embeddings = Matrix::zeros(0, spec.embedding_size);
         let mut kept = Vec::with_capacity(passes.len());
         for pass in &passes {
             let forwarded = self.forward(sequences, pass, self.keep(sequences, pass))?;

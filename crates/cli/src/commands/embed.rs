@@ -137,7 +137,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
         count += 1;
         text_bytes += text?.text.len() as u64;
     }
-    let numbers = count * spec.block.hidden_size as u64;
+    let numbers = count * spec.embedding_size as u64;
     // A number of JSON has some 12 characters.
     let bytes = match format {
         VectorFormat::Npy => 128 + 4 * numbers,
@@ -150,7 +150,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
         return output::json(&json!({
             "output": args.output.display().to_string(),
             "texts": count,
-            "dimensions": spec.block.hidden_size,
+            "dimensions": spec.embedding_size,
             "pooling": settled.pooling.name(),
             "normalize": normalize,
             "max_tokens": settled.max_tokens,
@@ -163,7 +163,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
     let length = if normalize { ", made 1 long" } else { "" };
     let facts = [
         ("texts", format!("{}, of at most {} each", output::grouped(count), output::tokens(settled.max_tokens))),
-        ("vectors", format!("{} numbers, {} pooling{length}", spec.block.hidden_size, settled.pooling)),
+        ("vectors", format!("{} numbers, {} pooling{length}", spec.embedding_size, settled.pooling)),
         ("encoding", encoding.to_string()),
         ("output", format!("{}, about {}", args.output.display(), output::bytes(bytes))),
         ("weights", output::bytes(weights)),

@@ -138,13 +138,17 @@ fn write_group(
 
 /// The tensors of the file.
 fn plan(model: &Network, sequences: usize, tokens: usize) -> Vec<Planned> {
-    let hidden_size = model.spec.block.hidden_size;
+    let last = model.each_block.len();
     let mut tensors = vec![
         Planned::new("lengths", Dtype::I64, &[sequences]),
         Planned::new("logits", Dtype::F32, &[tokens, model.spec.vocab_size]),
     ];
-    let hidden = |index| Planned::new(format!("hidden.{index}"), Dtype::F32, &[tokens, hidden_size]);
-    tensors.extend((0..=model.each_block.len()).map(hidden));
+    let hidden = |index| {
+        // The last is what the head reads.
+        let channels = if index < last { model.spec.block.hidden_size } else { model.spec.embedding_size };
+        Planned::new(format!("hidden.{index}"), Dtype::F32, &[tokens, channels])
+    };
+    tensors.extend((0..=last).map(hidden));
     tensors
 }
 

@@ -31,6 +31,9 @@ fn logits_and_hidden_states_are_those_of_transformers() {
         (tiny("bloom-tiny-bf16"), "bloom-tiny-bf16"),
         (tiny("llama-tiny"), "llama-tiny"),
         (tiny("mixtral-tiny"), "mixtral-tiny"),
+        (tiny("qwen3-tiny"), "qwen3-tiny"),
+        (tiny("falcon-tiny"), "falcon-tiny"),
+        (tiny("opt-tiny-postln"), "opt-tiny-postln"),
         (small(), "bloom-small-trained"),
     ] {
         let golden = golden(name);

@@ -1,7 +1,10 @@
 //! Attention of a block: queries, keys and values of each token, positions, the cache, the output matrix.
 
+use std::mem::replace;
+
+use bouquet_kernels::ops::alibi::Alibi;
 use bouquet_kernels::ops::attention::{self, AttentionShape, Sequence};
-use bouquet_kernels::ops::{alibi, elementwise, rope};
+use bouquet_kernels::ops::{elementwise, rope};
 use bouquet_kernels::{Cpu, Matrix, MatrixView};
 use bouquet_span::Site;
 use bouquet_span::adapter::LeafGrad;
@@ -9,6 +12,7 @@ use bouquet_span::adapter::LeafGrad;
 use super::batch::{Batch, Call};
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
+use crate::norm::Norm;
 use crate::spec::{AttentionSpec, Positions};
 
 /// The weights of attention.
@@ -16,7 +20,17 @@ use crate::spec::{AttentionSpec, Positions};
 pub(crate) struct Attention {
     shape: AttentionShape,
     qkv: Qkv,
+    head_norms: Option<HeadNorms>,
     output: Linear,
+}
+
+/// Norms over the channels of each head, before it is rotated.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNorms {
+    /// Of the queries.
+    pub(crate) query: Norm,
+    /// Of the keys.
+    pub(crate) key: Norm,
 }
 
 /// Where queries, keys and values come from.
@@ -39,22 +53,39 @@ pub(crate) enum Qkv {
 pub(crate) struct AttentionActivations {
     /// Rotated, `[tokens, heads * head_dim]`.
     queries: Matrix,
+    /// Queries and keys before their norms, where they have norms.
+    unnormed: Option<[Matrix; 2]>,
     /// The weighted values, `[tokens, heads * head_dim]`.
     context: Matrix,
 }
 
 impl Attention {
-    /// Puts the weights together.
-    pub(crate) fn new(spec: &AttentionSpec, qkv: Qkv, output: Linear) -> Self {
+    /// Puts the weights together; `window` is that of this block.
+    pub(crate) fn new(
+        spec: &AttentionSpec,
+        window: Option<usize>,
+        qkv: Qkv,
+        head_norms: Option<HeadNorms>,
+        output: Linear,
+    ) -> Self {
+        let alibi = match spec.positions {
+            Positions::Alibi(kind) => Some(Alibi::new(spec.heads, kind)),
+            Positions::Rope(_) | Positions::Learned { .. } => None,
+        };
         let shape = AttentionShape {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
             scale: 1.0 / (spec.head_dim as f32).sqrt(),
-            alibi: matches!(spec.positions, Positions::Alibi).then(|| alibi::slopes(spec.heads)),
-            window: spec.window,
+            alibi,
+            window,
         };
-        Attention { shape, qkv, output }
+        Attention { shape, qkv, head_norms, output }
+    }
+
+    /// How many keys a query sees; all before it without a window.
+    pub(crate) fn window(&self) -> Option<usize> {
+        self.shape.window
     }
 
     /// Its linears, in the order in which data passes them.
@@ -75,6 +106,11 @@ impl Attention {
     ) -> (Matrix, AttentionActivations) {
         let Call { cpu, batch, .. } = call;
         let (mut queries, mut keys, values) = self.qkv.forward(call, &self.shape, x);
+        let unnormed = self.head_norms.as_ref().map(|norms| {
+            let normed = [norms.query.forward_of_heads(cpu, &queries), norms.key.forward_of_heads(cpu, &keys)];
+            let [normed_queries, normed_keys] = normed;
+            [replace(&mut queries, normed_queries), replace(&mut keys, normed_keys)]
+        });
         if let Some(angles) = &batch.angles {
             cpu.timed("positions", || {
                 rope::rotate(cpu, angles, self.shape.heads, queries.view_mut());
@@ -94,7 +130,7 @@ impl Attention {
             context
         });
         let output = self.output.forward(call, Site::O, call.tokens(), context.view());
-        (output, AttentionActivations { queries, context })
+        (output, AttentionActivations { queries, unnormed, context })
     }
 
     /// Whether [`backward`](Self::backward) needs its input.
@@ -115,7 +151,7 @@ impl Attention {
         d_output: MatrixView<'_>,
         leaves: &mut [LeafGrad],
     ) -> Matrix {
-        let AttentionActivations { queries, context } = activations;
+        let AttentionActivations { queries, unnormed, context } = activations;
         let Call { cpu, batch, .. } = call;
         let d_context = self.output.backward(call, Site::O, call.tokens(), Some(context.view()), d_output, leaves);
         let kv_channels = self.shape.kv_heads * self.shape.head_dim;
@@ -141,6 +177,10 @@ impl Attention {
                 rope::rotate_backward(cpu, angles, self.shape.kv_heads, d_keys.view_mut());
             });
         }
+        if let (Some(norms), Some([queries, keys])) = (&self.head_norms, unnormed) {
+            d_queries = norms.query.backward_of_heads(cpu, queries, &d_queries);
+            d_keys = norms.key.backward_of_heads(cpu, keys, &d_keys);
+        }
         self.qkv.backward(call, &self.shape, x, [&d_queries, &d_keys, &d_values], leaves)
     }
 }
@@ -148,7 +188,8 @@ impl Attention {
 impl AttentionActivations {
     /// Memory that they hold.
     pub(crate) fn bytes(&self) -> u64 {
-        4 * (self.queries.data().len() + self.context.data().len()) as u64
+        let unnormed: usize = self.unnormed.iter().flatten().map(|matrix| matrix.data().len()).sum();
+        4 * (self.queries.data().len() + unnormed + self.context.data().len()) as u64
     }
 }
 

@@ -110,7 +110,7 @@ impl<'a> Batch<'a> {
     /// The angles of one sequence's rows, where positions rotate; `reserved` is the length that it may grow to.
     fn push_angles(&mut self, positions: &Positions, rows: Range<usize>, reserved: usize) {
         let Positions::Rope(rope) = positions else { return };
-        let more = Angles::new(&rows.collect::<Vec<_>>(), rope.frequencies(reserved), rope.scaling());
+        let more = Angles::new(&rows.collect::<Vec<_>>(), &rope.frequencies(reserved), rope.scaling());
         match &mut self.angles {
             Some(angles) => angles.append(&more),
             None => self.angles = Some(more),

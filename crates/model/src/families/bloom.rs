@@ -2,14 +2,14 @@
 //! values in one matrix, a feed-forward of four times the hidden size with GELU, the head tied to the embedding.
 
 use bouquet_kernels::ops::activation::Activation;
+use bouquet_kernels::ops::alibi::AlibiKind;
 use bouquet_span::Site;
 
 use super::limits;
 use crate::Result;
 use crate::config::Config;
 use crate::spec::{
-    AttentionSpec, BlockSpec, FeedForwardSpec, ModelSpec, NormKind, NormSpec, Positions, QkvLayout, Residual,
-    TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardSpec, ModelSpec, NormKind, NormSpec, Positions, QkvLayout, TensorNames, Wiring,
 };
 use crate::stored::Stored;
 
@@ -24,6 +24,7 @@ pub const NAMES: TensorNames = TensorNames {
     attention_norm: "input_layernorm",
     feed_forward_norm: "post_attention_layernorm",
     site,
+    ..TensorNames::NONE
 };
 
 fn site(site: Site) -> Option<String> {
@@ -67,7 +68,8 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
                 qkv: QkvLayout::Fused,
                 qkv_bias: true,
                 output_bias: true,
-                positions: Positions::Alibi,
+                query_key_norm: false,
+                positions: Positions::Alibi(AlibiKind::Distances),
                 window: None,
             },
             feed_forward: FeedForwardSpec {
@@ -77,9 +79,12 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
                 bias: true,
                 experts: None,
             },
-            residual: if post_norm { Residual::NormOutput } else { Residual::NormInput },
+            wiring: if post_norm { Wiring::NormedResidual } else { Wiring::PreNorm },
         },
+        full_attention: Vec::new(),
+        embedding_size: hidden_size,
         embedding_norm: true,
+        final_norm: true,
         tied_head: config.optional_flag("tie_word_embeddings")?.unwrap_or(true),
         max_positions: None,
         eos_token_ids: config.eos_token_ids()?,

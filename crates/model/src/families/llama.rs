@@ -2,16 +2,13 @@
 //! shared by groups of heads, a gated feed-forward.
 
 use bouquet_kernels::ops::activation::Activation;
-use bouquet_kernels::ops::rope;
 use bouquet_span::Site;
 
-use super::limits;
+use super::{activation, limits, rope};
 use crate::Result;
 use crate::config::Config;
-use crate::files::shown;
 use crate::spec::{
-    AttentionSpec, BlockSpec, FeedForwardSpec, ModelSpec, NormKind, NormSpec, Positions, QkvLayout, Residual, RopeSpec,
-    TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardSpec, ModelSpec, NormKind, NormSpec, Positions, QkvLayout, TensorNames, Wiring,
 };
 use crate::stored::Stored;
 
@@ -19,13 +16,13 @@ use crate::stored::Stored;
 pub const NAMES: TensorNames = TensorNames {
     prefix: "model.",
     embedding: "embed_tokens",
-    embedding_norm: "",
     final_norm: "norm",
     head: "lm_head",
     block: "layers.",
     attention_norm: "input_layernorm",
     feed_forward_norm: "post_attention_layernorm",
     site,
+    ..TensorNames::NONE
 };
 
 fn site(site: Site) -> Option<String> {
@@ -42,73 +39,79 @@ fn site(site: Site) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// What a family of Llama's kind takes where `config.json` does not say: the values of its configuration in transformers.
+pub(super) struct Defaults {
+    /// `num_key_value_heads`; as many as heads where this is `None`.
+    pub(super) kv_heads: Option<usize>,
+    /// `head_dim`; the hidden size over the heads where this is `None`.
+    pub(super) head_dim: Option<usize>,
+    /// `rope_theta`.
+    pub(super) theta: f64,
+    /// `rms_norm_eps`.
+    pub(super) epsilon: f64,
+    /// `max_position_embeddings`.
+    pub(super) max_positions: usize,
+}
+
 /// The specification that a Llama's `config.json` describes. `pretraining_tp` changes nothing: the same products, cut
 /// differently.
 ///
 /// # Errors
-/// [`ModelError::Config`](crate::ModelError::Config), also for kinds of rotary positions that are not known yet.
+/// [`ModelError::Config`](crate::ModelError::Config), also for kinds of rotary positions that are not known.
 pub fn spec(config: &Config) -> Result<ModelSpec> {
-    let attention_bias = config.optional_flag("attention_bias")?.unwrap_or(false);
+    let defaults = Defaults { kv_heads: None, head_dim: None, theta: 10_000.0, epsilon: 1e-6, max_positions: 2048 };
+    let mut spec = decoder("llama", config, &defaults)?;
+    let bias = config.optional_flag("attention_bias")?.unwrap_or(false);
+    (spec.block.attention.qkv_bias, spec.block.attention.output_bias) = (bias, bias);
+    spec.block.feed_forward.bias = config.optional_flag("mlp_bias")?.unwrap_or(false);
+    Ok(spec)
+}
+
+/// A decoder of Llama's kind: no biases, no window, no experts.
+pub(super) fn decoder(family: &'static str, config: &Config, defaults: &Defaults) -> Result<ModelSpec> {
+    let hidden_size = config.number(&["hidden_size"], limits::HIDDEN_SIZE)?;
+    let max_positions =
+        config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(defaults.max_positions);
+    let epsilon = config.optional_float("rms_norm_eps", 0.0, 1.0)?.unwrap_or(defaults.epsilon);
     Ok(ModelSpec {
-        family: "llama",
+        family,
         vocab_size: config.number(&["vocab_size"], limits::VOCAB_SIZE)?,
         num_blocks: config.number(&["num_hidden_layers"], limits::BLOCKS)?,
         block: BlockSpec {
-            hidden_size: config.number(&["hidden_size"], limits::HIDDEN_SIZE)?,
-            norm: rms_norm(config, 1e-6)?,
-            attention: AttentionSpec {
-                qkv_bias: attention_bias,
-                output_bias: attention_bias,
-                ..rotary_attention(config, None, 10_000.0)?
-            },
+            hidden_size,
+            norm: NormSpec { kind: NormKind::RmsNorm, epsilon: epsilon as f32 },
+            attention: attention(config, hidden_size, max_positions, defaults)?,
             feed_forward: FeedForwardSpec {
                 intermediate_size: config.number(&["intermediate_size"], limits::INTERMEDIATE_SIZE)?,
-                activation: activation(config)?,
+                activation: activation(config, "hidden_act", Activation::Silu)?,
                 gated: true,
-                bias: config.optional_flag("mlp_bias")?.unwrap_or(false),
+                bias: false,
                 experts: None,
             },
-            residual: Residual::NormInput,
+            wiring: Wiring::PreNorm,
         },
+        full_attention: Vec::new(),
+        embedding_size: hidden_size,
         embedding_norm: false,
+        final_norm: true,
         tied_head: config.optional_flag("tie_word_embeddings")?.unwrap_or(false),
-        max_positions: Some(config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(2048)),
+        max_positions: Some(max_positions),
         eos_token_ids: config.eos_token_ids()?,
         names: NAMES,
         stored: Stored::floats(),
     })
 }
 
-/// RMS norms whose epsilon is `default` where the file does not say.
-pub(super) fn rms_norm(config: &Config, default: f64) -> Result<NormSpec> {
-    let epsilon = config.optional_float("rms_norm_eps", 0.0, 1.0)?.unwrap_or(default);
-    Ok(NormSpec { kind: NormKind::RmsNorm, epsilon: epsilon as f32 })
-}
-
-/// The one activation that is known here.
-pub(super) fn activation(config: &Config) -> Result<Activation> {
-    match config.optional_text("hidden_act")? {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
-        Some(other) => Err(config.error("hidden_act", format!("is {}, but only silu is known", shown(other)))),
-    }
-}
-
-/// Attention with rotary positions, keys and values shared by groups of heads, no biases and no window. Key heads are
-/// `default_kv_heads`, or as many as heads, where the file does not say.
-pub(super) fn rotary_attention(
-    config: &Config,
-    default_kv_heads: Option<usize>,
-    default_theta: f64,
-) -> Result<AttentionSpec> {
-    let hidden_size = config.number(&["hidden_size"], limits::HIDDEN_SIZE)?;
+/// Attention with rotary positions, keys and values shared by groups of heads.
+fn attention(config: &Config, hidden_size: usize, max_positions: usize, defaults: &Defaults) -> Result<AttentionSpec> {
     let heads = config.number(&["num_attention_heads"], limits::HEADS)?;
     let kv_heads = config.optional_number("num_key_value_heads", limits::HEADS)?;
-    let kv_heads = kv_heads.or(default_kv_heads).unwrap_or(heads);
+    let kv_heads = kv_heads.or(defaults.kv_heads).unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
         let problem = format!("is {kv_heads}, which does not divide the {heads} attention heads");
         return Err(config.error("num_key_value_heads", problem));
     }
-    let head_dim = match config.optional_number("head_dim", limits::HEAD_DIM)? {
+    let head_dim = match config.optional_number("head_dim", limits::HEAD_DIM)?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
@@ -116,11 +119,6 @@ pub(super) fn rotary_attention(
             return Err(config.error("num_attention_heads", problem));
         }
     };
-    if !head_dim.is_multiple_of(2) || head_dim as u64 > limits::HEAD_DIM.max {
-        let problem =
-            format!("is {head_dim}, but rotary positions need an even one of at most {}", limits::HEAD_DIM.max);
-        return Err(config.error("head_dim", problem));
-    }
     Ok(AttentionSpec {
         heads,
         kv_heads,
@@ -128,34 +126,8 @@ pub(super) fn rotary_attention(
         qkv: QkvLayout::Separate,
         qkv_bias: false,
         output_bias: false,
-        positions: Positions::Rope(rotary(config, head_dim, default_theta)?),
+        query_key_norm: false,
+        positions: Positions::Rope(rope::read(config, head_dim, defaults.theta, max_positions)?),
         window: None,
     })
-}
-
-/// Rotary positions: `rope_theta` and `rope_scaling`, or both in the `rope_parameters` of transformers 5.
-fn rotary(config: &Config, head_dim: usize, default_theta: f64) -> Result<RopeSpec> {
-    let theta = |from: &Config| from.optional_float("rope_theta", 1.0, 1e15);
-    let mut found = theta(config)?;
-    for field in ["rope_scaling", "rope_parameters"] {
-        let Some(parameters) = config.optional_object(field)? else { continue };
-        for kind in ["rope_type", "type"] {
-            if let Some(other) = parameters.optional_text(kind)?.filter(|kind| *kind != "default") {
-                return Err(parameters.error(kind, format!("is {}, but only default is known yet", shown(other))));
-            }
-        }
-        whole_heads(&parameters)?;
-        found = theta(&parameters)?.or(found);
-    }
-    whole_heads(config)?;
-    Ok(RopeSpec::new(rope::frequencies(head_dim, found.unwrap_or(default_theta)), 1.0))
-}
-
-/// Refuses positions that turn a part of each head only.
-fn whole_heads(config: &Config) -> Result<()> {
-    const FIELD: &str = "partial_rotary_factor";
-    match config.optional_float(FIELD, 0.0, 1.0)? {
-        Some(part) if part != 1.0 => Err(config.error(FIELD, format!("is {part}, but only 1 is known yet"))),
-        _ => Ok(()),
-    }
 }

@@ -3,11 +3,11 @@
 
 use bouquet_span::Site;
 
-use super::{limits, llama};
+use super::limits;
+use super::llama::{self, Defaults};
 use crate::Result;
 use crate::config::{Bounds, Config};
-use crate::spec::{AttentionSpec, BlockSpec, ExpertSpec, FeedForwardSpec, ModelSpec, Residual, TensorNames};
-use crate::stored::Stored;
+use crate::spec::{ExpertSpec, ModelSpec, TensorNames};
 
 /// How Mixtral calls its tensors: as Llama, but for the experts, which are numbered `w1` (gate), `w2` (down), `w3` (up).
 pub const NAMES: TensorNames = TensorNames { site, ..llama::NAMES };
@@ -32,31 +32,10 @@ fn site(site: Site) -> Option<String> {
 pub fn spec(config: &Config) -> Result<ModelSpec> {
     let count = config.number(&["num_local_experts"], limits::EXPERTS)?;
     let per_token = config.number(&["num_experts_per_tok"], Bounds::up_to(count as u64))?;
-    Ok(ModelSpec {
-        family: "mixtral",
-        vocab_size: config.number(&["vocab_size"], limits::VOCAB_SIZE)?,
-        num_blocks: config.number(&["num_hidden_layers"], limits::BLOCKS)?,
-        block: BlockSpec {
-            hidden_size: config.number(&["hidden_size"], limits::HIDDEN_SIZE)?,
-            norm: llama::rms_norm(config, 1e-5)?,
-            attention: AttentionSpec {
-                window: config.optional_number("sliding_window", limits::POSITIONS)?,
-                ..llama::rotary_attention(config, Some(8), 1e6)?
-            },
-            feed_forward: FeedForwardSpec {
-                intermediate_size: config.number(&["intermediate_size"], limits::INTERMEDIATE_SIZE)?,
-                activation: llama::activation(config)?,
-                gated: true,
-                bias: false,
-                experts: Some(ExpertSpec { count, per_token }),
-            },
-            residual: Residual::NormInput,
-        },
-        embedding_norm: false,
-        tied_head: config.optional_flag("tie_word_embeddings")?.unwrap_or(false),
-        max_positions: Some(config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(4096 * 32)),
-        eos_token_ids: config.eos_token_ids()?,
-        names: NAMES,
-        stored: Stored::floats(),
-    })
+    let defaults = Defaults { kv_heads: Some(8), head_dim: None, theta: 1e6, epsilon: 1e-5, max_positions: 4096 * 32 };
+    let mut spec = llama::decoder("mixtral", config, &defaults)?;
+    spec.block.attention.window = config.optional_number("sliding_window", limits::POSITIONS)?;
+    spec.block.feed_forward.experts = Some(ExpertSpec { count, per_token });
+    spec.names = NAMES;
+    Ok(spec)
 }

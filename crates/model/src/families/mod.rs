@@ -3,21 +3,37 @@
 
 use std::path::Path;
 
+use bouquet_kernels::ops::activation::Activation;
+
 use crate::config::{Bounds, Config};
-use crate::spec::{BlockSpec, ModelSpec};
+use crate::files::shown;
+use crate::spec::{BlockSpec, ModelSpec, NormKind};
 use crate::stored::Stored;
 use crate::{ModelError, Result};
 
 pub mod bloom;
+pub mod falcon;
 pub mod llama;
+pub mod mistral;
 pub mod mixtral;
+pub mod opt;
+pub mod qwen;
+mod rope;
 
 /// Reads a family's `config.json`.
 type ReadSpec = fn(&Config) -> Result<ModelSpec>;
 
 /// Every family by its `model_type`.
-pub const FAMILIES: [(&str, ReadSpec); 3] =
-    [("bloom", bloom::spec), ("llama", llama::spec), ("mixtral", mixtral::spec)];
+pub const FAMILIES: [(&str, ReadSpec); 8] = [
+    ("bloom", bloom::spec),
+    ("falcon", falcon::spec),
+    ("llama", llama::spec),
+    ("mistral", mistral::spec),
+    ("mixtral", mixtral::spec),
+    ("opt", opt::spec),
+    ("qwen2", qwen::spec_2),
+    ("qwen3", qwen::spec_3),
+];
 
 /// Largest numbers of a model. Generous to what exists, and small enough that nothing overflows or is reserved in vain.
 pub(crate) mod limits {
@@ -65,6 +81,21 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
     Ok(spec)
 }
 
+/// The nonlinearity of a feed-forward, by the names that transformers has for it.
+fn activation(config: &Config, field: &str, default: Activation) -> Result<Activation> {
+    Ok(match config.optional_text(field)? {
+        None => default,
+        Some("silu" | "swish") => Activation::Silu,
+        Some("gelu") => Activation::Gelu,
+        Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Activation::GeluTanh,
+        Some("relu") => Activation::Relu,
+        Some(other) => {
+            let known = "silu, gelu, gelu_new, gelu_pytorch_tanh and relu";
+            return Err(config.error(field, format!("is {}, but only {known} are known", shown(other))));
+        }
+    })
+}
+
 /// Whether all parameters together can be counted and addressed.
 fn check_size(config: &Config, spec: &ModelSpec) -> Result<()> {
     match parameters(spec) {
@@ -89,19 +120,25 @@ pub struct Parameters {
 
 /// The number of parameters of a specification; `None` when they cannot be counted.
 pub fn parameters(spec: &ModelSpec) -> Option<Parameters> {
-    use crate::spec::NormKind;
-
     let block: &BlockSpec = &spec.block;
-    let norm = block.hidden_size as u64 * if block.norm.kind == NormKind::LayerNorm { 2 } else { 1 };
-    let mut per_block = 2 * norm;
+    let hidden = block.hidden_size as u64;
+    let norm = hidden * if block.norm.kind == NormKind::LayerNorm { 2 } else { 1 };
+    let mut per_block = if spec.names.attention_norm == spec.names.feed_forward_norm { norm } else { 2 * norm };
+    if block.attention.query_key_norm {
+        per_block += 2 * block.attention.head_dim as u64;
+    }
     for linear in block.linears() {
         let weight = (linear.outputs as u64).checked_mul(linear.inputs as u64)?;
         let bias = if linear.bias { linear.outputs as u64 } else { 0 };
         per_block = per_block.checked_add(weight)?.checked_add(bias)?;
     }
-    let embedding = (spec.vocab_size as u64).checked_mul(block.hidden_size as u64)?;
+    let embedding_size = spec.embedding_size as u64;
+    let embedding = (spec.vocab_size as u64).checked_mul(embedding_size)?;
+    let projections = if spec.projects() { 2 * embedding_size.checked_mul(hidden)? } else { 0 };
+    let positions = (spec.position_rows().unwrap_or(0) as u64).checked_mul(hidden)?;
     let matrices = embedding.checked_mul(if spec.tied_head { 1 } else { 2 })?;
-    let norms = norm * if spec.embedding_norm { 2 } else { 1 };
+    let matrices = matrices.checked_add(projections)?.checked_add(positions)?;
+    let norms = norm * (u64::from(spec.embedding_norm) + u64::from(spec.final_norm));
     let total = per_block.checked_mul(spec.num_blocks as u64)?.checked_add(matrices)?.checked_add(norms)?;
     Some(Parameters { total, embedding, per_block })
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bouquet_span::{Keep, LinearId, Pass, Site};
 
-use crate::spec::{BlockSpec, ExpertSpec, Positions, QkvLayout};
+use crate::spec::{BlockSpec, ExpertSpec, Positions, QkvLayout, Wiring};
 
 /// Counts for some blocks and some tokens of one pass.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,11 @@ struct Numbers {
     queries: u64,
     /// Of the keys, and of the values.
     keys: u64,
+    /// Of queries and keys before their norms, where they have norms.
+    unnormed: u64,
     fused: bool,
+    /// Sums of the block that are kept.
+    sums: u64,
     /// Channels inside the feed-forward, or inside one expert.
     inner: u64,
     /// 1 where a gate multiplies.
@@ -158,7 +162,13 @@ impl Numbers {
             hidden: spec.hidden_size as u64,
             queries: attention.heads as u64 * head,
             keys: attention.kv_heads as u64 * head,
+            unnormed: if attention.query_key_norm { (attention.heads + attention.kv_heads) as u64 * head } else { 0 },
             fused: attention.qkv == QkvLayout::Fused,
+            sums: match spec.wiring {
+                Wiring::PreNorm | Wiring::NormedResidual => 1,
+                Wiring::PostNorm => 2,
+                Wiring::Parallel => 0,
+            },
             inner: spec.feed_forward.intermediate_size as u64,
             gates: u64::from(spec.feed_forward.gated),
             experts: spec.feed_forward.experts,
@@ -169,14 +179,14 @@ impl Numbers {
         }
     }
 
-    /// What the backward of a block needs again: its input, the sum after attention, queries, context, keys and values, and
+    /// What the backward of a block needs again: its input, sums, queries, context, keys and values, and
     /// the inputs of nonlinearities.
     fn activations(&self) -> u64 {
         let feed_forward = match self.experts {
             None => self.nonlinearity(),
             Some(experts) => experts.count as u64 + experts.per_token as u64 * (self.nonlinearity() + self.hidden),
         };
-        2 * self.hidden + 2 * self.queries + 2 * self.keys + feed_forward
+        (1 + self.sums) * self.hidden + 2 * self.queries + 2 * self.keys + self.unnormed + feed_forward
     }
 
     /// What an expert holds for its tokens besides numbers: a row and a weight.
@@ -191,15 +201,19 @@ impl Numbers {
 
     /// The most at once, the activations included.
     fn forward(&self) -> u64 {
-        let Numbers { hidden, queries, keys, inner, .. } = *self;
+        let Numbers { hidden, queries, keys, unnormed, inner, .. } = *self;
         let [adapter_in, adapter_out, adapter_feed_forward] = self.adapter;
         let projected = queries + 2 * keys;
         // The input and its norm; queries, keys and values in one matrix, and then an adapter or the same apart.
         let projection = 2 * hidden + projected + adapter_in.max(if self.fused { projected } else { 0 });
         // Keys and values are in the cache as well.
-        let attention = 2 * hidden + projected + 2 * keys + queries + hidden + adapter_out;
-        // Both norms; the input of the last matrix, its output, and an adapter.
-        let mut feed_forward = self.activations() + 2 * hidden + inner + hidden + adapter_feed_forward;
+        let attention = 2 * hidden + projected + unnormed + 2 * keys + queries + hidden + adapter_out;
+        // Both norms, and what attention made where it is not part of a sum yet; the input of the last matrix, its output, and
+        // an adapter.
+        let mut feed_forward = self.activations() + 3 * hidden + inner + hidden + adapter_feed_forward;
+        if self.sums == 1 {
+            feed_forward -= hidden;
+        }
         if self.experts.is_some() {
             // All tokens may choose the same expert: their inputs again.
             feed_forward += hidden + 8;
@@ -209,7 +223,7 @@ impl Numbers {
 
     /// The most at once, without the activations and what an adapter takes.
     fn backward(&self) -> u64 {
-        let Numbers { hidden, queries, keys, inner, gates, adapts_down, .. } = *self;
+        let Numbers { hidden, queries, keys, unnormed, inner, gates, adapts_down, .. } = *self;
         let projected = queries + 2 * keys;
         // Gradients of the output and of the input, a norm; the input of the last matrix, if an adapter reads it, its
         // gradient, those of the nonlinearity; where there is a gate, the gradient that comes through it.
@@ -220,7 +234,7 @@ impl Numbers {
         // Both norms, the gradient of the sum, of the context, of queries, keys and values, the same in one matrix, of the
         // input.
         let parts = if self.fused { projected } else { hidden };
-        let attention = 4 * hidden + queries + projected + parts;
+        let attention = 4 * hidden + queries + projected + unnormed + parts;
         let norms = 5 * hidden;
         self.row + feed_forward.max(attention).max(norms)
     }

@@ -91,9 +91,9 @@ impl LocalSpan {
 
     /// Drops pieces that no later query can see, where attention has a window.
     fn forget(&self, session: &mut Session) {
-        let Some(window) = self.spec.attention.window else { return };
         let floors = session.floors().to_vec();
-        for caches in &mut state(session).caches {
+        for (block, caches) in self.blocks.iter().zip(&mut state(session).caches) {
+            let Some(window) = block.attention.window() else { continue };
             for (cache, floor) in caches.iter_mut().zip(&floors) {
                 cache.forget_before((floor + 1).saturating_sub(window));
             }

@@ -228,6 +228,11 @@ fn layouts(spec: &ModelSpec, source: &dyn TensorSource, request: &Request) -> Re
             }
         }
     }
+    if spec.projects() {
+        // Linears like others to bitsandbytes.
+        add(spec.names.project_in, request.encoding)?;
+        add(spec.names.project_out, request.encoding)?;
+    }
     if request.embedding != Encoding::F32 {
         add(spec.names.embedding, request.embedding)?;
         if !(Loader { source, spec, encoding: None }).tied_head()? {
@@ -248,7 +253,8 @@ fn units(spec: &ModelSpec) -> Vec<Unit> {
 fn unit_of(spec: &ModelSpec, name: &str) -> usize {
     let names = &spec.names;
     let name = name.strip_prefix(names.prefix).unwrap_or(name);
-    if name.starts_with(names.embedding) {
+    let before_blocks = [names.embedding, names.positions, names.project_in];
+    if before_blocks.into_iter().any(|part| !part.is_empty() && name.starts_with(part)) {
         return 0;
     }
     let number = name.strip_prefix(names.block).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());

@@ -52,7 +52,8 @@ impl RandomModel {
         let (block, names) = (&spec.block, &spec.names);
         let hidden = block.hidden_size;
         let named = |name: &str| format!("{}{name}", names.prefix);
-        let vocabulary = Recipe::new(&[spec.vocab_size, hidden], Spread { mean: 0.0, deviation: 0.02 });
+        let looked_up = |rows, cols| Recipe::new(&[rows, cols], Spread { mean: 0.0, deviation: 0.02 });
+        let vocabulary = looked_up(spec.vocab_size, spec.embedding_size);
         if !spec.tied_head {
             model.tensors.insert(format!("{}.weight", names.head), vocabulary.clone());
         }
@@ -60,10 +61,28 @@ impl RandomModel {
         if spec.embedding_norm {
             model.add_norm(&named(names.embedding_norm), block, false);
         }
-        model.add_norm(&named(names.final_norm), block, outliers);
+        if let Some(rows) = spec.position_rows() {
+            model.tensors.insert(named(&format!("{}.weight", names.positions)), looked_up(rows, hidden));
+        }
+        if spec.projects() {
+            let (narrow, wide) = (spec.embedding_size, hidden);
+            for (name, outputs, inputs) in [(names.project_in, wide, narrow), (names.project_out, narrow, wide)] {
+                let spread = Spread { mean: 0.0, deviation: 1.0 / (inputs as f32).sqrt() };
+                model.tensors.insert(named(&format!("{name}.weight")), Recipe::new(&[outputs, inputs], spread));
+            }
+        }
+        if spec.final_norm {
+            model.add_norm(&named(names.final_norm), block, outliers);
+        }
         for index in 0..spec.num_blocks {
             for norm in [names.attention_norm, names.feed_forward_norm] {
                 model.add_norm(&named(&names.in_block(index, norm)), block, outliers);
+            }
+            if block.attention.query_key_norm {
+                for norm in [names.query_norm, names.key_norm] {
+                    let weight = Recipe::new(&[block.attention.head_dim], Spread { mean: 1.0, deviation: 0.05 });
+                    model.tensors.insert(named(&format!("{}.weight", names.in_block(index, norm))), weight);
+                }
             }
             for linear in block.linears() {
                 let Some(name) = names.linear(LinearId::new(index, linear.site)) else { continue };

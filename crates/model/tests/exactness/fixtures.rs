@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 pub(crate) const CACHE_BYTES: u64 = 1 << 30;
 
 /// Every fixture model, with the golden that holds for it.
-pub(crate) const MODELS: [(&str, &str); 10] = [
+pub(crate) const MODELS: [(&str, &str); 22] = [
     ("bloom-tiny", "bloom-tiny"),
     ("bloom-tiny-unprefixed", "bloom-tiny"),
     ("bloom-tiny-sharded", "bloom-tiny"),
@@ -22,22 +22,53 @@ pub(crate) const MODELS: [(&str, &str); 10] = [
     ("bloom-small-trained", "bloom-small-trained"),
     ("llama-tiny", "llama-tiny"),
     ("llama-tiny-tied", "llama-tiny-tied"),
+    ("llama3-rope-tiny", "llama3-rope-tiny"),
     ("mixtral-tiny", "mixtral-tiny"),
+    ("qwen3-tiny", "qwen3-tiny"),
+    ("falcon-tiny", "falcon-tiny"),
+    ("falcon-tiny-newarch", "falcon-tiny-newarch"),
+    ("falcon-alibi-tiny", "falcon-alibi-tiny"),
+    ("mistral-tiny", "mistral-tiny"),
+    ("qwen2-tiny", "qwen2-tiny"),
+    ("llama-linear-tiny", "llama-linear-tiny"),
+    ("llama-dynamic-tiny", "llama-dynamic-tiny"),
+    ("llama-yarn-tiny", "llama-yarn-tiny"),
+    ("opt-tiny", "opt-tiny"),
+    ("opt-tiny-postln", "opt-tiny-postln"),
 ];
 
 /// A model per architecture and stored float: what properties are tested on, beyond the recorded outputs.
-pub(crate) const ARCHITECTURES: [&str; 7] = [
+pub(crate) const ARCHITECTURES: [&str; 19] = [
     "bloom-tiny",
     "bloom-tiny-fp16",
     "bloom-tiny-bf16",
     "bloom-tiny-h6-postres",
     "llama-tiny",
     "llama-tiny-tied",
+    "llama3-rope-tiny",
     "mixtral-tiny",
+    "qwen3-tiny",
+    "falcon-tiny",
+    "falcon-tiny-newarch",
+    "falcon-alibi-tiny",
+    "mistral-tiny",
+    "qwen2-tiny",
+    "llama-linear-tiny",
+    "llama-dynamic-tiny",
+    "llama-yarn-tiny",
+    "opt-tiny",
+    "opt-tiny-postln",
 ];
 
 pub(crate) fn repository() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// Where a model lies: with the program, among the fixtures, or among those that were made for this repository.
+pub(crate) fn folder(model: &str) -> PathBuf {
+    let places = ["models", "tests/fixtures/models", "tests/fixtures/families/models"];
+    let folder = places.into_iter().map(|place| repository().join(place).join(model)).find(|folder| folder.exists());
+    folder.unwrap_or_else(|| panic!("{model} is nowhere"))
 }
 
 pub(crate) fn open(model: &str, threads: usize) -> Model {
@@ -45,10 +76,7 @@ pub(crate) fn open(model: &str, threads: usize) -> Model {
 }
 
 pub(crate) fn open_in(encoding: Encoding, model: &str, threads: usize) -> Model {
-    let shipped = repository().join("models").join(model);
-    let fixture = repository().join("tests/fixtures/models").join(model);
-    let folder = if shipped.exists() { shipped } else { fixture };
-    Model::open(&folder, &OpenOptions::new(Cpu::new(threads), CACHE_BYTES, encoding))
+    Model::open(&folder(model), &OpenOptions::new(Cpu::new(threads), CACHE_BYTES, encoding))
         .unwrap_or_else(|error| panic!("{model}: {error}"))
 }
 
@@ -62,7 +90,10 @@ pub(crate) struct Golden {
 impl Golden {
     /// `path` below `goldens`, without ending.
     pub(crate) fn load(path: &str) -> Golden {
-        let path = repository().join("tests/fixtures/goldens").join(path);
+        let places =
+            ["tests/fixtures/goldens", "tests/fixtures/families/goldens"].map(|place| repository().join(place));
+        let paths = places.map(|place| place.join(path));
+        let path = paths.into_iter().find(|path| path.with_extension("json").exists()).expect("a golden of this name");
         let manifest = serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
         let bytes = fs::read(path.with_extension("safetensors")).unwrap();
         let (mut floats, mut ids) = (HashMap::new(), HashMap::new());
@@ -89,7 +120,7 @@ impl Golden {
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.floats.contains_key(name)
+        self.floats.contains_key(name) || self.ids.contains_key(name)
     }
 
     /// Recorded token ids, a row per sequence.

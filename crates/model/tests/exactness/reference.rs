@@ -94,13 +94,18 @@ fn losses_are_those_of_transformers() {
 fn greedy_text_is_that_of_transformers() {
     for (name, golden) in MODELS {
         let (model, golden) = (open(name, 2), Golden::load(golden));
+        if !golden.has("greedy.single") {
+            // Of positions that depend on the length: what was cached before it grew would, too.
+            assert_eq!(name, "llama-dynamic-tiny");
+            continue;
+        }
         let prompt = golden.ids("single.input_ids").remove(0);
         let expected = golden.ids("greedy.single").remove(0);
         let shape = SessionShape { sequences: 1, max_tokens: expected.len(), max_rewind: 0 };
         let mut session = model.blocks.open(shape, &Pass::default()).unwrap();
         let (mut ids, mut next) = (prompt.clone(), prompt);
         while ids.len() < expected.len() {
-            let hidden = model.embedding.embed(&model.cpu, &[&next]).unwrap();
+            let hidden = model.embedding.embed_at(&model.cpu, session.positions(), &[&next]).unwrap();
             let last = step(model.blocks.as_ref(), &mut session, hidden);
             let logits = model.head.logits(&model.cpu, last.values().view());
             next = vec![best(logits.data())];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bouquet_kernels::Cpu;
+use bouquet_kernels::ops::activation::Activation;
 use bouquet_kernels::ops::attention::KEY_PIECE;
 use bouquet_model::block::Block;
 use bouquet_model::checkpoint::Checkpoint;
@@ -17,14 +18,14 @@ use bouquet_span::{
     Span, SpanError, Step,
 };
 
-use crate::fixtures::{ARCHITECTURES, bits, repository};
+use crate::fixtures::{ARCHITECTURES, bits, folder};
 
 /// More than all passes of a clause keep and work in; a session that reserves as much holds nothing until it is filled.
 const CACHE_TOKENS: usize = 1 << 20;
 
 /// All blocks of a fixture, its specification changed before its weights are read.
 fn blocks(name: &str, change: impl Fn(&mut ModelSpec)) -> (ModelSpec, Vec<Block>) {
-    let folder = repository().join("tests/fixtures/models").join(name);
+    let folder = folder(name);
     let mut spec = families::load_spec(&folder).unwrap();
     change(&mut spec);
     let checkpoint = Checkpoint::open(&folder).unwrap();
@@ -70,8 +71,15 @@ fn subject(name: &'static str, spec: &ModelSpec, whole: LocalSpan) -> Subject<'s
 
 #[test]
 fn local_spans_of_every_architecture_keep_the_contract() {
+    // The slope of ReLU jumps, which finite differences do not like; its own is tested with the kernels.
+    let without_bends = |spec: &mut ModelSpec| {
+        let activation = &mut spec.block.feed_forward.activation;
+        if *activation == Activation::Relu {
+            *activation = Activation::Gelu;
+        }
+    };
     for name in ARCHITECTURES {
-        let (spec, local) = span(name, |_| ());
+        let (spec, local) = span(name, without_bends);
         let mut subject = subject(name, &spec, local);
         if spec.block.feed_forward.experts.is_some() {
             // A step that changes a token's choice of experts measures the jump and not the slope: small steps, from a

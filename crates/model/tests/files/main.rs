@@ -24,8 +24,9 @@ fn repository() -> PathBuf {
 
 /// The folder of a fixture model, or of the one that ships with the repository.
 fn model(name: &str) -> PathBuf {
-    let shipped = repository().join("models").join(name);
-    if shipped.exists() { shipped } else { repository().join("tests/fixtures/models").join(name) }
+    let places = ["models", "tests/fixtures/models", "tests/fixtures/families/models"];
+    let folder = places.into_iter().map(|place| repository().join(place).join(name)).find(|folder| folder.exists());
+    folder.unwrap_or_else(|| panic!("{name} is nowhere"))
 }
 
 fn json(path: &Path) -> Value {

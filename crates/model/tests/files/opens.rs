@@ -7,14 +7,14 @@ use bouquet_model::families::{self, load_spec, parameters};
 use bouquet_model::generation_config::GenerationConfig;
 use bouquet_model::inspect::Inspection;
 use bouquet_model::load::Loader;
-use bouquet_model::spec::{ExpertSpec, NormKind, Positions, QkvLayout, Residual};
+use bouquet_model::spec::{ExpertSpec, NormKind, Positions, QkvLayout, Wiring};
 use bouquet_model::{ModelError, ModelSpec};
 use bouquet_span::{LinearId, Site};
 use serde_json::json;
 
 use crate::{model, refused};
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 22] = [
     "bloom-tiny",
     "bloom-tiny-unprefixed",
     "bloom-tiny-sharded",
@@ -25,6 +25,18 @@ const MODELS: [&str; 10] = [
     "llama-tiny",
     "llama-tiny-tied",
     "mixtral-tiny",
+    "llama3-rope-tiny",
+    "qwen3-tiny",
+    "falcon-tiny",
+    "falcon-tiny-newarch",
+    "opt-tiny",
+    "opt-tiny-postln",
+    "mistral-tiny",
+    "qwen2-tiny",
+    "llama-linear-tiny",
+    "llama-dynamic-tiny",
+    "llama-yarn-tiny",
+    "falcon-alibi-tiny",
 ];
 
 fn open(name: &str) -> (ModelSpec, Checkpoint) {
@@ -41,14 +53,29 @@ fn fixtures_hold_every_tensor_of_their_specification_and_no_other() {
         let mut expected = Vec::new();
         let mut expect = |part: &str, shape: &[usize]| expected.push((part.to_owned(), shape.to_vec()));
         let hidden = spec.block.hidden_size;
-        expect(&format!("{}.weight", names.embedding), &[spec.vocab_size, hidden]);
+        expect(&format!("{}.weight", names.embedding), &[spec.vocab_size, spec.embedding_size]);
         if !spec.tied_head {
-            expect(&format!("{}.weight", names.head), &[spec.vocab_size, hidden]);
+            expect(&format!("{}.weight", names.head), &[spec.vocab_size, spec.embedding_size]);
         }
-        let mut norms = vec![names.final_norm.to_owned()];
+        if let Some(rows) = spec.position_rows() {
+            expect(&format!("{}.weight", names.positions), &[rows, hidden]);
+        }
+        if spec.projects() {
+            expect(&format!("{}.weight", names.project_in), &[hidden, spec.embedding_size]);
+            expect(&format!("{}.weight", names.project_out), &[spec.embedding_size, hidden]);
+        }
+        let mut norms = Vec::new();
+        norms.extend(spec.final_norm.then(|| names.final_norm.to_owned()));
         norms.extend(spec.embedding_norm.then(|| names.embedding_norm.to_owned()));
         for block in 0..spec.num_blocks {
-            norms.extend([names.attention_norm, names.feed_forward_norm].map(|norm| names.in_block(block, norm)));
+            let mut of_block = vec![names.attention_norm, names.feed_forward_norm];
+            of_block.dedup();
+            norms.extend(of_block.into_iter().map(|norm| names.in_block(block, norm)));
+            if spec.block.attention.query_key_norm {
+                for norm in [names.query_norm, names.key_norm] {
+                    expect(&format!("{}.weight", names.in_block(block, norm)), &[spec.block.attention.head_dim]);
+                }
+            }
             for linear in spec.block.linears() {
                 let part = names.linear(LinearId::new(block, linear.site)).unwrap();
                 expect(&format!("{part}.weight"), &[linear.outputs, linear.inputs]);
@@ -84,12 +111,12 @@ fn specifications_are_those_of_the_configurations() {
     assert_eq!(bloom.block.feed_forward.intermediate_size, 256);
     assert_eq!(bloom.block.feed_forward.activation, Activation::GeluTanh);
     assert!(bloom.tied_head && bloom.embedding_norm && !bloom.block.feed_forward.gated);
-    assert_eq!((bloom.block.residual, &bloom.eos_token_ids[..]), (Residual::NormInput, &[2][..]));
+    assert_eq!((bloom.block.wiring, &bloom.eos_token_ids[..]), (Wiring::PreNorm, &[2][..]));
     assert_eq!(open("bloom-tiny-unprefixed").0, bloom);
     assert_eq!(open("bloom-tiny-sharded").0, bloom);
 
     let (post, _) = open("bloom-tiny-h6-postres");
-    assert_eq!((post.block.residual, post.block.attention.heads), (Residual::NormOutput, 6));
+    assert_eq!((post.block.wiring, post.block.attention.heads), (Wiring::NormedResidual, 6));
 
     let (llama, _) = open("llama-tiny");
     let attention = &llama.block.attention;

@@ -1,5 +1,7 @@
 //! Configurations that no model can have.
 
+use std::path::Path;
+
 use bouquet_model::ModelSpec;
 use bouquet_model::config::Config;
 use bouquet_model::families::{load_spec, spec};
@@ -53,19 +55,39 @@ fn absurd_numbers_are_refused_by_name() {
         ("llama-tiny", json!({"head_dim": 1 << 20}), "head_dim is 1048576"),
         ("llama-tiny", json!({"intermediate_size": null}), "intermediate_size is missing"),
         ("llama-tiny", json!({"intermediate_size": 1u64 << 60}), "intermediate_size is"),
-        ("llama-tiny", json!({"hidden_act": "gelu"}), r#"hidden_act is "gelu", but only silu is known"#),
+        ("llama-tiny", json!({"hidden_act": "mish"}), r#"hidden_act is "mish", but only silu, gelu"#),
         ("llama-tiny", json!({"rope_theta": 0}), "rope_theta is 0, but should be"),
         ("llama-tiny", json!({"rope_scaling": 2.0}), "rope_scaling is 2.0, but should be an object"),
         (
             "llama-tiny",
-            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
-            r#"rope_scaling.type is "linear", but only default is known yet"#,
+            json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}),
+            r#"rope_scaling.rope_type is "longrope", but only default, linear, dynamic, llama3 and yarn are known"#,
         ),
         (
             "llama-tiny",
             json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}),
-            r#"rope_parameters.rope_type is "llama3""#,
+            "rope_parameters.factor is missing",
         ),
+        (
+            "llama-tiny",
+            json!({"rope_scaling": {"type": "linear", "factor": 0.5}}),
+            "rope_scaling.factor is 0.5, but should",
+        ),
+        (
+            "llama3-rope-tiny",
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4, "high_freq_factor": 4}}),
+            "rope_scaling.high_freq_factor is 4, not more than the low one",
+        ),
+        ("qwen2-tiny", json!({"layer_types": ["full_attention"]}), "layer_types lists 1 blocks of 3"),
+        (
+            "qwen2-tiny",
+            json!({"layer_types": ["full_attention", "sliding_attention", "linear_attention"]}),
+            r#"layer_types has "linear_attention", but only"#,
+        ),
+        ("falcon-tiny-newarch", json!({"num_kv_heads": 3}), "num_kv_heads is 3, which does not divide"),
+        ("falcon-tiny-newarch", json!({"parallel_attn": false}), "parallel_attn is false"),
+        ("opt-tiny", json!({"layer_norm_elementwise_affine": false}), "layer_norm_elementwise_affine is false"),
+        ("opt-tiny", json!({"word_embed_proj_dim": 0}), "word_embed_proj_dim is 0"),
         ("llama-tiny", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
         ("llama-tiny", json!({"max_position_embeddings": 0}), "max_position_embeddings is 0"),
         ("mixtral-tiny", json!({"num_local_experts": 100_000}), "num_local_experts is 100000"),
@@ -84,12 +106,16 @@ fn absurd_numbers_are_refused_by_name() {
             r#"quantization_config says that the weights are encoded ("gptq"), which is not read yet"#,
         ),
         ("llama-tiny", json!({"quantization_config": 4}), "quantization_config is 4, but should be an object"),
-        ("llama-tiny", json!({"model_type": null}), "model_type is missing (known families: bloom, llama, mixtral)"),
+        (
+            "llama-tiny",
+            json!({"model_type": null}),
+            "model_type is missing (known families: bloom, falcon, llama, mistral",
+        ),
         ("llama-tiny", json!({"model_type": 3}), "model_type is 3, but should be a text"),
         (
             "llama-tiny",
             json!({"model_type": "gpt2"}),
-            r#"the model family "gpt2" is not known (known: bloom, llama, mixtral)"#,
+            r#"the model family "gpt2" is not known (known: bloom, falcon, llama, mistral, mixtral,"#,
         ),
     ];
     for (name, changes, expected) in cases {
@@ -117,7 +143,7 @@ fn a_file_that_is_no_configuration_is_refused() {
     }
     refused(load_spec(folder(&[]).path()), "config.json is missing: it says what kind", "an empty folder");
     refused(load_spec(&model("bloom-tiny").join("config.json")), "it is a file", "a file");
-    refused(load_spec(&model("no-such-model")), "there is no such folder", "no folder");
+    refused(load_spec(Path::new("no-such-model")), "there is no such folder", "no folder");
     let large = vec![b' '; (16 << 20) + 1];
     refused(load_spec(folder(&[("config.json", &large)]).path()), "more than 16777216 are not read", "a large file");
 }
@@ -136,11 +162,24 @@ fn other_spellings_mean_the_same() {
     same("llama-tiny", json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}));
     same("llama-tiny", json!({"torch_dtype": "bfloat16", "dtype": null, "pretraining_tp": 4}));
     same("mixtral-tiny", json!({"router_jitter_noise": 0.3, "rope_theta": 1_000_000}));
+    // As transformers 4 and 5 write it.
+    let scaling = json!({"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+    same("llama3-rope-tiny", json!({"rope_theta": null, "rope_scaling": null, "rope_parameters": scaling}));
+    same("qwen2-tiny", json!({"layer_types": null}));
+    same("falcon-tiny", json!({"hidden_size": null, "n_embed": 64, "num_attention_heads": null, "n_head": 4}));
+    same("opt-tiny", json!({"word_embed_proj_dim": null, "activation_function": null, "enable_bias": null}));
 
     let untied = parse(&changed("bloom-tiny", &json!({"tie_word_embeddings": false}))).unwrap();
     assert!(!untied.tied_head);
     let windowed = parse(&changed("mixtral-tiny", &json!({"sliding_window": 4096}))).unwrap();
     assert_eq!(windowed.block.attention.window, Some(4096));
+    let window = |changes| parse(&changed("mistral-tiny", &changes)).unwrap().window(0);
+    assert_eq!(window(json!({"sliding_window": null})), None);
+    assert_eq!(window(json!({})), Some(8));
+    let qwen = parse(&changed("qwen2-tiny", &json!({}))).unwrap();
+    assert_eq!([qwen.window(0), qwen.window(1), qwen.window(2)], [None, Some(6), Some(6)]);
+    assert_eq!(parse(&changed("qwen2-tiny", &json!({"use_sliding_window": false}))).unwrap().window(2), None);
     let moved = json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}});
     let Positions::Rope(moved) = parse(&changed("llama-tiny", &moved)).unwrap().block.attention.positions else {
         panic!("Llama turns")

@@ -154,7 +154,7 @@ impl Bench {
         self.limits.check()?;
         let mut steps = Vec::with_capacity(sessions.len());
         for (session, ids) in sessions.iter_mut().zip(ids) {
-            let hidden = self.network.embedding.embed(&self.network.cpu, &[ids])?;
+            let hidden = self.network.embedding.embed_at(&self.network.cpu, session.positions(), &[ids])?;
             steps.push(Step { session, hidden, returned, limits: self.limits.clone() });
         }
         let outputs = self.network.blocks.step(&mut steps);

@@ -76,8 +76,8 @@ impl Prepared {
         let in_file = spec.stored.embedding == encoding.of_vocabulary();
         let Examples::Sentences(sentences) = &self.examples else { return Ok(all) };
         let Some(parameters) = families::parameters(spec).filter(|_| in_file) else { return Ok(all) };
-        let numbers = (spec.vocab_size * spec.block.hidden_size) as u64;
-        let embedding = encoding.of_vocabulary().bytes(spec.vocab_size, spec.block.hidden_size).unwrap_or_else(|| {
+        let numbers = (spec.vocab_size * spec.embedding_size) as u64;
+        let embedding = encoding.of_vocabulary().bytes(spec.vocab_size, spec.embedding_size).unwrap_or_else(|| {
             // Floats are all of one kind, nearly always.
             (u128::from(all) * u128::from(numbers) / u128::from(parameters.total.max(1))) as u64
         });

@@ -210,7 +210,7 @@ fn write_result(prepared: &Prepared, folder: &RunFolder, learned: &Learned) -> R
     let Prepared { config, spec, adapter_settings, .. } = prepared;
     learned.write(folder.path(), adapter_settings, spec)?;
     if config.objective != Objective::Causal {
-        let hidden_size = spec.block.hidden_size;
+        let hidden_size = spec.embedding_size;
         let (pooling, max_tokens) = (config.pooling, config.max_tokens);
         let export = Export { base: &prepared.folder, hidden_size, pooling, max_tokens };
         export.write(folder.path())?;
