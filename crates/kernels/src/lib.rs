@@ -89,7 +89,7 @@ pub mod weight;
 
 pub use cpu::{Cpu, Isa};
 pub use matrix::{Matrix, MatrixView, MatrixViewMut};
-pub use recycle::MOST_IDLE_BYTES;
+pub use recycle::{MOST_IDLE_BYTES, set_most_idle_bytes};
 pub use weight::{Arithmetic, FloatEncoding, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.

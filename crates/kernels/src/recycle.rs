@@ -9,18 +9,27 @@ const SMALL: usize = 16 << 10;
 /// Most buffers that are kept.
 const MOST_BUFFERS: usize = 256;
 
-/// Bytes of the matrices that nobody uses and that are kept for the next ones, at most.
+/// Bytes of the matrices that nobody uses and that are kept for the next ones, at most, unless
+/// [`set_most_idle_bytes`] says otherwise.
 pub const MOST_IDLE_BYTES: usize = 128 << 20;
 
-/// The same in numbers.
-const MOST_NUMBERS: usize = MOST_IDLE_BYTES / size_of::<f32>();
-
-static KEPT: Mutex<Kept> = Mutex::new(Kept { buffers: Vec::new(), numbers: 0 });
+static KEPT: Mutex<Kept> = Mutex::new(Kept::new(MOST_IDLE_BYTES));
 
 struct Kept {
     buffers: Vec<Vec<f32>>,
     /// Of all buffers.
     numbers: usize,
+    /// How many there may be.
+    most_numbers: usize,
+}
+
+/// From now on, and in the whole program, no more than so many bytes wait for the next matrices: for those who plan what
+/// they take. Changes the time that things take, and no bit of them.
+pub fn set_most_idle_bytes(bytes: usize) {
+    if let Ok(mut kept) = KEPT.lock() {
+        kept.most_numbers = bytes / size_of::<f32>();
+        kept.make_room(0);
+    }
 }
 
 /// `len` numbers, whatever they are: NaN where debug assertions are on, so that a test sees who reads them.
@@ -48,6 +57,10 @@ pub(crate) fn give(buffer: Vec<f32>) {
 }
 
 impl Kept {
+    const fn new(most_bytes: usize) -> Self {
+        Kept { buffers: Vec::new(), numbers: 0, most_numbers: most_bytes / size_of::<f32>() }
+    }
+
     /// The shortest that is long enough, unless it is so long that others will miss it.
     fn take(&mut self, len: usize) -> Vec<f32> {
         let fits = |buffer: &Vec<f32>| (len..=2 * len).contains(&buffer.capacity());
@@ -62,16 +75,20 @@ impl Kept {
         }
     }
 
-    /// What was kept longest goes first.
     fn give(&mut self, buffer: Vec<f32>) {
-        let room = |kept: &Kept| kept.buffers.len() < MOST_BUFFERS && kept.numbers + buffer.capacity() <= MOST_NUMBERS;
-        while !room(self) && !self.buffers.is_empty() {
-            self.numbers -= self.buffers.remove(0).capacity();
-        }
-        if room(self) {
+        if self.make_room(buffer.capacity()) {
             self.numbers += buffer.capacity();
             self.buffers.push(buffer);
         }
+    }
+
+    /// Whether a buffer of so many numbers may stay. What was kept longest goes for it.
+    fn make_room(&mut self, more: usize) -> bool {
+        let room = |kept: &Kept| kept.buffers.len() < MOST_BUFFERS && kept.numbers + more <= kept.most_numbers;
+        while !room(self) && !self.buffers.is_empty() {
+            self.numbers -= self.buffers.remove(0).capacity();
+        }
+        room(self)
     }
 }
 
@@ -81,7 +98,8 @@ mod tests {
 
     #[test]
     fn buffers_come_back_and_the_oldest_go() {
-        let mut kept = Kept { buffers: Vec::new(), numbers: 0 };
+        let mut kept = Kept::new(MOST_IDLE_BYTES);
+        let most_numbers = kept.most_numbers;
         let buffer = Vec::with_capacity(30_000);
         let address = buffer.as_ptr();
         kept.give(buffer);
@@ -92,9 +110,14 @@ mod tests {
         assert_eq!((kept.buffers.len(), kept.numbers), (0, 0));
         (0..MOST_BUFFERS + 3).for_each(|more| kept.give(Vec::with_capacity(SMALL + more)));
         assert_eq!((kept.buffers.len(), kept.buffers[0].capacity()), (MOST_BUFFERS, SMALL + 3));
-        kept.give(Vec::with_capacity(MOST_NUMBERS));
-        assert_eq!((kept.buffers.len(), kept.numbers), (1, MOST_NUMBERS));
-        kept.give(Vec::with_capacity(MOST_NUMBERS + 1));
+        kept.give(Vec::with_capacity(most_numbers));
+        assert_eq!((kept.buffers.len(), kept.numbers), (1, most_numbers));
+        kept.give(Vec::with_capacity(most_numbers + 1));
         assert_eq!((kept.buffers.len(), kept.numbers), (0, 0));
+        kept.give(Vec::with_capacity(3 * SMALL));
+        kept.give(Vec::with_capacity(SMALL));
+        kept.most_numbers = 2 * SMALL;
+        assert!(kept.make_room(0));
+        assert_eq!((kept.buffers.len(), kept.numbers), (1, SMALL), "less may wait");
     }
 }

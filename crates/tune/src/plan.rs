@@ -71,6 +71,8 @@ pub struct MemoryPlan {
     pub learned: u64,
     /// What a pass works in, and what lies idle for the next one.
     pub working: u64,
+    /// Of that, what lies idle at most; the run has to see to it ([`bouquet_kernels::set_most_idle_bytes`]).
+    pub idle: u64,
     /// What the passes of a batch keep for their backward.
     pub kept: u64,
 }
@@ -137,7 +139,29 @@ impl Request<'_> {
         // Itself and the best of it, twice: the run's and a checkpoint's; what travels with passes; gradients.
         let copies = if self.keeps_best { 6 } else { 4 };
         let learned = copies * parameters + 2 * self.optimizer.bytes() as u64;
-        MemoryPlan { held: self.held, learned, working, kept }
+        let idle = self.worked_in(plan, &passes).min(most_idle);
+        MemoryPlan { held: self.held, learned, working, idle, kept }
+    }
+
+    /// The most that a pass works in, one way or the other, or an evaluation: what can lie idle beside the next one.
+    fn worked_in(&self, plan: PassPlan, passes: &[Range<usize>]) -> u64 {
+        let all: usize = self.lengths.iter().sum();
+        let of_pass = |pass: &Range<usize>| {
+            let lengths = &self.lengths[pass.clone()];
+            let keep = match plan.kept_bytes {
+                None => Keep::BlockInputs,
+                Some(bytes) if self.predicted.is_some() => Keep::Activations { bytes },
+                Some(bytes) => PassPlan::keep(bytes, lengths.iter().sum(), all),
+            };
+            let bytes = self.bytes(lengths);
+            let logits = self.predicted.map_or(0, |predicted| {
+                2 * logit_bytes(predicted.vocab_size, predicted.tokens[pass.clone()].iter().sum())
+            });
+            let forward = bytes.forward(keep).saturating_sub(bytes.kept(keep));
+            let worked_in = forward.max(bytes.backward(keep).saturating_add(2 * self.hidden(lengths)));
+            worked_in.saturating_add(logits).saturating_add(made_again(&bytes, keep))
+        };
+        passes.iter().map(of_pass).max().unwrap_or(0).max(self.evaluation() / 2)
     }
 
     /// Matrices that wait for the next pass, at most. Where all passes are of one size, each takes the matrices of the one

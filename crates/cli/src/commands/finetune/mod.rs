@@ -130,6 +130,7 @@ pub(crate) fn quietly(
 /// Carries a run out. Returns where it ended, and what there is to say of it.
 fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Result<(Checkpoint, Value)> {
     let config = &prepared.config;
+    bouquet_kernels::set_most_idle_bytes(usize::try_from(memory.idle).unwrap_or(usize::MAX));
     // Before the folder is taken: a model that cannot be opened leaves none.
     let network = Network::open(&prepared.folder, &options(args.compute.cpu()?, config.encoding))?;
     let (folder, from) = begin(args, prepared)?;
