@@ -139,7 +139,7 @@ impl Request<'_> {
         // Itself and the best of it, twice: the run's and a checkpoint's; what travels with passes; gradients.
         let copies = if self.keeps_best { 6 } else { 4 };
         let learned = copies * parameters + 2 * self.optimizer.bytes() as u64;
-        let idle = self.worked_in(plan, &passes).min(most_idle);
+        let idle = idle_beside(self.worked_in(plan, &passes), most_idle);
         MemoryPlan { held: self.held, learned, working, idle, kept }
     }
 
@@ -161,7 +161,7 @@ impl Request<'_> {
             let worked_in = forward.max(bytes.backward(keep).saturating_add(2 * self.hidden(lengths)));
             worked_in.saturating_add(logits).saturating_add(made_again(&bytes, keep))
         };
-        passes.iter().map(of_pass).max().unwrap_or(0).max(self.evaluation() / 2)
+        passes.iter().map(of_pass).max().unwrap_or(0).max(self.evaluation())
     }
 
     /// Matrices that wait for the next pass, at most. Where all passes are of one size, each takes the matrices of the one
@@ -210,7 +210,7 @@ impl Request<'_> {
 
     /// What batches of texts keep and work in.
     fn one_by_one(&self, plan: PassPlan, passes: &[Range<usize>], most_idle: u64) -> (u64, u64) {
-        let idle = |worked_in: u64| worked_in.min(most_idle);
+        let idle = |worked_in: u64| idle_beside(worked_in, most_idle);
         let keep = plan.kept_bytes.map_or(Keep::BlockInputs, |bytes| Keep::Activations { bytes });
         let both = passes.iter().map(|pass| {
             let lengths = &self.lengths[pass.clone()];
@@ -260,10 +260,14 @@ impl Request<'_> {
     }
 }
 
-/// What a pass works in, and what lies idle beside it for the next one: matrices of other shapes, which passes before
-/// worked in or made again, as much as was measured.
+/// What a pass works in, and what lies idle beside it for the next one.
 fn with_idle(working: u64, made_again: u64, most_idle: u64) -> u64 {
-    working.saturating_add(working.saturating_add(made_again).min(most_idle))
+    working.saturating_add(idle_beside(working.saturating_add(made_again), most_idle))
+}
+
+/// What may lie idle where so much is worked in: less than that, since matrices of one direction serve the other, too.
+fn idle_beside(worked_in: u64, most_idle: u64) -> u64 {
+    (worked_in - worked_in / 4).min(most_idle)
 }
 
 /// Activations of a block that are not kept and are made again for its backward.
