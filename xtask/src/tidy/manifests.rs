@@ -6,13 +6,14 @@ use toml::{Table, Value};
 /// The rooms of the house and what each stands on; what those stand on is allowed as well. A new room is a new line.
 ///
 /// ```text
-/// kernels <- span <- model <- {compress, embed, generate};  embed <- tune;  generate <- serve;  span <- swarm;  hub;
-/// all <- cli
+/// kernels <- span <- model <- {compress, embed, generate};  gguf <- model;  embed <- tune;  generate <- serve;
+/// span <- swarm;  hub;  all <- cli
 /// ```
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("kernels", &[]),
     ("span", &["kernels"]),
-    ("model", &["span"]),
+    ("gguf", &[]),
+    ("model", &["span", "gguf"]),
     ("compress", &["model"]),
     ("embed", &["model"]),
     ("tune", &["embed"]),
@@ -136,6 +137,8 @@ mod tests {
             ("cli", "hub", true),
             ("model", "hub", false),
             ("hub", "model", false),
+            ("model", "gguf", true),
+            ("gguf", "kernels", false),
             ("xtask", "kernels", false),
             ("span", "span", false),
         ] {
