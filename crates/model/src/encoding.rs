@@ -59,7 +59,7 @@ impl Encoding {
     /// How a weight is stored.
     pub fn of(weight: &Weight) -> Encoding {
         match weight {
-            Weight::Float(_) => Encoding::F32,
+            Weight::Float(_) | Weight::Blocks(_) => Encoding::F32,
             Weight::Int8(..) => Encoding::Int8,
             Weight::Int4(..) => Encoding::Int4,
             Weight::Nf4(_) => Encoding::Nf4,
@@ -77,7 +77,7 @@ impl Encoding {
             (Encoding::F32, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Float)),
             (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
             (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
-            (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),
+            (_, weight @ (Weight::Nf4(_) | Weight::Blocks(_))) | (Encoding::F32, weight) => return Ok(weight),
             (Encoding::Int8, Weight::Float(float)) => int8(cpu, &float, release),
             (Encoding::Int4, Weight::Float(float)) => int4(cpu, &float, release),
             (Encoding::Nf4, Weight::Float(float)) => nf4(cpu, &float, release),

@@ -3,6 +3,7 @@
 //!
 //! This file checks shapes, which are the same for all, and hands on.
 
+pub mod blocks;
 pub(crate) mod codes;
 pub mod dynamic;
 mod float;
@@ -22,6 +23,7 @@ use crate::ops::elementwise;
 use crate::scratch::Scratch;
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
+pub use blocks::{BlockFormat, BlockWeight};
 pub use float::{FloatEncoding, FloatWeight};
 pub use int4::Int4Weight;
 pub use int8::Int8Weight;
@@ -42,6 +44,8 @@ pub enum Weight {
     Int4(Arc<Int4Weight>, Arithmetic),
     /// 4 bits with a scale per block of 64, computed in f32.
     Nf4(Arc<Nf4Weight>),
+    /// Blocks of ggml, computed in f32.
+    Blocks(BlockWeight),
 }
 
 /// What a weight of integers is multiplied with, forward and backward.
@@ -80,6 +84,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.rows(),
             Weight::Int4(weight, _) => weight.rows(),
             Weight::Nf4(weight) => weight.rows(),
+            Weight::Blocks(weight) => weight.rows(),
         }
     }
 
@@ -90,6 +95,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.cols(),
             Weight::Int4(weight, _) => weight.cols(),
             Weight::Nf4(weight) => weight.cols(),
+            Weight::Blocks(weight) => weight.cols(),
         }
     }
 
@@ -100,6 +106,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.bytes(),
             Weight::Int4(weight, _) => weight.bytes(),
             Weight::Nf4(weight) => weight.bytes(),
+            Weight::Blocks(weight) => weight.bytes(),
         }
     }
 
@@ -111,6 +118,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.codes(),
             Weight::Int4(weight, _) => weight.codes(),
             Weight::Nf4(weight) => weight.codes(),
+            Weight::Blocks(weight) => weight.data(),
         }
     }
 
@@ -127,6 +135,7 @@ impl Weight {
             }
             Weight::Float(weight) => weight.product(cpu, x, y.reborrow()),
             Weight::Nf4(weight) => weight.product(cpu, x, y.reborrow()),
+            Weight::Blocks(weight) => weight.product(cpu, x, y.reborrow()),
             Weight::Int8(..) | Weight::Int4(..) => {
                 let (codes, scales) = self.codes().expect("integers");
                 codes::float_product(cpu, codes, scales, x, y.reborrow());
@@ -146,6 +155,7 @@ impl Weight {
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.product_backward(cpu, dy, dx),
             (Weight::Nf4(weight), _) => weight.product_backward(cpu, dy, dx),
+            (Weight::Blocks(weight), _) => weight.product_backward(cpu, dy, dx),
             (Weight::Int8(_, Arithmetic::Integer) | Weight::Int4(_, Arithmetic::Integer), Some((codes, scales))) => {
                 codes::product_backward(cpu, codes, scales, dy, dx);
             }
@@ -163,6 +173,7 @@ impl Weight {
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.gather(cpu, ids, out),
             (Weight::Nf4(weight), _) => weight.gather(cpu, ids, out),
+            (Weight::Blocks(weight), _) => weight.gather(cpu, ids, out),
             (_, Some((codes, scales))) => codes::gather(cpu, codes, scales, ids, out),
             _ => unreachable!("all others are codes"),
         }
@@ -171,7 +182,7 @@ impl Weight {
     /// Codes and the scale of each row, where there are any.
     fn codes(&self) -> Option<(CodeRows<'_>, &[f32])> {
         match self {
-            Weight::Float(_) | Weight::Nf4(_) => None,
+            Weight::Float(_) | Weight::Nf4(_) | Weight::Blocks(_) => None,
             Weight::Int8(weight, _) => Some(weight.view()),
             Weight::Int4(weight, _) => Some(weight.view()),
         }

@@ -1,0 +1,161 @@
+//! The block formats of ggml: its own numbers, and each instruction set against scalar.
+
+mod common;
+
+use bouquet_kernels::weight::blocks::{block_bytes, encode};
+use bouquet_kernels::weight::{BlockFormat, BlockWeight, FloatWeight};
+use bouquet_kernels::{Cpu, FloatEncoding, Isa, Matrix, Weight};
+use bytes::Bytes;
+use common::{Numbers, assert_same_bits, cases, cpus};
+use half::f16;
+use proptest::prelude::*;
+
+/// Made by ggml's Python package, with the script beside it.
+const GOLDEN: &str = include_str!("goldens/blocks.txt");
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+}
+
+fn floats(hex: &str) -> Vec<f32> {
+    bytes(hex).chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+}
+
+/// The lines of one kind: format, blocks, numbers.
+fn golden(kind: &str) -> Vec<(BlockFormat, Vec<u8>, Vec<f32>)> {
+    let lines = GOLDEN.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|words| words[0] == kind);
+    lines
+        .map(|words| {
+            let format = BlockFormat::ALL.into_iter().find(|format| format.name() == words[1]).unwrap();
+            (format, bytes(words[2]), floats(words[3]))
+        })
+        .collect()
+}
+
+fn float_weight(rows: usize, cols: usize, numbers: &[f32]) -> FloatWeight {
+    FloatWeight::new(FloatEncoding::F32, rows, cols, Bytes::from(bytemuck::cast_slice::<f32, u8>(numbers).to_vec()))
+}
+
+/// Where the f16 numbers of a block begin, and how many there are.
+fn halves(format: BlockFormat) -> (usize, usize) {
+    match format {
+        BlockFormat::Q2K => (80, 2),
+        BlockFormat::Q3K => (108, 1),
+        BlockFormat::Q6K => (208, 1),
+        BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => (0, 2),
+        BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 | BlockFormat::Iq4Nl => (0, 1),
+    }
+}
+
+/// Blocks of random bits, with scales that are finite. Their bytes begin at an odd address.
+fn random(numbers: &mut Numbers, format: BlockFormat, rows: usize, cols: usize) -> Weight {
+    let mut data: Vec<u8> = (0..1 + block_bytes(format, rows, cols)).map(|_| numbers.bits() as u8).collect();
+    let (first, count) = halves(format);
+    for block in data[1..].chunks_exact_mut(format.block_bytes()) {
+        for half in block[first..][..2 * count].chunks_exact_mut(2) {
+            half.copy_from_slice(&f16::from_f32(0.02 * numbers.next()).to_le_bytes());
+        }
+    }
+    Weight::Blocks(BlockWeight::new(format, rows, cols, Bytes::from(data).slice(1..)))
+}
+
+/// All rows, as floats.
+fn decoded(cpu: &Cpu, weight: &Weight) -> Matrix {
+    let ids: Vec<u32> = (0..weight.rows() as u32).collect();
+    let mut rows = Matrix::zeros(weight.rows(), weight.cols());
+    weight.gather(cpu, &ids, rows.view_mut());
+    rows
+}
+
+#[test]
+fn numbers_are_those_of_ggml() {
+    let golden = golden("decode");
+    assert_eq!(golden.len(), BlockFormat::ALL.len());
+    for (format, blocks, expected) in golden {
+        assert_eq!(blocks.len() * format.block_size(), expected.len() * format.block_bytes(), "{format:?}");
+        let weight = Weight::Blocks(BlockWeight::new(format, 1, expected.len(), blocks.into()));
+        for cpu in cpus() {
+            assert_same_bits(decoded(&cpu, &weight).data(), &expected, &format!("{format:?} {cpu:?}"));
+        }
+    }
+}
+
+#[test]
+fn blocks_are_those_of_ggml() {
+    let golden = golden("encode");
+    assert_eq!(golden.len(), 2);
+    for (format, expected, numbers) in golden {
+        for cpu in cpus() {
+            let mut blocks = vec![0; expected.len()];
+            encode(&cpu, format, &float_weight(numbers.len() / 64, 64, &numbers), &mut blocks).unwrap();
+            assert_eq!(blocks, expected, "{format:?} {cpu:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_named_by_its_row() {
+    let (rows, cols) = (50, 96);
+    for format in [BlockFormat::Q8_0, BlockFormat::Q4_0] {
+        // The last is finite, but what it is divided by is not, in f16.
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e7] {
+            let mut numbers = Numbers(3).vec(rows * cols);
+            numbers[33 * cols + 95] = bad;
+            numbers[41 * cols] = bad;
+            let mut blocks = vec![0; block_bytes(format, rows, cols)];
+            let refused = encode(&Cpu::new(2), format, &float_weight(rows, cols, &numbers), &mut blocks);
+            assert_eq!(refused.unwrap_err().row, 33, "{format:?} {bad}");
+        }
+        // Too small to divide by: 0.
+        let mut blocks = vec![1; block_bytes(format, 1, 32)];
+        encode(&Cpu::new(1), format, &float_weight(1, 32, &[1e-44; 32]), &mut blocks).unwrap();
+        let weight = Weight::Blocks(BlockWeight::new(format, 1, 32, blocks.into()));
+        assert!(decoded(&Cpu::new(1), &weight).data().iter().all(|x| *x == 0.0), "{format:?}");
+    }
+}
+
+fn shapes() -> impl Strategy<Value = (BlockFormat, usize, usize, usize, u64)> {
+    let format = prop::sample::select(&BlockFormat::ALL[..]);
+    let tokens = prop_oneof![0..10usize, Just(27usize)];
+    let rows = prop_oneof![1..20usize, 60..70usize, Just(131usize)];
+    let cols = prop_oneof![1..300usize, Just(1061usize)];
+    (format, tokens, rows, cols, any::<u64>()).prop_map(|(format, tokens, rows, cols, seed)| {
+        (format, tokens, rows, cols.next_multiple_of(format.block_size()), seed)
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    #[test]
+    fn every_instruction_set_is_the_decoded_weight((format, tokens, rows, cols, seed) in shapes()) {
+        let mut numbers = Numbers(seed);
+        let weight = random(&mut numbers, format, rows, cols);
+        let (x, dy, bias) = (numbers.matrix(tokens, cols), numbers.matrix(tokens, rows), numbers.vec(rows));
+        let float = Weight::from_f32(rows, cols, decoded(&Cpu::with_isa(Isa::Scalar, 1).unwrap(), &weight).data());
+        for cpu in cpus() {
+            let what = format!("{format:?} {cpu:?} [{tokens}, {cols}] x [{rows}, {cols}]");
+            assert_same_bits(decoded(&cpu, &weight).data(), decoded(&cpu, &float).data(), &what);
+            let (mut a, mut b) = (Matrix::zeros(tokens, rows), Matrix::zeros(tokens, rows));
+            weight.product(&cpu, x.view(), Some(&bias), a.view_mut());
+            float.product(&cpu, x.view(), Some(&bias), b.view_mut());
+            assert_same_bits(a.data(), b.data(), &what);
+            let (mut a, mut b) = (Matrix::zeros(tokens, cols), Matrix::zeros(tokens, cols));
+            weight.product_backward(&cpu, dy.view(), a.view_mut());
+            float.product_backward(&cpu, dy.view(), b.view_mut());
+            assert_same_bits(a.data(), b.data(), &what);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "48 columns in blocks of 32 (Q4_0)")]
+fn rows_are_whole_blocks() {
+    BlockWeight::new(BlockFormat::Q4_0, 2, 48, Bytes::from(vec![0; 54]));
+}
+
+#[test]
+#[should_panic(expected = "bytes of a [2, 256] Q6_K weight")]
+fn bytes_are_counted() {
+    BlockWeight::new(BlockFormat::Q6K, 2, 256, Bytes::from(vec![0; 419]));
+}
