@@ -1,10 +1,12 @@
 //! How the weights of a model are held: as stored, or encoded when they are loaded.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
-use bouquet_kernels::{Arithmetic, Cpu, Weight};
+use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Matrix, Weight};
+use bytes::Bytes;
 
 use crate::checkpoint::mmap::filled;
 use crate::{ModelError, Result};
@@ -77,10 +79,11 @@ impl Encoding {
             (Encoding::F32, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Float)),
             (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
             (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
-            (_, weight @ (Weight::Nf4(_) | Weight::Blocks(_))) | (Encoding::F32, weight) => return Ok(weight),
-            (Encoding::Int8, Weight::Float(float)) => int8(cpu, &float, release),
-            (Encoding::Int4, Weight::Float(float)) => int4(cpu, &float, release),
-            (Encoding::Nf4, Weight::Float(float)) => nf4(cpu, &float, release),
+            (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),
+            // Floats, and blocks of other programs, which are decoded for it.
+            (Encoding::Int8, weight) => int8(cpu, &weight, release),
+            (Encoding::Int4, weight) => int4(cpu, &weight, release),
+            (Encoding::Nf4, weight) => nf4(cpu, &weight, release),
         };
         encoded.map_err(|NotFinite { row }| ModelError::Tensor {
             name: name.to_owned(),
@@ -91,23 +94,23 @@ impl Encoding {
 
 type Encoded = std::result::Result<Weight, NotFinite>;
 
-fn int8(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
+fn int8(cpu: &Cpu, weight: &Weight, release: &dyn Fn(&[u8])) -> Encoded {
     let (rows, cols) = (weight.rows(), weight.cols());
     let (codes, absmax) = filled(rows * cols, |codes| {
-        in_parts(weight, release, |first, part| {
+        in_parts(cpu, weight, release, |first, part| {
             Int8Weight::encode(cpu, part, &mut codes[first * cols..][..part.rows() * cols])
         })
     })?;
     Ok(Weight::Int8(Int8Weight::new(rows, cols, codes, absmax).into(), Arithmetic::Integer))
 }
 
-fn int4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
+fn int4(cpu: &Cpu, weight: &Weight, release: &dyn Fn(&[u8])) -> Encoded {
     let (rows, cols) = (weight.rows(), weight.cols());
     let groups = int4::groups(cols);
     let width = groups * int4::GROUP / 2;
     let mut scales = vec![0; rows * groups];
     let (codes, row_scales) = filled(rows * width, |codes| {
-        in_parts(weight, release, |first, part| {
+        in_parts(cpu, weight, release, |first, part| {
             let codes = &mut codes[first * width..][..part.rows() * width];
             Int4Weight::encode(cpu, part, codes, &mut scales[first * groups..][..part.rows() * groups])
         })
@@ -116,10 +119,10 @@ fn int4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
     Ok(Weight::Int4(weight.into(), Arithmetic::Integer))
 }
 
-fn nf4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
+fn nf4(cpu: &Cpu, weight: &Weight, release: &dyn Fn(&[u8])) -> Encoded {
     let (rows, cols) = (weight.rows(), weight.cols());
     let (codes, absmax) = filled(nf4::code_bytes(rows, cols), |codes| {
-        in_parts(weight, release, |first, part| {
+        in_parts(cpu, weight, release, |first, part| {
             let codes = &mut codes[first * cols / 2..][..nf4::code_bytes(part.rows(), cols)];
             Nf4Weight::encode(cpu, part, codes)
         })
@@ -131,21 +134,49 @@ fn nf4(cpu: &Cpu, weight: &FloatWeight, release: &dyn Fn(&[u8])) -> Encoded {
 /// it returns one after the other; so no more than a part of the floats is in memory at a time. A part has a multiple
 /// of 64 rows, hence of 64 numbers.
 fn in_parts(
-    weight: &FloatWeight,
+    cpu: &Cpu,
+    weight: &Weight,
     release: &dyn Fn(&[u8]),
     mut encode: impl FnMut(usize, &FloatWeight) -> std::result::Result<Vec<f32>, NotFinite>,
 ) -> std::result::Result<Vec<f32>, NotFinite> {
     const BYTES: usize = 16 << 20;
-    let row_bytes = (weight.cols() * weight.encoding().bytes()).max(1);
+    let row_bytes = (weight.cols() * size_of::<f32>()).max(1);
     let at_a_time = (BYTES / row_bytes).max(1).next_multiple_of(64);
     let mut scales = Vec::new();
     for first in (0..weight.rows()).step_by(at_a_time) {
-        let part = weight.slice(first..weight.rows().min(first + at_a_time));
+        let rows = first..weight.rows().min(first + at_a_time);
+        let (part, stored) = floats(cpu, weight, rows);
         let encoded = encode(first, &part).map_err(|NotFinite { row }| NotFinite { row: first + row });
         scales.extend(encoded?);
-        release(part.data());
+        release(&stored);
     }
     Ok(scales)
+}
+
+/// Some rows of a weight as floats, and the bytes that they are stored in.
+fn floats(cpu: &Cpu, weight: &Weight, rows: Range<usize>) -> (FloatWeight, Bytes) {
+    match weight {
+        Weight::Float(weight) => {
+            let part = weight.slice(rows);
+            let stored = part.data().clone();
+            (part, stored)
+        }
+        weight => {
+            let ids: Vec<u32> = rows.clone().map(|row| row as u32).collect();
+            let mut decoded = Matrix::unset(ids.len(), weight.cols());
+            weight.gather(cpu, &ids, decoded.view_mut());
+            let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(decoded.data()));
+            let part = FloatWeight::new(FloatEncoding::F32, ids.len(), weight.cols(), bytes);
+            let stored = match weight {
+                Weight::Blocks(blocks) => {
+                    let row_bytes = blocks.bytes() / blocks.rows().max(1);
+                    blocks.data().slice(rows.start * row_bytes..rows.end * row_bytes)
+                }
+                _ => Bytes::new(),
+            };
+            (part, stored)
+        }
+    }
 }
 
 impl fmt::Display for Encoding {

@@ -164,6 +164,9 @@ pub enum ModelError {
         /// Number of tokens of the model.
         vocab_size: usize,
     },
+    /// Metadata of a GGUF file that no model can have.
+    #[error("the file's metadata: {0}")]
+    Gguf(String),
     /// A position that the model's table of positions does not have.
     #[error("position {position} is beyond the {known} that this model has learned")]
     Position {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::config::{Bounds, Config};
 use crate::files::{self, MAX_SETTINGS_BYTES};
+use crate::gguf::is_gguf;
 use crate::{ModelError, Result};
 
 /// Sampling defaults of a checkpoint.
@@ -36,6 +37,9 @@ impl GenerationConfig {
     /// [`ModelError::GenerationConfig`] for a file that is not JSON, or for a value of the wrong kind or one that no
     /// sampler can follow.
     pub fn load(folder: &Path) -> Result<Self> {
+        if is_gguf(folder) {
+            return Ok(GenerationConfig::default());
+        }
         match files::read(&folder.join("generation_config.json"), MAX_SETTINGS_BYTES)? {
             Some(bytes) => GenerationConfig::parse(&bytes),
             None => Ok(GenerationConfig::default()),

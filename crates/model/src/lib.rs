@@ -63,6 +63,7 @@ pub mod families;
 mod files;
 pub mod fingerprint;
 pub mod generation_config;
+mod gguf;
 pub mod inspect;
 mod kv_cache;
 mod linear;

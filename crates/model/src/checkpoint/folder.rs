@@ -10,6 +10,7 @@ use super::safetensors::SafetensorsFile;
 use super::unique::UniqueMap;
 use super::{Tensor, TensorSource};
 use crate::files::{self, damaged, missing, shown};
+use crate::gguf::{GgufTensors, is_gguf};
 use crate::{ModelError, Result};
 
 /// Weights in one file.
@@ -24,13 +25,21 @@ const MAX_INDEX_BYTES: u64 = 100_000_000;
 /// Endings of files that Python unpickles.
 const PICKLED: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 
-/// An open folder. Tensors are pieces of its mapped files.
+/// An open folder, or a GGUF file. Tensors are pieces of mapped files.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
-    files: Vec<SafetensorsFile>,
-    /// Which of the files each tensor is in.
-    tensors: BTreeMap<String, usize>,
+    files: Files,
+}
+
+#[derive(Clone, Debug)]
+enum Files {
+    Safetensors {
+        files: Vec<SafetensorsFile>,
+        /// Which of the files each tensor is in.
+        tensors: BTreeMap<String, usize>,
+    },
+    Gguf(GgufTensors),
 }
 
 #[derive(Deserialize)]
@@ -39,11 +48,14 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens the weights of a folder and checks their headers. Nothing is read but those.
+    /// Opens the weights of a folder, or of a GGUF file, and checks their headers. Nothing is read but those.
     ///
     /// # Errors
     /// A folder without weights, with only pickled ones, with a shard missing, or with a file that lies.
     pub fn open(folder: &Path) -> Result<Checkpoint> {
+        if is_gguf(folder) {
+            return Ok(Checkpoint { folder: folder.to_owned(), files: Files::Gguf(GgufTensors::open(folder)?) });
+        }
         files::check_folder(folder)?;
         if let Some(file) = SafetensorsFile::open(&folder.join(SINGLE))? {
             return Ok(Checkpoint::of(folder, vec![file]));
@@ -61,7 +73,7 @@ impl Checkpoint {
             file.names().map(|name| (name.to_owned(), index)).collect::<Vec<_>>()
         };
         let tensors = files.iter().enumerate().flat_map(of_file).collect();
-        Checkpoint { folder: folder.to_owned(), files, tensors }
+        Checkpoint { folder: folder.to_owned(), files: Files::Safetensors { files, tensors } }
     }
 }
 
@@ -71,15 +83,24 @@ impl TensorSource for Checkpoint {
     }
 
     fn names(&self) -> Vec<&str> {
-        self.tensors.keys().map(String::as_str).collect()
+        match &self.files {
+            Files::Safetensors { tensors, .. } => tensors.keys().map(String::as_str).collect(),
+            Files::Gguf(tensors) => tensors.names(),
+        }
     }
 
     fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        Ok(self.tensors.get(name).and_then(|&file| self.files[file].tensor(name)))
+        match &self.files {
+            Files::Safetensors { files, tensors } => Ok(tensors.get(name).and_then(|&file| files[file].tensor(name))),
+            Files::Gguf(tensors) => tensors.tensor(name),
+        }
     }
 
     fn release(&self, data: &[u8]) {
-        self.files.iter().for_each(|file| file.release(data));
+        match &self.files {
+            Files::Safetensors { files, .. } => files.iter().for_each(|file| file.release(data)),
+            Files::Gguf(tensors) => tensors.release(data),
+        }
     }
 }
 

@@ -10,12 +10,12 @@ use memmap2::{Mmap, MmapMut};
 
 /// A mapped file.
 #[derive(Clone, Debug)]
-pub(super) struct Mapped(Arc<Mmap>);
+pub(crate) struct Mapped(Arc<Mmap>);
 
 /// Maps a file, read-only. Pages are read when they are first touched, and can be dropped by the system at any time;
 /// the mapping lives as long as any piece of the bytes. There is no other way in: where a file system cannot map, the
 /// error says so, since reading instead would hold a whole model in memory that the user did not offer.
-pub(super) fn map(file: &File) -> std::io::Result<Mapped> {
+pub(crate) fn map(file: &File) -> std::io::Result<Mapped> {
     // SAFETY: the mapping is private and read-only, so nothing in this process writes to it. The promise that nobody
     // else changes the file cannot be kept by any program that maps: if its content is overwritten meanwhile, numbers
     // change under way (they are numbers only: what was checked, header and offsets, was read before and is kept
@@ -25,7 +25,7 @@ pub(super) fn map(file: &File) -> std::io::Result<Mapped> {
 
 impl Mapped {
     /// All of the file.
-    pub(super) fn bytes(&self) -> Bytes {
+    pub(crate) fn bytes(&self) -> Bytes {
         Bytes::from_owner(self.clone())
     }
 
@@ -33,7 +33,7 @@ impl Mapped {
     /// read again, from the system's cache if they are there, when somebody looks. What is no part of the file is let be.
     /// A little on both sides goes with it: a system that is asked for a page maps those around it, so that the reader of
     /// the next part brings back the end of this one.
-    pub(super) fn release(&self, part: &[u8]) {
+    pub(crate) fn release(&self, part: &[u8]) {
         let offset = (part.as_ptr() as usize).checked_sub(self.0.as_ptr() as usize);
         let Some(offset) = offset.filter(|offset| offset + part.len() <= self.0.len()) else { return };
         #[cfg(unix)]

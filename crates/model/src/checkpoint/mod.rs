@@ -1,5 +1,5 @@
-//! Tensors by name. A checkpoint is whatever can answer [`TensorSource`]: the safetensors files of a folder
-//! ([`Checkpoint`]), tensors made by a program ([`InMemory`]), other formats elsewhere. Nothing is copied: a tensor's
+//! Tensors by name. A checkpoint is whatever can answer [`TensorSource`]: the safetensors files of a folder or a GGUF file
+//! ([`Checkpoint`]), tensors made by a program ([`InMemory`]). Nothing is copied: a tensor's
 //! bytes are a piece of a mapped file.
 //!
 //! | module | job |
@@ -16,6 +16,7 @@
 use std::fmt;
 use std::path::Path;
 
+use bouquet_kernels::weight::BlockFormat;
 use bytes::Bytes;
 
 use crate::Result;
@@ -77,6 +78,8 @@ pub enum Dtype {
     I8,
     /// 1 byte.
     U8,
+    /// Blocks of a GGUF file.
+    Blocks(BlockFormat),
     /// Any other, as a safetensors header calls it.
     Other(String),
 }
@@ -101,18 +104,19 @@ impl Dtype {
             Dtype::I32 => "I32",
             Dtype::I8 => "I8",
             Dtype::U8 => "U8",
+            Dtype::Blocks(format) => format.name(),
             Dtype::Other(name) => name,
         }
     }
 
-    /// Bytes of a number; `None` for [`Other`](Self::Other).
+    /// Bytes of a number; `None` for [`Other`](Self::Other), and where several numbers share bytes.
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Dtype::I64 => Some(8),
             Dtype::F32 | Dtype::I32 => Some(4),
             Dtype::F16 | Dtype::Bf16 => Some(2),
             Dtype::I8 | Dtype::U8 => Some(1),
-            Dtype::Other(_) => None,
+            Dtype::Blocks(_) | Dtype::Other(_) => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A weight or a vector of a model: found by its name with and without prefix, checked against what it should be.
 
+use bouquet_kernels::weight::{BlockFormat, BlockWeight};
 use bouquet_kernels::{FloatEncoding, Weight};
 use bouquet_span::counted;
 use half::{bf16, f16};
@@ -40,8 +41,25 @@ pub fn load_weight(
         let weight = encoded::load(source, &name, tensor, outputs, inputs)?;
         return Ok((name, weight));
     }
+    if let Dtype::Blocks(format) = tensor.dtype {
+        let weight = blocks(&name, format, tensor, outputs, inputs)?;
+        return Ok((name, weight));
+    }
     let encoding = check_floats(&name, &tensor, &[outputs, inputs])?;
     Ok((name, Weight::from_bytes(encoding, outputs, inputs, tensor.data)))
+}
+
+/// A weight in blocks, of which each row is a whole number.
+fn blocks(name: &str, format: BlockFormat, tensor: Tensor, rows: usize, cols: usize) -> Result<Weight> {
+    if tensor.shape != [rows, cols] {
+        return wrong(name, format!("should have shape {:?}, but has {:?}", [rows, cols], tensor.shape));
+    }
+    let expected =
+        rows.checked_mul(cols / format.block_size()).and_then(|blocks| blocks.checked_mul(format.block_bytes()));
+    if !cols.is_multiple_of(format.block_size()) || expected != Some(tensor.data.len()) {
+        return wrong(name, format!("is not made of whole blocks of {format:?} by rows"));
+    }
+    Ok(Weight::Blocks(BlockWeight::new(format, rows, cols, tensor.data)))
 }
 
 /// The vector of a name without prefix (a bias, a norm's weight), decoded.

@@ -7,6 +7,7 @@ use bouquet_kernels::ops::activation::Activation;
 
 use crate::config::{Bounds, Config};
 use crate::files::shown;
+use crate::gguf::{GgufFile, is_gguf};
 use crate::spec::{BlockSpec, ModelSpec, NormKind};
 use crate::stored::Stored;
 use crate::{ModelError, Result};
@@ -51,12 +52,12 @@ pub(crate) mod limits {
     pub(crate) const PARAMETERS: u64 = 1 << 48;
 }
 
-/// The specification of the model in a folder.
+/// The specification of the model in a folder, or in a GGUF file.
 ///
 /// # Errors
 /// Those of [`spec`], and a `config.json` that is missing or cannot be read.
 pub fn load_spec(folder: &Path) -> Result<ModelSpec> {
-    spec(&Config::load(folder)?)
+    if is_gguf(folder) { GgufFile::open(folder)?.spec() } else { spec(&Config::load(folder)?) }
 }
 
 /// The specification that a `config.json` describes.

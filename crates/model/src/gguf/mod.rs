@@ -1,0 +1,119 @@
+//! A model in a GGUF file, seen as the folder that it was made from: its metadata become the fields of a `config.json`, its
+//! tensors get the names and the order of rows that transformers has. So families, encodings, adapters and everything
+//! behind them are the same for both.
+//!
+//! | module | job |
+//! |---|---|
+//! | `config` | metadata to the fields of `config.json` |
+//! | `tensors` | the tensors by the names of the family, rows put in order |
+//!
+//! Which metadata and names there are is told by llama.cpp's converters (`convert_hf_to_gguf.py`, `gguf-py/gguf/constants.py`).
+
+mod config;
+mod tensors;
+
+use std::path::{Path, PathBuf};
+
+use bouquet_gguf::{Gguf, Metadata, TensorInfo, split};
+use bytes::Bytes;
+
+use crate::checkpoint::mmap::{self, Mapped};
+use crate::files::{self, damaged, missing};
+use crate::{ModelError, ModelSpec, Result};
+
+pub(crate) use self::tensors::GgufTensors;
+
+/// A model's GGUF file, or all files of one that is split.
+#[derive(Clone, Debug)]
+pub(crate) struct GgufFile {
+    path: PathBuf,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    mapped: Mapped,
+    bytes: Bytes,
+    header: Gguf,
+}
+
+/// Whether a path is that of a GGUF file, by its ending.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !path.is_dir()
+}
+
+impl GgufFile {
+    /// Maps a file and checks its header; of a split one all files, whichever is given.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`], [`ModelError::Io`]; [`ModelError::Damaged`] for a file that lies, or files that do not belong
+    /// together.
+    pub(crate) fn open(path: &Path) -> Result<GgufFile> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let names = split::parts(name).map_or_else(|| vec![name.to_owned()], |parts| parts.names);
+        let paths: Vec<PathBuf> = names.iter().map(|name| path.with_file_name(name)).collect();
+        let parts = paths.iter().map(|path| Part::open(path)).collect::<Result<Vec<_>>>()?;
+        for (number, (part, path)) in parts.iter().zip(&paths).enumerate() {
+            let found = split::Split::of(&part.header.metadata).map_err(|error| damaged(path, error.to_string()))?;
+            let (is, of) = found.map_or((0, 1), |split| (split.number, split.count));
+            if (is, of) != (number, parts.len()) {
+                let problem =
+                    format!("it is part {} of {of}, but its name says {} of {}", is + 1, number + 1, parts.len());
+                return Err(damaged(path, problem));
+            }
+            let tensors = parts.iter().map(|part| part.header.tensors.len()).sum::<usize>();
+            if let Some(promised) = found.and_then(|split| split.tensors).filter(|&promised| promised != tensors) {
+                return Err(damaged(
+                    path,
+                    format!("its parts should have {promised} tensors in all, but have {tensors}"),
+                ));
+            }
+        }
+        Ok(GgufFile { path: path.to_owned(), parts })
+    }
+
+    /// What is said of the model, in the first part.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.parts[0].header.metadata
+    }
+
+    /// The model that it describes.
+    ///
+    /// # Errors
+    /// [`ModelError::Damaged`] for metadata that are missing or of another kind; those of [`families::spec`](crate::families::spec).
+    pub(crate) fn spec(&self) -> Result<ModelSpec> {
+        config::spec(self)
+    }
+
+    /// A tensor by its own name, and its bytes.
+    fn tensor(&self, name: &str) -> Option<(&TensorInfo, Bytes)> {
+        self.parts.iter().find_map(|part| {
+            let info = part.header.tensor(name)?;
+            Some((info, part.bytes.slice(info.data.clone())))
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.parts.iter().any(|part| part.header.tensor(name).is_some())
+    }
+
+    fn damaged(&self, problem: impl ToString) -> ModelError {
+        damaged(&self.path, problem.to_string())
+    }
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Part> {
+        let Some((file, length)) = files::open(path)? else {
+            return Err(missing(path.to_owned(), "the model is in it, or a part of it"));
+        };
+        let mapped = mmap::map(&file).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+        let bytes = mapped.bytes();
+        // The file may have changed since its length was asked.
+        if bytes.len() as u64 != length {
+            return Err(damaged(path, "its length changed while it was opened"));
+        }
+        let header = Gguf::parse(&bytes).map_err(|error| damaged(path, error.to_string()))?;
+        Ok(Part { mapped, bytes, header })
+    }
+}
