@@ -5,6 +5,7 @@ mod adapter_lies;
 mod encoded;
 mod fingerprint;
 mod fuzz;
+mod gguf;
 mod lies;
 mod merge;
 mod opens;
