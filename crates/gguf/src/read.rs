@@ -130,7 +130,7 @@ fn read_array(cursor: &mut Cursor, key: &str) -> Result<Array> {
     if kind == ValueType::Array {
         return Err(entry(key, "is an array of arrays, which no model has"));
     }
-    let least = count.checked_mul(kind.least_bytes()).unwrap_or(u64::MAX);
+    let least = count.saturating_mul(kind.least_bytes());
     cursor.holds(least, || format!("{}, an array of {count},", what()))?;
     if kind == ValueType::Text {
         // What the texts take is in proportion to the file: each has its length there, in eight bytes.

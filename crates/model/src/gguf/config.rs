@@ -19,10 +19,10 @@ pub(super) fn spec(file: &GgufFile) -> Result<ModelSpec> {
     let config = Value::Object(fields.config()?);
     let config = Config::parse_as(config.to_string().as_bytes(), ModelError::Gguf)?;
     let mut spec = families::spec(&config)?;
-    if let Positions::Rope(rope) = &spec.block.attention.positions {
-        if let Some(divided) = fields.divided(rope)? {
-            spec.block.attention.positions = Positions::Rope(divided);
-        }
+    if let Positions::Rope(rope) = &spec.block.attention.positions
+        && let Some(divided) = fields.divided(rope)?
+    {
+        spec.block.attention.positions = Positions::Rope(divided);
     }
     Ok(spec)
 }

@@ -158,9 +158,11 @@ fn byte_letters() -> impl Iterator<Item = char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::ShapeFamily;
     use crate::{Model, OpenOptions};
 
-    const SMALL: Shape = Shape { name: "small", hidden_size: 64, num_blocks: 2, heads: 4, vocab_size: 700 };
+    const SMALL: Shape =
+        Shape { name: "small", hidden_size: 64, num_blocks: 2, heads: 4, vocab_size: 700, family: ShapeFamily::Bloom };
 
     #[test]
     fn a_folder_is_the_model_that_was_written() {

@@ -18,7 +18,7 @@ use crate::Result;
 use crate::checkpoint::{Dtype, Tensor, TensorSource};
 use crate::spec::{BlockSpec, ModelSpec, NormKind, QkvLayout};
 
-pub use shapes::{SHAPES, Shape};
+pub use shapes::{SHAPES, Shape, ShapeFamily};
 
 /// Channels that are outliers in the input of each linear, where they are asked for.
 pub const OUTLIERS: usize = 8;

@@ -71,9 +71,15 @@ fn published_shapes_have_published_sizes() {
         let parameters = families::parameters(&Shape::of_name(name).unwrap().spec()).unwrap();
         parameters.total as f64 / 1e9
     };
-    for (name, expected) in
-        [("bloom-560m", 0.559), ("bloom-1b1", 1.065), ("bloom-1b7", 1.722), ("bloom-3b", 3.003), ("bloom-7b1", 7.069)]
-    {
+    for (name, expected) in [
+        ("bloom-560m", 0.559),
+        ("bloom-1b1", 1.065),
+        ("bloom-1b7", 1.722),
+        ("bloom-3b", 3.003),
+        ("bloom-7b1", 7.069),
+        ("llama32-1b", 1.236),
+        ("llama2-7b", 6.738),
+    ] {
         assert!((billions(name) - expected).abs() < 1e-3, "{name}: {}", billions(name));
     }
 }

@@ -258,7 +258,8 @@ fn files_give_the_bits_of_the_folders_that_they_are_made_from() {
 
 #[test]
 fn files_that_lie_are_refused_by_what_is_wrong() {
-    let cases: [(&str, Box<dyn Fn(&mut Conversion)>, &str); 8] = [
+    type Change = Box<dyn Fn(&mut Conversion)>;
+    let cases: [(&str, Change, &str); 8] = [
         (
             "an unknown architecture",
             Box::new(|made| made.metadata.set("general.architecture", "rwkv")),
