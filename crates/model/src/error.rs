@@ -136,6 +136,9 @@ pub enum ModelError {
     /// A tokenizer that cannot be read, or that does not fit the model.
     #[error("tokenizer.json: {0}")]
     Tokenizer(String),
+    /// The tokenizer of a GGUF file, which is in its metadata, or one that such a file has no words for.
+    #[error("the tokenizer of the GGUF file: {0}")]
+    GgufTokenizer(String),
     /// Codes of one encoding, where another was asked for.
     #[error("the weights are stored in {stored}, and cannot be computed in {asked}")]
     StoredEncoding {

@@ -1,4 +1,4 @@
-//! Text to token ids and back, by the model's own `tokenizer.json`. The one place that knows the tokenizers crate.
+//! Text to token ids and back, by the model's own `tokenizer.json`, or by the metadata of its GGUF file ([`gguf`]). The one place that knows the tokenizers crate.
 //!
 //! That crate trusts its files more than we do. What we can check is checked when the file is read, one text is cut as a
 //! trial, and a panic inside of the crate becomes an error.
@@ -16,6 +16,7 @@ use crate::files::{self, missing};
 use crate::{ModelError, Result};
 
 mod coverage;
+pub mod gguf;
 
 /// Bytes that a `tokenizer.json` may have.
 const MAX_BYTES: u64 = 256 << 20;

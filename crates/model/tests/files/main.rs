@@ -6,6 +6,7 @@ mod encoded;
 mod fingerprint;
 mod fuzz;
 mod gguf;
+mod gguf_tokenizer;
 mod lies;
 mod merge;
 mod opens;
