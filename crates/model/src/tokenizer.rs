@@ -1,4 +1,5 @@
-//! Text to token ids and back, by the model's own `tokenizer.json`, or by the metadata of its GGUF file ([`gguf`]). The one place that knows the tokenizers crate.
+//! Text to token ids and back, by the model's own `tokenizer.json`, or by the metadata of its GGUF file ([`gguf`]). The one
+//! place that knows the tokenizers crate.
 //!
 //! That crate trusts its files more than we do. What we can check is checked when the file is read, one text is cut as a
 //! trial, and a panic inside of the crate becomes an error.
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokenizers::ModelWrapper;
 
 use crate::files::{self, missing};
+use crate::gguf::{GgufFile, is_gguf};
 use crate::{ModelError, Result};
 
 mod coverage;
@@ -49,11 +51,15 @@ impl Tokenizer {
         Tokenizer::parse(&Tokenizer::read(folder)?, vocab_size)
     }
 
-    /// The bytes of `tokenizer.json` of a model's folder.
+    /// The bytes of `tokenizer.json` of a model's folder; of a GGUF file, what says the same.
     ///
     /// # Errors
-    /// [`ModelError::Missing`]; [`ModelError::Io`].
+    /// [`ModelError::Missing`]; [`ModelError::Io`]; [`ModelError::GgufTokenizer`].
     pub fn read(folder: &Path) -> Result<Vec<u8>> {
+        if is_gguf(folder) {
+            let file = GgufFile::open(folder)?;
+            return Ok(gguf::json(file.metadata(), file.spec()?.vocab_size)?.to_string().into_bytes());
+        }
         files::check_folder(folder)?;
         let path = folder.join("tokenizer.json");
         if let Some(bytes) = files::read(&path, MAX_BYTES)? {

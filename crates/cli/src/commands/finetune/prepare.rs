@@ -62,7 +62,7 @@ impl Prepared {
         let folder = hub::folder_for(PathBuf::from(&typed), args.dry_run)?;
         let spec = families::load_spec(&folder)?;
         let usual = or_usual(None, &folder)?;
-        let mut config = draft.known(usual, &default_targets(&spec))?;
+        let mut config = draft.known(usual, &default_targets(&spec), spec.max_positions)?;
         config.model = found_again(&typed);
         config.check()?;
         spec.stored.check(config.encoding)?;

@@ -208,8 +208,14 @@ impl Draft {
     }
 
     /// The settings, with encoding and targets where they were not given.
-    pub(super) fn known(&self, encoding: Encoding, targets: &[String]) -> Result<Config> {
+    pub(super) fn known(&self, encoding: Encoding, targets: &[String], max_positions: Option<usize>) -> Result<Config> {
         let mut table = self.table.clone();
+        let usual = if self.text("objective") == Some("causal") { 512 } else { 64 };
+        let is_prompt = self.text("kind") == Some("soft-prompt");
+        let prompt = table.get("prompt-tokens").and_then(Value::as_integer).filter(|_| is_prompt).unwrap_or(0);
+        // A model for fewer positions takes what it can.
+        let room = max_positions.map_or(usual, |limit| (limit as i64).saturating_sub(prompt).max(1));
+        table.entry("max-tokens").or_insert(Value::Integer(usual.min(room)));
         table.entry("encoding").or_insert_with(|| encoding.name().into());
         table.entry("targets").or_insert_with(|| targets.to_vec().into());
         for (name, value) in [("steps", 1), ("warmup-steps", 0), ("eval-every", 0)] {
@@ -261,7 +267,6 @@ fn defaults(objective: &str) -> Vec<(&'static str, Value)> {
         ("scale", 20.0.into()),
         ("symmetric", false.into()),
         ("pooling", Pooling::Mean.name().into()),
-        ("max-tokens", if causal { 512 } else { 64 }.into()),
         ("seed", 0.into()),
         ("keep-order", false.into()),
         ("strict", false.into()),
