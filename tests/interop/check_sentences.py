@@ -28,15 +28,15 @@ TEXTS = ["The river is near the bridge.", "Ein Mann schläft.", "Short", "Deux c
 BOUQUET = sys.argv[1]
 
 
-def finetune(work, pooling):
-    """An adapter of a few steps."""
+def finetune(work, pooling, rows, *more):
+    """An adapter of a few steps, learned from so many pairs."""
     pairs = work / "pairs.jsonl"
-    rows = [{"anchor": f"Number {i} is near {i * 7}.", "positive": f"Near {i * 7} is number {i}, too."} for i in range(40)]
+    rows = [{"anchor": f"Number {i} is near {i * 7}.", "positive": f"Near {i * 7} is number {i}, too."} for i in range(rows)]
     pairs.write_text("\n".join(map(json.dumps, rows)))
     folder = work / pooling
     flags = ["--objective", "contrastive", "--data", pairs, "--pooling", pooling, "--targets", "all", "--steps", "6"]
-    more = ["--batch-size", "8", "--lr", "1e-2", "--encoding", "f32", "--json", "-o", folder]
-    subprocess.run([BOUQUET, "finetune", MODEL, *flags, *more], check=True, stdout=subprocess.DEVNULL)
+    flags += ["--batch-size", "8", "--lr", "1e-2", "--encoding", "f32", "--json", "-o", folder, *more]
+    subprocess.run([BOUQUET, "finetune", MODEL, *flags], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -57,17 +57,18 @@ def hold(what, ours, theirs):
 
 
 def main():
-    for pooling in ["mean", "weightedmean", "lasttoken"]:
+    cases = [("mean", 40, []), ("weightedmean", 40, []), ("lasttoken", 40, []), ("mean", 400, ["--whiten"])]
+    for pooling, rows, more in cases:
         with tempfile.TemporaryDirectory() as work:
-            work = Path(work)
-            folder = finetune(work, pooling)
+            work, what = Path(work), " ".join([pooling, *more])
+            folder = finetune(work, pooling, rows, *more)
             ours = of_bouquet(folder, work)
             PeftModel.from_pretrained(AutoModel.from_pretrained(MODEL, dtype=torch.float32), folder)
             if SentenceTransformer is None:
-                print(f"{pooling}: opens in PEFT; sentence-transformers is not installed")
+                print(f"{what}: opens in PEFT; sentence-transformers is not installed")
                 continue
             model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-            hold(f"sentence-transformers, {pooling}", ours, model.encode(TEXTS))
+            hold(f"sentence-transformers, {what}", ours, model.encode(TEXTS))
 
 
 main()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use bouquet_embed::sentence_transformers::Settings;
 use bouquet_embed::text_embedder::Counts;
-use bouquet_embed::{Embedder, TextEmbedder};
+use bouquet_embed::{Dense, Embedder, TextEmbedder};
 use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::adapter::Learned;
 use bouquet_model::families::load_spec;
@@ -13,6 +13,7 @@ use bouquet_model::{Encoding, Model, ModelSpec, Pooling};
 use bouquet_span::{Limits, Pass};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use crate::errors::wrong;
 use crate::interrupt::Work;
 use crate::open::{learned, open, options};
 use crate::output;
@@ -48,6 +49,8 @@ pub(crate) struct PoolingArgs {
 /// How texts become vectors, settled between flags, folders and the model.
 pub(crate) struct Settled {
     pub(crate) pooling: Pooling,
+    /// The linear map behind that.
+    dense: Option<Dense>,
     pub(crate) max_tokens: usize,
     /// What is put before each text.
     prefix: String,
@@ -87,8 +90,18 @@ impl Settled {
         let positions = spec.max_positions.map(|positions| positions.saturating_sub(prompt_tokens).max(1));
         let asked = args.pooling.max_tokens.map(|tokens| tokens as usize).or(said.max_tokens);
         let max_tokens = asked.or(positions).unwrap_or(MAX_TOKENS).min(positions.unwrap_or(usize::MAX));
-        let Settings { pooling, normalize, prefix, .. } = said;
-        Ok(Settled { pooling: args.pooling.pooling.unwrap_or(pooling), max_tokens, prefix, normalize })
+        let Settings { pooling, dense, normalize, prefix, .. } = said;
+        let hidden_size = spec.embedding_size;
+        if let Some(inputs) = dense.as_ref().map(|dense| dense.weight.cols()).filter(|&inputs| inputs != hidden_size) {
+            let message = format!("the Dense step takes {inputs} channels, and the model has {hidden_size}");
+            return Err(wrong(message, "give the model that it was made for"));
+        }
+        Ok(Settled { pooling: args.pooling.pooling.unwrap_or(pooling), dense, max_tokens, prefix, normalize })
+    }
+
+    /// Numbers of a vector, of a model with these.
+    pub(crate) fn features(&self, spec: &ModelSpec) -> usize {
+        self.dense.as_ref().map_or(spec.embedding_size, |dense| dense.bias.len())
     }
 }
 
@@ -115,26 +128,27 @@ impl Embedding {
     }
 
     /// Numbers of a vector.
-    pub(crate) fn hidden_size(&self) -> usize {
-        self.model.spec.embedding_size
+    pub(crate) fn features(&self) -> usize {
+        self.settled.features(&self.model.spec)
     }
 
-    /// The vectors of texts, `[texts, hidden_size]`. `progress` is told how many are done.
+    /// The vectors of texts, `[texts, features]`. `progress` is told how many are done.
     pub(crate) fn embed<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
         work: &Work,
         progress: &mut dyn FnMut(usize),
     ) -> Result<(Matrix, Counts)> {
+        let embedder = Embedder::new(&self.model, &self.learned, self.settled.pooling);
         let embedder = TextEmbedder {
             tokenizer: &self.model.tokenizer,
-            embedder: Embedder::new(&self.model, &self.learned, self.settled.pooling),
+            embedder: Embedder { dense: self.settled.dense.as_ref(), ..embedder },
             max_tokens: self.settled.max_tokens,
             prefix: &self.settled.prefix,
             normalize: self.settled.normalize,
         };
         let pass = Pass { limits: Limits { deadline: None, cancel: work.cancel.clone() }, ..Pass::default() };
-        let (mut vectors, mut counts) = (Matrix::zeros(0, self.hidden_size()), Counts::default());
+        let (mut vectors, mut counts) = (Matrix::zeros(0, self.features()), Counts::default());
         for part in texts.chunks(PART_TEXTS) {
             let embedded = embedder.embed(part, &pass)?;
             vectors.push_rows(embedded.vectors.view());

@@ -200,6 +200,7 @@ fn embed_hint(error: &EmbedError) -> Option<&'static str> {
         EmbedError::Read { .. } => None,
         EmbedError::Line { .. } => Some("correct this line, or give another file; --help says what belongs there"),
         EmbedError::File { .. } => Some("give another file, or make it again"),
+        EmbedError::Whitening(_) => Some("give more and other sentences, or leave --whiten out"),
         EmbedError::Model(error) => model_hint(error),
     }
 }

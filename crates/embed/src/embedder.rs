@@ -6,6 +6,8 @@ use bouquet_model::adapter::Learned;
 use bouquet_model::{Network, Pooling, Result};
 use bouquet_span::Pass;
 
+use crate::Dense;
+
 /// Tokens of a pass unless said otherwise.
 pub const TOKENS_PER_PASS: usize = 2048;
 
@@ -18,17 +20,24 @@ pub struct Embedder<'a> {
     pub learned: &'a Learned,
     /// How the tokens of a sequence become one vector.
     pub pooling: Pooling,
+    /// The linear map behind that, where there is one.
+    pub dense: Option<&'a Dense>,
     /// Tokens that are computed together, at least one sequence.
     pub tokens_per_pass: usize,
 }
 
 impl<'a> Embedder<'a> {
-    /// With as many tokens at a time as is usual.
+    /// As pooled, with as many tokens at a time as is usual.
     pub fn new(network: &'a Network, learned: &'a Learned, pooling: Pooling) -> Self {
-        Embedder { network, learned, pooling, tokens_per_pass: TOKENS_PER_PASS }
+        Embedder { network, learned, pooling, dense: None, tokens_per_pass: TOKENS_PER_PASS }
     }
 
-    /// The embeddings of sequences, `[sequences, hidden_size]`, as pooled: not of length 1. `pass` brings its limits and
+    /// Numbers of an embedding.
+    pub fn features(&self) -> usize {
+        self.dense.map_or(self.network.spec.embedding_size, |dense| dense.bias.len())
+    }
+
+    /// The embeddings of sequences, `[sequences, features]`: not of length 1. `pass` brings its limits and
     /// leaf; the adapter is put into it. A soft prompt is not pooled, and a sequence without tokens becomes zeros.
     ///
     /// # Errors
@@ -36,7 +45,7 @@ impl<'a> Embedder<'a> {
     pub fn embed(&self, sequences: &[Vec<u32>], pass: &Pass) -> Result<Matrix> {
         let mut order: Vec<usize> = (0..sequences.len()).filter(|&index| !sequences[index].is_empty()).collect();
         order.sort_by_key(|&index| (sequences[index].len(), index));
-        let mut vectors = Matrix::zeros(sequences.len(), self.network.spec.embedding_size);
+        let mut vectors = Matrix::zeros(sequences.len(), self.features());
         let mut rest = order.as_slice();
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(self.fitting(rest, sequences));
@@ -66,6 +75,10 @@ impl<'a> Embedder<'a> {
         let (hidden, _) = blocks.forward(hidden, &self.learned.with(pass.clone()))?;
         let hidden = self.learned.without_prompt(hidden)?;
         let normalized = head.normalize(cpu, hidden.values().view());
-        Ok(self.pooling.forward(normalized.view(), hidden.lengths()))
+        let pooled = self.pooling.forward(normalized.view(), hidden.lengths());
+        Ok(match self.dense {
+            Some(dense) => dense.forward(cpu, pooled.view()),
+            None => pooled,
+        })
     }
 }

@@ -36,6 +36,9 @@ pub enum EmbedError {
         /// What is wrong with it, as the end of a sentence that begins with its name.
         problem: String,
     },
+    /// Embeddings that cannot be whitened, and why.
+    #[error("cannot whiten: {0}")]
+    Whitening(String),
     /// What the model refused.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -1,7 +1,7 @@
 //! Sentence embeddings: from texts to vectors, how good they are, and how to search in them.
 //!
 //! ```text
-//! token_ids -> Embedding -> Span -> hidden states -> final norm -> Pooling -> vectors -> {similarity, search}
+//! token_ids -> Embedding -> Span -> hidden states -> final norm -> Pooling (-> Dense) -> vectors -> {similarity, search}
 //! ```
 //!
 //! # Map
@@ -11,6 +11,8 @@
 //! | [`texts`] | texts out of files, one after another |
 //! | [`text_embedder`] | texts to vectors |
 //! | [`embedder`] | token ids to vectors, in batches of even length |
+//! | [`dense`] | a linear map behind the pooling |
+//! | [`whitening`] | such a map that makes all directions of embeddings count, fitted on some |
 //! | [`sentence_transformers`] | what a folder of that library says about embeddings |
 //! | [`export`] | the files of such a folder |
 //! | [`sts`] | pairs of sentences with scores, and how well vectors agree with them |
@@ -46,6 +48,7 @@
 #![forbid(unsafe_code)]
 
 pub mod correlation;
+pub mod dense;
 pub mod embedder;
 pub mod error;
 pub mod export;
@@ -58,7 +61,9 @@ pub mod sts;
 pub mod text_embedder;
 pub mod texts;
 pub mod vectors;
+pub mod whitening;
 
+pub use dense::Dense;
 pub use embedder::Embedder;
 pub use error::{EmbedError, Result};
 pub use text_embedder::TextEmbedder;

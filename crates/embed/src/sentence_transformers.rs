@@ -1,5 +1,5 @@
-//! What a folder of sentence-transformers says about embeddings: how to pool, how long texts may be, whether vectors are
-//! made 1 long, and what is put before a text. `modules.json` lists the steps; each may have a folder of its own.
+//! What a folder of sentence-transformers says about embeddings: how to pool, which linear map follows, how long texts may
+//! be, whether vectors are made 1 long, and what is put before a text. `modules.json` lists the steps; each may have a folder of its own.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 use bouquet_model::Pooling;
 use serde_json::{Map, Value};
 
+use crate::dense::Dense;
 use crate::{EmbedError, Result};
 
 /// Bytes that a file of settings may have.
@@ -17,10 +18,12 @@ const MAX_BYTES: u64 = 1 << 20;
 const MODE: &str = "pooling_mode_";
 
 /// What a folder says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// How to pool.
     pub pooling: Pooling,
+    /// The linear map behind the pooling, where there is one.
+    pub dense: Option<Dense>,
     /// Tokens of a text (`max_seq_length`).
     pub max_tokens: Option<usize>,
     /// Whether vectors are made 1 long.
@@ -54,10 +57,22 @@ impl Settings {
                     settings.pooling = pooling(&place.join("config.json"))?;
                     pooled = true;
                 }
+                "Dense" => {
+                    let problem = match &settings {
+                        _ if !pooled => "has a Dense step before Pooling",
+                        Settings { normalize: true, .. } => "has a Dense step behind Normalize",
+                        Settings { dense: Some(_), .. } => "has several Dense steps",
+                        _ => "",
+                    };
+                    if !problem.is_empty() {
+                        return Err(EmbedError::file(&origin, format!("{problem}, which is not done here")));
+                    }
+                    settings.dense = Some(Dense::open(&place)?);
+                }
                 "Normalize" => settings.normalize = true,
                 _ => {
                     let problem =
-                        format!("has the step {kind:?}, and only Transformer, Pooling and Normalize are known");
+                        format!("has the step {kind:?}, and only Transformer, Pooling, Dense and Normalize are known");
                     return Err(EmbedError::file(&origin, problem));
                 }
             }
@@ -117,7 +132,8 @@ fn default_prompt(path: &Path) -> Result<String> {
     })
 }
 
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
+/// A small JSON file that holds an object; `None` where there is none.
+pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
     match read_json(path)? {
         None => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object)),
@@ -144,6 +160,11 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use bouquet_kernels::Matrix;
+    use serde_json::json;
+
     use super::*;
 
     const MODULES: &str = r#"[
@@ -178,6 +199,7 @@ mod tests {
         ]);
         let settings = Settings {
             pooling: Pooling::WeightedMean,
+            dense: None,
             max_tokens: Some(75),
             normalize: true,
             prefix: "query: ".to_owned(),
@@ -199,8 +221,42 @@ mod tests {
     }
 
     #[test]
+    fn a_linear_map_follows_the_pooling_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let dense = Dense { weight: Matrix::from_vec(1, 2, vec![3.0, 4.0]), bias: vec![5.0] };
+        dense.write(&folder.path().join("a")).unwrap();
+        fs::create_dir(folder.path().join("p")).unwrap();
+        fs::write(folder.path().join("p/config.json"), WEIGHTED).unwrap();
+        let read = |steps: &[(&str, &str)]| {
+            let step = |&(kind, path): &(&str, &str)| json!({ "type": format!("sentence_transformers.models.{kind}"), "path": path });
+            let modules: Vec<Value> = steps.iter().map(step).collect();
+            fs::write(folder.path().join("modules.json"), Value::from(modules).to_string()).unwrap();
+            Settings::read(folder.path()).map_err(|error| error.to_string())
+        };
+        let found = read(&[("Transformer", ""), ("Pooling", "p"), ("Dense", "a"), ("Normalize", "")]);
+        let settings =
+            Settings { pooling: Pooling::WeightedMean, dense: Some(dense), normalize: true, ..Settings::default() };
+        assert_eq!(found.unwrap(), Some(settings));
+        for (steps, problem) in [
+            (&[("Dense", "a"), ("Pooling", "p")], "a Dense step before Pooling"),
+            (&[("Pooling", "p"), ("Dense", "p")], "names no activation"),
+            (&[("Pooling", "p"), ("Dense", "")], "config.json is missing"),
+        ] {
+            let found = read(steps).unwrap_err();
+            assert!(found.contains(problem), "{problem}: {found}");
+        }
+        for (steps, problem) in [
+            ([("Pooling", "p"), ("Normalize", ""), ("Dense", "a")], "a Dense step behind Normalize"),
+            ([("Pooling", "p"), ("Dense", "a"), ("Dense", "a")], "several Dense steps"),
+        ] {
+            let found = read(&steps).unwrap_err();
+            assert!(found.contains(problem), "{problem}: {found}");
+        }
+    }
+
+    #[test]
     fn what_is_not_done_here_is_refused() {
-        let dense = MODULES.replace("models.Normalize", "models.Dense");
+        let unknown = MODULES.replace("models.Normalize", "models.LayerNorm");
         let outside = MODULES.replace("1_Pooling", "../1_Pooling");
         let without = MODULES.replace("models.Pooling", "models.Normalize");
         for (modules, pooling, problem) in [
@@ -210,7 +266,7 @@ mod tests {
             (MODULES, "[", "is not JSON"),
             (MODULES, "[]", "is not a JSON object"),
             ("{}", WEIGHTED, "is not a list of modules"),
-            (&dense, WEIGHTED, "models.Dense"),
+            (&unknown, WEIGHTED, "models.LayerNorm"),
             (&outside, WEIGHTED, "is not below it"),
             (&without, WEIGHTED, "has no Pooling step"),
         ] {

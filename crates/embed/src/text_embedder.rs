@@ -30,7 +30,7 @@ pub struct TextEmbedder<'a> {
 
 /// The vectors of some texts, and what they took.
 pub struct Embedded {
-    /// `[texts, hidden_size]`.
+    /// `[texts, features]`.
     pub vectors: Matrix,
     /// What was counted.
     pub counts: Counts,

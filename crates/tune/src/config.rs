@@ -85,6 +85,9 @@ pub struct Config {
     pub strict: bool,
     /// Steps between checkpoints.
     pub save_every: u64,
+    /// Sentences that embeddings are whitened by behind the last step, at most; 0 for none.
+    #[serde(default)]
+    pub whiten: usize,
     /// Files to evaluate on; empty for none.
     pub eval_data: Vec<String>,
     /// Steps between evaluations.
@@ -185,7 +188,12 @@ impl Config {
         at_least("batch-size", self.batch_size as u64, if pairs { 2 } else { 1 })?;
         at_least("accumulation", self.accumulation as u64, 1)?;
         at_least("leaf", self.leaf as u64, 1)?;
-        at_least("steps", self.steps, 1)?;
+        if self.whiten > 0 && self.objective == Objective::Causal {
+            let problem = "is for embeddings of sentences, and this objective makes none".to_owned();
+            return Err(TuneError::Setting { name: "whiten", problem });
+        }
+        // Whitening alone needs none.
+        at_least("steps", self.steps, if self.whiten > 0 { 0 } else { 1 })?;
         at_least("max-tokens", self.max_tokens as u64, if self.objective == Objective::Causal { 2 } else { 1 })?;
         match self.kind {
             Kind::Lora => at_least("rank", self.rank as u64, 1)?,

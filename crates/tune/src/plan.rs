@@ -51,6 +51,8 @@ pub struct Request<'a> {
     pub evaluated: usize,
     /// Vectors of sentences that an evaluation compares, and holds meanwhile.
     pub vectors: usize,
+    /// Bytes that what comes behind the last step works in, when no pass does.
+    pub afterwards: u64,
 }
 
 /// Tokens that are predicted.
@@ -134,7 +136,8 @@ impl Request<'_> {
             self.all_forward_first(plan, &passes, most_idle)
         };
         // Evaluations keep nothing.
-        let working = working.max(self.evaluation().saturating_sub(kept)).saturating_add(OTHER_BYTES);
+        let others = self.evaluation().max(self.afterwards);
+        let working = working.max(others.saturating_sub(kept)).saturating_add(OTHER_BYTES);
         let parameters: u64 = tensors(self.learned).iter().map(|(_, matrix)| 4 * matrix.data().len() as u64).sum();
         // Itself and the best of it, twice: the run's and a checkpoint's; what travels with passes; gradients.
         let copies = if self.keeps_best { 6 } else { 4 };

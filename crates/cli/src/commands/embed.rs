@@ -81,7 +81,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<()> {
     let mut window = next_window(&mut texts)?;
     let mut embedding = Embedding::open(&folder, &args.embedding, args.compute.cpu()?, encoding)?;
     embedding.settled.normalize |= args.normalize;
-    let mut file = VectorWriter::create(&args.output, format, embedding.hidden_size())?;
+    let mut file = VectorWriter::create(&args.output, format, embedding.features())?;
     let _half_written = HalfWritten::begin(file.temporary_path());
     let (work, start) = (Work::begin(), Instant::now());
     let (mut progress, mut counts) = (output::Progress::new(), Counts::default());
@@ -137,7 +137,8 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
         count += 1;
         text_bytes += text?.text.len() as u64;
     }
-    let numbers = count * spec.embedding_size as u64;
+    let features = settled.features(&spec);
+    let numbers = count * features as u64;
     // A number of JSON has some 12 characters.
     let bytes = match format {
         VectorFormat::Npy => 128 + 4 * numbers,
@@ -150,7 +151,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
         return output::json(&json!({
             "output": args.output.display().to_string(),
             "texts": count,
-            "dimensions": spec.embedding_size,
+            "dimensions": features,
             "pooling": settled.pooling.name(),
             "normalize": normalize,
             "max_tokens": settled.max_tokens,
@@ -180,7 +181,7 @@ fn report(args: &EmbedArgs, embedding: &Embedding, encoding: Encoding, counts: &
         return output::json(&json!({
             "output": path,
             "texts": counts.texts,
-            "dimensions": embedding.hidden_size(),
+            "dimensions": embedding.features(),
             "pooling": pooling.name(),
             "normalize": normalize,
             "max_tokens": max_tokens,
@@ -194,7 +195,7 @@ fn report(args: &EmbedArgs, embedding: &Embedding, encoding: Encoding, counts: &
             "peak_memory_bytes": system::peak_memory_bytes(),
         }));
     }
-    let (texts, numbers) = (output::grouped(counts.texts as u64), embedding.hidden_size());
+    let (texts, numbers) = (output::grouped(counts.texts as u64), embedding.features());
     output::line(&format!("{path}: {texts} vectors of {numbers} numbers, {pooling} pooling, in {encoding}"))?;
     let peak = system::peak_memory_bytes().map(|peak| format!(", peak memory {}", output::bytes(peak)));
     output::note(&format!(

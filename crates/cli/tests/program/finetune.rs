@@ -270,6 +270,7 @@ fn what_makes_no_run_is_refused_and_leaves_nothing() {
         (&["--lr-group", "B=-1"], 2, "lr-group"),
         (&["--init-adapter", "missing"], 1, "missing"),
         (&["--encoding", "f32", "--lr", "nan"], 2, "lr"),
+        (&["--whiten"], 1, "cannot whiten: 384 channels need more different sentences than that, and there are 120"),
     ] {
         refuse(&arguments(&data, &out, more), code, what);
         assert!(!out.exists(), "{more:?}");
@@ -293,6 +294,70 @@ fn what_makes_no_run_is_refused_and_leaves_nothing() {
     fs::remove_file(out.join("summary.json")).unwrap();
     refuse(&arguments(&bad, &out, &["--resume", "--scale", "30"]), 1, "scale");
     refuse(&arguments(&data, &out, &["--resume"]), 1, "data");
+}
+
+#[test]
+fn embeddings_are_whitened_behind_the_last_step_or_without_any() {
+    let room = tempfile::tempdir().unwrap();
+    let data = pairs(&room, 260);
+    let [learned, alone, plain, held] = ["learned", "alone", "plain", "held.csv"].map(|name| room.path().join(name));
+    fs::write(&held, "a river,the river,5\na river,an engine,1\ntwo letters,a letter,4\na garden,a doctor,0\n")
+        .unwrap();
+    let short = ["--steps", "2", "--threads", "2", "--eval-data", arg(&held), "--whiten", "500"];
+    // The number of steps stands among the usual arguments already.
+    let arguments = |out: &Path, more: &[&str]| {
+        let mut all = arguments(&data, out, &[]);
+        let steps = all.iter().position(|argument| argument == "--steps").unwrap();
+        all.drain(steps..steps + 2);
+        all.extend(more.iter().map(|&argument| argument.to_owned()));
+        all
+    };
+    let dry = run(&arguments(&learned, &[&short[..], &["--dry-run"]].concat()));
+    assert!(text(&dry.stdout).contains("500 sentences"), "{}", text(&dry.stdout));
+    let output = run(&arguments(&learned, &short));
+    assert!(text(&output.stderr).contains("whitened by 500 sentences: Spearman "), "{}", text(&output.stderr));
+    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(learned.join(name)).unwrap()).unwrap() };
+    assert_eq!(read("modules.json")[2]["path"], "2_Dense");
+    let whitened = &read("summary.json")["whitened"];
+    assert_eq!(whitened["sentences"], 500);
+    assert!(["before", "after"].iter().all(|when| whitened[when]["held"]["spearman"].is_number()), "{whitened}");
+
+    // What was learned stays as it is where no step is made, and the same map is fitted on any number of threads.
+    let more = ["--steps", "0", "--init-adapter", arg(&learned), "--whiten", "500", "--threads", "1"];
+    run(&arguments(&alone, &more));
+    assert_eq!(adapter(&learned), adapter(&alone));
+    let dense = |folder: &Path| fs::read(folder.join("2_Dense/model.safetensors")).unwrap();
+    assert_eq!(dense(&learned), dense(&alone));
+    refuse(&arguments(&plain, &["--steps", "0"]), 2, "steps");
+    let mut causal = arguments(&plain, &short);
+    causal.iter_mut().filter(|argument| *argument == "contrastive").for_each(|objective| *objective = "causal".into());
+    refuse(&causal, 2, "whiten is for embeddings of sentences");
+
+    // It stands behind the pooling wherever sentences are embedded: what it was fitted on has a mean of nearly 0.
+    let sentences = room.path().join("sentences.txt");
+    let lines = fs::read_to_string(&data).unwrap();
+    let records = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let texts = records.flat_map(|record| ["a", "b"].map(|key| record[key].as_str().unwrap().to_owned()));
+    fs::write(&sentences, texts.map(|text| text + "\n").collect::<String>()).unwrap();
+    let vectors = room.path().join("vectors.jsonl");
+    let model = small();
+    let embed = ["embed", arg(&model), arg(&sentences), "-o", arg(&vectors), "--adapter", arg(&learned)];
+    stdout(&embed);
+    let lines = fs::read_to_string(&vectors).unwrap();
+    let rows: Vec<Vec<f64>> = lines
+        .lines()
+        .map(|line| serde_json::from_value(serde_json::from_str::<Value>(line).unwrap()["embedding"].clone()).unwrap())
+        .collect();
+    assert_eq!((rows.len(), rows[0].len()), (520, 384));
+    for channel in 0..384 {
+        let mean = rows.iter().map(|row| row[channel]).sum::<f64>() / 520.0;
+        assert!(mean.abs() < 0.1, "{channel}: {mean}");
+    }
+    // A map for another model is refused.
+    let config = learned.join("2_Dense/config.json");
+    let other = fs::read_to_string(&config).unwrap().replace("\"in_features\": 384", "\"in_features\": 64");
+    fs::write(&config, other).unwrap();
+    refuse(&embed.map(str::to_owned), 1, "should have F32 numbers in shape [384, 64] as linear.weight");
 }
 
 #[test]

@@ -89,6 +89,7 @@ pub(super) fn bytes(step: TrainStep, spec: &ModelSpec) -> Result<u64> {
         predicted: None,
         evaluated: 0,
         vectors: 0,
+        afterwards: 0,
     };
     Ok(request.memory(plan(step)).total())
 }

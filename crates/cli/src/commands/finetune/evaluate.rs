@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use bouquet_embed::Embedder;
 use bouquet_embed::correlation::spearman;
 use bouquet_embed::retrieval::retrieve;
 use bouquet_embed::sts::cosine;
+use bouquet_embed::{Dense, Embedder};
 use bouquet_kernels::Matrix;
 use bouquet_model::adapter::Learned;
 use bouquet_model::{ModelSpec, Network, Tokenizer};
@@ -24,7 +24,7 @@ use crate::errors::wrong;
 use crate::output;
 
 /// Tokens of a pass, at most, unless one text has more.
-const TOKENS_PER_PASS: usize = 1024;
+pub(super) const TOKENS_PER_PASS: usize = 1024;
 
 /// Pairs of a file among which partners are looked for, at most: all their vectors are held, and each is compared with
 /// each.
@@ -45,6 +45,8 @@ pub(super) struct Evaluator<'a> {
     pub(super) config: &'a Config,
     pub(super) network: &'a Network,
     pub(super) learned: &'a Learned,
+    /// What whitens embeddings.
+    pub(super) dense: Option<&'a Dense>,
     pub(super) plan: PassPlan,
     pub(super) limits: &'a Limits,
 }
@@ -175,7 +177,7 @@ impl Evaluator<'_> {
     /// The vectors of the first and of the second sentence of each pair.
     fn embed(&self, sentences: &Sentences) -> bouquet_tune::Result<[Matrix; 2]> {
         let embedder = Embedder::new(self.network, self.learned, self.config.pooling);
-        let embedder = Embedder { tokens_per_pass: TOKENS_PER_PASS, ..embedder };
+        let embedder = Embedder { dense: self.dense, tokens_per_pass: TOKENS_PER_PASS, ..embedder };
         let pass = Pass { limits: self.limits.clone(), ..Pass::default() };
         let view = |view: usize| -> bouquet_tune::Result<Matrix> {
             let sequences: Vec<Vec<u32>> = sentences.rows.iter().map(|row| row[view].clone()).collect();
@@ -200,14 +202,19 @@ impl Evaluator<'_> {
 /// As many pairs as are compared, from all over the file.
 fn spread(records: Vec<Record>, file: &str) -> Vec<Record> {
     let all = records.len();
-    if all <= MAX_PAIRS {
-        return records;
+    if all > MAX_PAIRS {
+        let [kept, of_all] = [MAX_PAIRS, all].map(|count| output::grouped(count as u64));
+        output::note(&format!("{file}: evaluated on {kept} of its {of_all} pairs, evenly spread"));
     }
-    let [kept, of_all] = [MAX_PAIRS, all].map(|count| output::grouped(count as u64));
-    output::note(&format!("{file}: evaluated on {kept} of its {of_all} pairs, evenly spread"));
-    let due = |index: usize| index * MAX_PAIRS / all;
-    let numbered = records.into_iter().enumerate();
-    numbered.filter(|(index, _)| due(index + 1) > due(*index)).map(|(_, record)| record).collect()
+    evenly(records, MAX_PAIRS)
+}
+
+/// So many, from all over; all where there are not more.
+pub(super) fn evenly<T>(all: Vec<T>, kept: usize) -> Vec<T> {
+    let (count, kept) = (all.len().max(1), kept.min(all.len()));
+    let due = |index: usize| (index as u128 * kept as u128 / count as u128) as usize;
+    let numbered = all.into_iter().enumerate();
+    numbered.filter(|(index, _)| due(index + 1) > due(*index)).map(|(_, one)| one).collect()
 }
 
 #[cfg(test)]

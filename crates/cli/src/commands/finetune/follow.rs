@@ -118,7 +118,7 @@ impl Observer for Follower<'_> {
 
     fn evaluate(&mut self, steps: u64, learned: &Learned) -> bouquet_tune::Result<Option<f64>> {
         let Follower { prepared, network, plan, limits, .. } = *self;
-        let evaluator = Evaluator { config: &prepared.config, network, learned, plan, limits };
+        let evaluator = Evaluator { config: &prepared.config, network, learned, dense: None, plan, limits };
         let Some(Evaluated { scores, score, shown }) = prepared.held.evaluate(&evaluator)? else { return Ok(None) };
         self.progress.note(&format!("after step {steps}: {shown}"));
         for (name, scores) in scores {

@@ -12,6 +12,7 @@ use bouquet_tune::trainer::BatchSource;
 
 use super::FinetuneArgs;
 use super::prepare::{Examples, Prepared};
+use super::whiten;
 use crate::errors::wrong;
 use crate::{open, output, system};
 
@@ -48,8 +49,9 @@ impl Prepared {
             alike,
             leaf: self.config.leaf,
             predicted: predicted.as_deref().map(|tokens| Predicted { vocab_size: self.spec.vocab_size, tokens }),
-            evaluated: self.held.tokens(),
-            vectors: self.held.vectors(),
+            evaluated: self.held.tokens().max(whiten::tokens(&self.whitened_by)),
+            vectors: self.held.vectors().max(self.whitened_by.len()),
+            afterwards: whiten::bytes(&self.whitened_by, &self.spec),
         };
         // What is held already is no longer free.
         let free =

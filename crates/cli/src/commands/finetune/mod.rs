@@ -5,11 +5,13 @@ mod follow;
 mod memory;
 mod prepare;
 mod settings;
+mod whiten;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bouquet_embed::Dense;
 use bouquet_embed::export::Export;
 use bouquet_model::Network;
 use bouquet_model::adapter::Learned;
@@ -24,10 +26,12 @@ use bouquet_tune::trainer::Ending;
 use bouquet_tune::{Trainer, TuneError};
 use serde_json::{Value, json};
 
+use self::evaluate::Evaluator;
 use self::follow::Follower;
 pub(crate) use self::prepare::default_targets;
 use self::prepare::{Examples, Prepared};
 use self::settings::Settings;
+use self::whiten::Whitened;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, disk_hint, wrong};
 use crate::interrupt::Work;
@@ -67,7 +71,11 @@ Examples:
   bouquet finetune MODEL --objective contrastive --data pairs.jsonl -o my-adapter
   bouquet finetune MODEL --objective cosine --data scored.csv --pooling weightedmean -o my-adapter
   bouquet finetune MODEL --objective causal --data chats.jsonl --epochs 3 --lr 1e-4 -o my-adapter
+  bouquet finetune MODEL --objective simcse --data texts.txt --steps 0 --whiten -o whitened
   bouquet finetune --resume -o my-adapter
+
+With --whiten, a linear map is fitted behind the last step that makes all directions of embeddings count;
+--steps 0 fits it alone, on the model or on the adapter of --init-adapter.
 
 The folder becomes an adapter that PEFT opens, and for sentences a folder of sentence-transformers as well;
 bouquet takes it with --adapter. Until then it has a checkpoint: after Ctrl-C, kill -9 or a power cut, the
@@ -148,7 +156,10 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
         return Err(Done(CANCELLED).into());
     }
     let learned = end.best.as_ref().unwrap_or(&end.learned);
-    write_result(prepared, &folder, learned).map_err(|error| with_what_is_kept(error, &args.output))?;
+    let result = Evaluator { config, network: &network, learned, dense: None, plan, limits: &limits };
+    let whitened = whiten::whiten(prepared, &result, args.json).map_err(|error| stopped(error, &limits))?;
+    let dense = whitened.as_ref().map(|whitened| &whitened.dense);
+    write_result(prepared, &folder, learned, dense).map_err(|error| with_what_is_kept(error, &args.output))?;
     let summary = json!({
         "output": args.output.display().to_string(),
         "steps": end.progress.steps,
@@ -156,6 +167,7 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
         "seconds": end.progress.seconds,
         "loss": loss,
         "best": end.progress.best,
+        "whitened": whitened.as_ref().map(Whitened::as_json),
         "stopped_early": ending == Ending::StoppedEarly,
         "peak_memory_bytes": system::peak_memory_bytes(),
         "planned_memory_bytes": memory.total(),
@@ -163,6 +175,15 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
     folder.write(folder::SUMMARY, format!("{summary:#}\n").as_bytes())?;
     folder.remove(checkpoint::FILE);
     Ok((end, summary))
+}
+
+/// An error behind the last step: somebody may have asked to stop there.
+fn stopped(error: anyhow::Error, limits: &Limits) -> anyhow::Error {
+    if limits.check().is_ok() {
+        return error;
+    }
+    output::note("stopped behind the last step; the same command with --resume goes on");
+    Done(CANCELLED).into()
 }
 
 /// An error of the disk, and that a checkpoint has been kept, where one has.
@@ -207,13 +228,13 @@ fn begin(args: &FinetuneArgs, prepared: &Prepared) -> Result<(RunFolder, Checkpo
 }
 
 /// Writes what was learned: a folder of PEFT, and of sentence-transformers where sentences were learned.
-fn write_result(prepared: &Prepared, folder: &RunFolder, learned: &Learned) -> Result<()> {
+fn write_result(prepared: &Prepared, folder: &RunFolder, learned: &Learned, dense: Option<&Dense>) -> Result<()> {
     let Prepared { config, spec, adapter_settings, .. } = prepared;
     learned.write(folder.path(), adapter_settings, spec)?;
     if config.objective != Objective::Causal {
         let hidden_size = spec.embedding_size;
         let (pooling, max_tokens) = (config.pooling, config.max_tokens);
-        let export = Export { base: &prepared.folder, hidden_size, pooling, max_tokens };
+        let export = Export { base: &prepared.folder, hidden_size, pooling, dense, max_tokens };
         export.write(folder.path())?;
     }
     Ok(())
@@ -230,7 +251,7 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
         None => "nothing, so all is computed again".to_owned(),
         Some(bytes) => format!("block inputs, and {} of activations", output::bytes(bytes)),
     };
-    vec![
+    let mut facts = vec![
         ("model", format!("{}, in {}", config.model, config.encoding)),
         ("learned", format!("{} numbers", output::grouped(prepared.parameters()))),
         (
@@ -245,7 +266,11 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
         ("a pass", output::bytes(memory.working)),
         ("kept between passes", output::bytes(memory.kept)),
         ("memory in all", output::bytes(memory.total())),
-    ]
+    ];
+    if !prepared.whitened_by.is_empty() {
+        facts.insert(3, ("whitened by", output::counted(prepared.whitened_by.len(), "sentence")));
+    }
+    facts
 }
 
 /// The highest learning rate, and the factors of groups.

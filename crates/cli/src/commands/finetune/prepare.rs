@@ -24,6 +24,7 @@ use bouquet_tune::trainer::BatchSource;
 use super::FinetuneArgs;
 use super::evaluate::Held;
 use super::settings::Draft;
+use super::whiten;
 use crate::errors::{asked_wrongly, wrong};
 use crate::open::or_usual;
 use crate::{hub, output, system};
@@ -47,6 +48,8 @@ pub(super) struct Prepared {
     pub(super) fingerprint: String,
     pub(super) examples: Examples,
     pub(super) held: Held,
+    /// Sentences that embeddings are whitened by; empty where they are not.
+    pub(super) whitened_by: Vec<Vec<u32>>,
     pub(super) batches: Batches,
 }
 
@@ -77,8 +80,20 @@ impl Prepared {
         let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
         let config = draft.complete(config, steps_per_epoch);
         let held = Held::read(&config, &tokenizer, &spec, args.json)?;
+        let whitened_by = whiten::sentences(&config, &examples, &spec)?;
         let fingerprint = data.fingerprint_text();
-        Ok(Prepared { config, folder, spec, adapter_settings, learned, fingerprint, examples, held, batches })
+        Ok(Prepared {
+            config,
+            folder,
+            spec,
+            adapter_settings,
+            learned,
+            fingerprint,
+            examples,
+            held,
+            whitened_by,
+            batches,
+        })
     }
 
     /// Numbers that are learned.

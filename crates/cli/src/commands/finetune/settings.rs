@@ -113,6 +113,10 @@ pub(super) struct Settings {
     /// Tokens after which a sentence is cut, or of a block of text [default: 64, or 512 for causal]
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     max_tokens: Option<usize>,
+    /// Whiten embeddings behind the last step: a linear map, fitted on N different sentences of the data, makes their
+    /// covariance the identity, for sentence-transformers as 2_Dense [default of N: 5000]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5000", help_heading = SENTENCES)]
+    whiten: Option<usize>,
     /// What random numbers begin with [default: 0]
     #[arg(long, help_heading = TRAINING)]
     seed: Option<u64>,
@@ -268,6 +272,7 @@ fn defaults(objective: &str) -> Vec<(&'static str, Value)> {
         ("symmetric", false.into()),
         ("pooling", Pooling::Mean.name().into()),
         ("seed", 0.into()),
+        ("whiten", 0.into()),
         ("keep-order", false.into()),
         ("strict", false.into()),
         ("save-every", 50.into()),
