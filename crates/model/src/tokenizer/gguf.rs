@@ -106,18 +106,17 @@ fn byte_level(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value> {
 
 /// Byte pairs of SentencePiece: spaces are spelled `▁`, and characters without a token in bytes.
 fn sentence_piece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value> {
-    let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
-    let prepend = json!({ "type": "Prepend", "prepend": "▁" });
-    let strip = json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 });
-    let (mut normalizers, mut decoders) = (vec![spaces], Vec::from(DECODERS.map(decoder)));
+    let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+    let mut normalizers = vec![replace(" ", "▁")];
+    let mut decoders = vec![replace("▁", " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
     if metadata.optional_flag(key::ADD_SPACE).map_err(unusable)?.unwrap_or(true) {
-        normalizers.insert(0, prepend);
-        decoders.push(strip);
+        normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
     let merges = match metadata.optional_texts(key::MERGES).map_err(unusable)? {
         // Not every converter writes them for this kind, but those that are there need not be guessed.
         Some(merges) => merges::written(merges)?,
-        None => merges::of_scores(&vocabulary.tokens, &vocabulary.types, &scores(metadata, vocabulary)?)?,
+        None => merges::of_scores(vocabulary.tokens, &vocabulary.types, &scores(metadata, vocabulary)?)?,
     };
     let unknown = vocabulary.named(metadata, key::UNKNOWN, Some(0))?.map(|(_, token)| token);
     let bytes = vocabulary.types.contains(&TokenType::Byte);
@@ -131,16 +130,6 @@ fn sentence_piece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value>
         "model": { "type": "BPE", "unk_token": unknown, "fuse_unk": true, "byte_fallback": bytes,
             "vocab": vocabulary.ids(), "merges": merges },
     }))
-}
-
-/// From pieces to text, before the space is taken away that stands before a text.
-const DECODERS: [&str; 3] = ["Replace", "ByteFallback", "Fuse"];
-
-fn decoder(kind: &str) -> Value {
-    match kind {
-        "Replace" => json!({ "type": kind, "pattern": { "String": "▁" }, "content": " " }),
-        _ => json!({ "type": kind }),
-    }
 }
 
 /// The scores of all tokens: the highest is merged first.

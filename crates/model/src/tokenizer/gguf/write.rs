@@ -170,10 +170,12 @@ fn vocabulary(file: &File, vocab_size: usize, sentence_piece: bool) -> Result<(V
 }
 
 fn merges(merges: &[Merge]) -> Result<Vec<(&str, &str)>> {
-    let pair = |merge| match merge {
-        &Merge::Pair(ref first, ref second) => Some((first.as_str(), second.as_str())),
-        Merge::Written(merge) => merge.split_once(' '),
-    };
+    fn pair(merge: &Merge) -> Option<(&str, &str)> {
+        match merge {
+            Merge::Pair(first, second) => Some((first, second)),
+            Merge::Written(merge) => merge.split_once(' '),
+        }
+    }
     let pairs: Option<Vec<_>> = merges.iter().map(pair).collect();
     let pairs = pairs.ok_or_else(|| wrong("a merge of its tokenizer.json is no two tokens"))?;
     match pairs.iter().find(|(first, second)| first.contains(' ') || second.contains(' ')) {
