@@ -139,6 +139,9 @@ pub enum ModelError {
     /// The tokenizer of a GGUF file, which is in its metadata, or one that such a file has no words for.
     #[error("the tokenizer of the GGUF file: {0}")]
     GgufTokenizer(String),
+    /// A chat template that is no Jinja, fails, or refuses a conversation.
+    #[error("the chat template {0}")]
+    ChatTemplate(String),
     /// Codes of one encoding, where another was asked for.
     #[error("the weights are stored in {stored}, and cannot be computed in {asked}")]
     StoredEncoding {

@@ -32,6 +32,7 @@
 //! | [`adapter`] | what has been learned on top, and the folder it rests in |
 //! | [`random`] | models of published shapes with random weights |
 //! | [`tokenizer`] | text to token ids and back |
+//! | [`mod@chat_template`] | the turns of a conversation to text |
 //! | [`generation_config`] | sampling defaults that a checkpoint ships with |
 //!
 //! ```
@@ -54,6 +55,7 @@
 
 pub mod adapter;
 pub mod block;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
 pub mod encoding;
@@ -80,6 +82,7 @@ mod staging;
 pub mod stored;
 pub mod tokenizer;
 
+pub use chat_template::{ChatTemplate, Message};
 pub use encoding::Encoding;
 pub use error::{ModelError, Result};
 pub use local::LocalSpan;

@@ -107,6 +107,19 @@ impl Tokenizer {
         })
     }
 
+    /// Cuts what a [chat template](crate::chat_template) wrote, which has all special tokens that it should have.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_chat(&self, text: &str) -> Result<Encoding> {
+        self.encode(text, false)
+    }
+
+    /// Whether a token stands for no text: begin- and end-of-text and their like.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
     /// A number of tokens that a text has at least, without cutting it; 0 where nothing is certain.
     pub fn at_least_tokens(&self, text: &str) -> usize {
         self.longest_token_bytes.map_or(0, |longest| text.len().div_ceil(longest.max(1)))

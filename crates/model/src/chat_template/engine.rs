@@ -1,0 +1,323 @@
+//! What a template may call, and how much of it. The engine is `minijinja`; this is what makes it transformers' Jinja, and
+//! the limits: a template is a stranger's program.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use chrono::{DateTime, Local, NaiveDateTime};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Serde, Value, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, context, escape_formatter};
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use super::guard::{GENERATION, JOINED, MARKS};
+use super::{ChatTemplate, Message, wrong};
+use crate::files::shown;
+use crate::{ModelError, Result};
+
+/// Instructions that a template may execute, and so many for each message besides. Usual ones execute some hundred for a
+/// message.
+const STEPS: u64 = 1 << 20;
+const STEPS_PER_MESSAGE: u64 = 1 << 14;
+
+/// Bytes of text that a template may write and join, and so many for each byte of the conversation besides.
+const BYTES: usize = 64 << 20;
+const BYTES_PER_BYTE: usize = 64;
+
+/// Bytes of the template's own text that it may write; each time that it does takes a step.
+const OWN_BYTES: u64 = 1 << 30;
+
+/// Calls within calls; the engine needs up to 100 KB of stack for each.
+const DEPTH: usize = 64;
+
+/// The name of the one template.
+const NAME: &str = "chat_template";
+
+/// What the limit on bytes says, to be known again.
+const TOO_LONG: &str = "it writes too much";
+
+/// When a conversation takes place: `strftime_now` of a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock(NaiveDateTime);
+
+impl Clock {
+    /// The time of this machine, in its zone.
+    pub fn now() -> Clock {
+        Clock(Local::now().naive_local())
+    }
+
+    /// So many seconds after the beginning of 1970; the year 1970 for numbers that are no time.
+    pub fn at(seconds: i64) -> Clock {
+        Clock(DateTime::from_timestamp(seconds, 0).unwrap_or_default().naive_utc())
+    }
+}
+
+/// An engine that has a template.
+pub(super) fn environment(source: String, clock: Clock) -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|error| said(&error))?);
+    environment.set_recursion_limit(DEPTH);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_formatter(write);
+    environment.set_unknown_method_callback(call_method);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", move |format: Arc<str>| clock.format(&format));
+    environment.add_filter("tojson", to_json);
+    environment.add_filter(JOINED, joined);
+    environment.add_filter(GENERATION, |text: Arc<str>| format!("{}{text}{}", MARKS[0], MARKS[1]));
+    environment.add_filter("join", |state: &mut State, texts: Value, between: Option<Arc<str>>| {
+        join(state, &texts, between.as_deref().unwrap_or(""))
+    });
+    environment.add_filter("replace", |state: &mut State, text: Arc<str>, from: Arc<str>, to: Arc<str>| {
+        replace(state, &text, &from, &to)
+    });
+    environment.add_filter("indent", indent);
+    environment
+        .add_filter("string", |state: &mut State, value: Value| spend_size(state, &value).map(|()| value.to_string()));
+    environment.add_filter("list", |state: &mut State, value: Value| {
+        spend_size(state, &value)?;
+        minijinja::filters::list(state, value)
+    });
+    // Widths and precisions of a format are as large as a template likes.
+    for filter in ["format", "pprint", "batch", "slice"] {
+        environment.remove_filter(filter);
+    }
+    environment.add_template_owned(NAME, source).map_err(|error| said(&error))?;
+    Ok(environment)
+}
+
+/// The text of a conversation, with marks around what the assistant generates.
+pub(super) fn render(template: &ChatTemplate, messages: &[Message], ask: bool) -> Result<String> {
+    let bytes: usize = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+    if template.marks_generation && messages.iter().any(|message| message.content.contains(MARKS)) {
+        return Err(wrong("needs U+FDD0 and U+FDD1, which are no characters, and the conversation has them"));
+    }
+    let mut environment = template.environment.clone();
+    let steps = STEPS + STEPS_PER_MESSAGE * messages.len() as u64;
+    environment.set_fuel(Some(steps.min(OWN_BYTES / template.longest_text.max(1) as u64)));
+    environment.add_global(BUDGET, BYTES.saturating_add(BYTES_PER_BYTE.saturating_mul(bytes)));
+    for (name, token) in &template.special_tokens {
+        environment.add_global(name.clone(), token.clone());
+    }
+    let context = context! { messages => Serde(messages), add_generation_prompt => ask, tools => (), documents => () };
+    let compiled = environment.get_template(NAME).map_err(|error| said(&error))?;
+    compiled.render(context).map_err(|error| said(&error))
+}
+
+/// Where a rendering finds its budget of bytes when it begins.
+const BUDGET: &str = "_bytes";
+
+/// Bytes that are left to a rendering.
+struct Left(usize);
+
+/// Bytes that are left to this rendering.
+fn left<'a>(state: &'a mut State<'_, '_>) -> &'a mut usize {
+    let budget = || state.env().globals().find(|(name, _)| *name == BUDGET).and_then(|(_, value)| value.as_usize());
+    let budget = if state.get_extension::<Left>().is_none() { budget() } else { None };
+    &mut state.get_or_insert_extension_with(|| Left(budget.unwrap_or(BYTES))).0
+}
+
+/// Takes bytes from what is left.
+fn spend(state: &mut State, bytes: usize) -> std::result::Result<(), Error> {
+    let left = left(state);
+    *left = left.checked_sub(bytes).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, TOO_LONG))?;
+    Ok(())
+}
+
+/// Takes as many bytes as a value has when it is printed, or more.
+fn spend_size(state: &mut State, value: &Value) -> std::result::Result<(), Error> {
+    let mut bytes = 0;
+    add_size(value, &mut bytes, *left(state), DEPTH);
+    spend(state, bytes)
+}
+
+/// Adds up the texts in a value, and some bytes for each place of a list, up to more than a limit: lists may hold each
+/// other again and again.
+fn add_size(value: &Value, bytes: &mut usize, limit: usize, depth: usize) {
+    *bytes = bytes.saturating_add(value.as_str().map_or(size_of::<Value>(), |text| text.len().max(1)));
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+        return;
+    }
+    let Some(depth) = depth.checked_sub(1) else {
+        *bytes = usize::MAX;
+        return;
+    };
+    for item in value.try_iter().into_iter().flatten() {
+        *bytes = bytes.saturating_add(size_of::<Value>());
+        add_size(&item, bytes, limit, depth);
+        if value.kind() == ValueKind::Map
+            && let Ok(inner) = value.get_item(&item)
+        {
+            add_size(&inner, bytes, limit, depth);
+        }
+        if *bytes > limit {
+            return;
+        }
+    }
+}
+
+/// `{{ value }}`, as Python spells it.
+fn write(output: &mut Output, state: &mut State, value: &Value) -> std::result::Result<(), Error> {
+    spend_size(state, value)?;
+    match value.kind() {
+        ValueKind::None => Ok(output.write_str("None")?),
+        ValueKind::Bool => Ok(output.write_str(if value.is_true() { "True" } else { "False" })?),
+        _ => escape_formatter(output, state, value),
+    }
+}
+
+fn joined(state: &mut State, value: Value) -> std::result::Result<Value, Error> {
+    spend_size(state, &value)?;
+    Ok(value)
+}
+
+fn join(state: &mut State, texts: &Value, between: &str) -> std::result::Result<Value, Error> {
+    let mut all = String::new();
+    for (index, text) in texts.try_iter()?.enumerate() {
+        spend_size(state, &text)?;
+        spend(state, between.len())?;
+        if index > 0 {
+            all.push_str(between);
+        }
+        write!(all, "{text}")?;
+    }
+    Ok(all.into())
+}
+
+fn replace(state: &mut State, text: &str, from: &str, to: &str) -> std::result::Result<Value, Error> {
+    spend(state, text.len().saturating_add(text.matches(from).count().saturating_mul(to.len())))?;
+    Ok(text.replace(from, to).into())
+}
+
+/// `indent(width=4, first=false, blank=false)`.
+fn indent(
+    state: &mut State,
+    text: Arc<str>,
+    width: Option<usize>,
+    rest: Rest<Value>,
+) -> std::result::Result<String, Error> {
+    let width = width.unwrap_or(4);
+    spend(state, text.len().saturating_add(text.lines().count().saturating_mul(width)))?;
+    let flag = |index: usize| rest.get(index).is_some_and(Value::is_true);
+    let mut indented = String::new();
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            indented.push('\n');
+        }
+        if (index > 0 || flag(0)) && (flag(1) || !line.trim().is_empty()) {
+            indented.extend(std::iter::repeat_n(' ', width));
+        }
+        indented.push_str(line);
+    }
+    Ok(indented)
+}
+
+/// Methods of Python's texts, lists and dictionaries.
+fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> std::result::Result<Value, Error> {
+    let text = |index: usize| args.get(index).and_then(Value::as_str);
+    match (value.as_str(), method) {
+        (Some(whole), "replace") => {
+            if let (Some(from), Some(to), None) = (text(0), text(1), args.get(2)) {
+                return replace(state, whole, from, to);
+            }
+            let longest = whole.len().saturating_add(1).saturating_mul(text(1).map_or(1, str::len).max(1));
+            spend(state, longest)?;
+        }
+        (Some(between), "join") => return join(state, args.first().unwrap_or(&Value::UNDEFINED), between),
+        (Some(whole), "split" | "splitlines") => {
+            let pieces = text(0).map_or_else(|| whole.split_whitespace().count(), |by| whole.matches(by).count() + 1);
+            spend(state, whole.len().saturating_add(pieces.saturating_mul(size_of::<Value>())))?;
+        }
+        (Some(_), "format") => return Err(Error::from(ErrorKind::UnknownMethod)),
+        _ => spend_size(state, value)?,
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// `raise_exception(message)`: how templates refuse a conversation.
+fn raise_exception(message: &str) -> std::result::Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, "refused").with_source(Refusal(message.to_owned())))
+}
+
+/// What a template said when it refused a conversation.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Clock {
+    fn format(self, format: &str) -> std::result::Result<String, Error> {
+        // A year has at most six digits, and the longest of all names of days and months nine.
+        const LONGEST: usize = 1 << 10;
+        let refuse = || Error::new(ErrorKind::InvalidOperation, format!("no date has the format {}", shown(format)));
+        if format.len() > LONGEST {
+            return Err(refuse());
+        }
+        let mut text = String::new();
+        write!(text, "{}", self.0.format(format)).map_err(|_| refuse())?;
+        Ok(text)
+    }
+}
+
+/// `tojson(indent=none)` as Python's `json.dumps` without escapes of what is not ASCII: a space behind commas and colons.
+fn to_json(state: &mut State, value: Value, options: Kwargs) -> std::result::Result<String, Error> {
+    spend_size(state, &value)?;
+    let indent: Option<usize> = options.get("indent")?;
+    let mut bytes = Vec::new();
+    let failed = |error| Error::new(ErrorKind::BadSerialization, format!("{error}"));
+    match indent {
+        Some(width) if width <= 16 => {
+            let spaces = " ".repeat(width);
+            let formatter = PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter)).map_err(failed)?;
+        }
+        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson indents by at most 16")),
+        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)).map_err(failed)?,
+    }
+    spend(state, bytes.len())?;
+    Ok(String::from_utf8(bytes).expect("JSON is UTF-8"))
+}
+
+/// `{"a": [1, 2]}`.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// An error of the engine as a sentence that goes on from "the chat template".
+fn said(error: &Error) -> ModelError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(source) = cause {
+        if let Some(Refusal(message)) = source.downcast_ref() {
+            return wrong(format!("refuses this conversation: {}", shown(message)));
+        }
+        cause = source.source();
+    }
+    let line = error.line().map_or_else(String::new, |line| format!(" in line {line}"));
+    let detail = error.detail().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::OutOfFuel => wrong("works without end, and was stopped"),
+        _ if detail.contains(TOO_LONG) => wrong("writes without end, and was stopped"),
+        ErrorKind::SyntaxError => wrong(format!("is no Jinja{line}: {detail}")),
+        kind => wrong(format!("fails{line}: {kind}{}{detail}", if detail.is_empty() { "" } else { ": " })),
+    }
+}

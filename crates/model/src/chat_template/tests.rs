@@ -1,0 +1,182 @@
+use serde_json::Value;
+
+use super::*;
+
+fn parse(source: &str) -> Result<ChatTemplate> {
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let special = tokens.map(|(name, token)| (name.to_owned(), token.to_owned())).into();
+    ChatTemplate::parse(source, special, Clock::at(1_763_769_600))
+}
+
+fn said(source: &str) -> String {
+    let template = match parse(source) {
+        Ok(template) => template,
+        Err(error) => return error.to_string(),
+    };
+    template.render(&[Message::new("user", "Hello")], true).map_or_else(|error| error.to_string(), |text| text)
+}
+
+#[test]
+fn texts_are_those_of_transformers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/chat/templates.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut compared = 0;
+    for case in golden["cases"].as_array().unwrap() {
+        let name = case["template"].as_str().unwrap();
+        let template = parse(golden["templates"][name].as_str().unwrap()).unwrap();
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let text = template.render(&messages, case["ask"].as_bool().unwrap());
+        match case["error"].as_str() {
+            Some(error) => {
+                let ours = text.unwrap_err().to_string();
+                assert!(ours.contains(&format!("refuses this conversation: {error:?}")), "{ours}");
+            }
+            None => assert_eq!(text.unwrap(), case["text"], "{name} {messages:?}"),
+        }
+        if name == "generation" && case["ask"] == false {
+            let answers = template.render_answers(&messages).unwrap();
+            let ours: Vec<Value> = answers
+                .map_or(vec![], |found| found.assistant.into_iter().map(|range| found.text[range].into()).collect());
+            assert_eq!(Value::from(ours), case["assistant"]);
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 90);
+}
+
+#[test]
+fn answers_are_what_a_text_gains_by_them() {
+    let chatml = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{% if add_generation_prompt %}\
+                  <assistant>{% endif %}";
+    let turns = [("user", "A"), ("assistant", "B"), ("user", "C"), ("assistant", "D"), ("user", "E")];
+    let messages = turns.map(|(role, content)| Message::new(role, content));
+    let found = parse(chatml).unwrap().render_answers(&messages).unwrap().unwrap();
+    let answers: Vec<&str> = found.assistant.iter().map(|range| &found.text[range.clone()]).collect();
+    assert_eq!(answers, ["B</>", "D</>"]);
+    // Earlier answers are written in another way than the last one.
+    let forgets = "{% for m in messages %}{{ m.role }}: {{ m.content if loop.last else '...' }}\n{% endfor %}\
+                   {% if add_generation_prompt %}assistant: {% endif %}";
+    assert_eq!(parse(forgets).unwrap().render_answers(&messages).unwrap(), None);
+}
+
+#[test]
+fn a_date_is_that_of_the_clock() {
+    assert_eq!(said("{{ strftime_now('%d %b %Y') }}"), "22 Nov 2025");
+    assert_eq!(
+        said("{{ strftime_now('%Q') }}"),
+        "the chat template fails in line 1: invalid operation: no date has the format \"%Q\""
+    );
+}
+
+#[test]
+fn a_template_that_is_wrong_is_a_sentence() {
+    for (source, sentence) in [
+        ("{% for m in %}", "the chat template is no Jinja in line 1: unexpected end of block"),
+        ("a\n{{ nothing() }}", "the chat template fails in line 2: unknown function: nothing is unknown"),
+        ("{{ none.x.y }}", "the chat template fails in line 1: undefined value"),
+        ("{{ raise_exception('no \x1b[31msystem') }}", "refuses this conversation: \"no \\u{1b}[31msystem\""),
+        (
+            "{% if messages[0].role == 'user' %}{{ raise_exception('Users!') }}{% endif %}",
+            "refuses this conversation: \"Users!\"",
+        ),
+        ("{{ unclosed", "the chat template is no Jinja in line 1"),
+        ("{# unclosed", "the chat template is no Jinja"),
+        ("{{ ((((( }}", "the chat template is no Jinja"),
+        ("{% include 'other' %}", "the chat template fails in line 1: template not found"),
+        ("{% generation %}x", "the chat template is no Jinja"),
+    ] {
+        let said = said(source);
+        assert!(said.contains(sentence), "{source}: {said}");
+    }
+    assert!(said(&"x".repeat(source::MAX_BYTES + 1)).contains("more than 262144 are not read"));
+}
+
+#[test]
+fn a_template_that_does_not_end_is_stopped() {
+    let works = "the chat template works without end, and was stopped";
+    let writes = "the chat template writes without end, and was stopped";
+    for (source, sentence) in [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", works),
+        ("{% set n = namespace(x='ab') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}", writes),
+        ("{% set n = namespace(x='ab') %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}", writes),
+        (
+            "{% set n = namespace(x=['a']) %}{% for a in range(99) %}{% set n.x = n.x+n.x %}{% endfor %}{{ n.x }}",
+            writes,
+        ),
+        ("{% set n = namespace(x='ab') %}{% for a in range(99) %}{% set n.x = [n.x,n.x]|join %}{% endfor %}", writes),
+        (
+            "{% set n = namespace(x='a') %}{% for a in range(9) %}{% set n.x = n.x|replace('a', 'a'*999) %}{% endfor %}",
+            writes,
+        ),
+        (
+            "{% set n = namespace(x='a') %}{% for a in range(9) %}{% set n.x = n.x.replace('a', 'a'*999) %}{% endfor %}",
+            writes,
+        ),
+        (
+            "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+            writes,
+        ),
+        (
+            "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ 'a' ~ n.x }}",
+            writes,
+        ),
+        (
+            "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x|tojson }}",
+            writes,
+        ),
+        ("{% for a in range(99999) %}{{ 'abcdefghij' * 1000 }}{% endfor %}", writes),
+        ("{% set x = 'x' * 99999999 %}{{ x }}", writes),
+        ("{{ 'a'|indent(9999999999) }}", writes),
+        ("{{ ('a' * 99999).replace('', 'b' * 99999) }}", writes),
+        ("{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('a') }}", "recursion"),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ range(10**9)|length }}", "range has too many elements"),
+        ("{{ 'x' * 10**9 }}", "the chat template fails in line 1"),
+        ("{{ '%999999999d'|format(1) }}", "unknown filter"),
+        ("{{ '{:999999999}'.format(1) }}", "no method"),
+        ("{{ messages|tojson(indent=99999999) }}", "at most 16"),
+    ] {
+        let said = said(source);
+        assert!(said.contains(sentence), "{source}: {}", &said[..said.len().min(300)]);
+    }
+    let long = format!("{{% for a in range(99999) %}}{}{{% endfor %}}", "x".repeat(200_000));
+    assert_eq!(said(&long), works);
+}
+
+#[test]
+fn brackets_within_brackets_are_refused() {
+    for bracket in ["(", "[", "{{", "{% if x %}", "{% for a in b %}"] {
+        assert!(parse(&format!("{{{{ {} }}}}", bracket.repeat(20_000))).is_err() || bracket.starts_with("{%"));
+        let _ = parse(&bracket.repeat(20_000));
+    }
+}
+
+#[test]
+fn what_a_folder_has_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let text = || {
+        let template = ChatTemplate::load(folder.path(), Clock::at(0))?;
+        template.map(|template| template.render(&[Message::new("user", "Hi")], false)).transpose()
+    };
+    assert_eq!(text().unwrap(), None);
+    write("tokenizer_config.json", r#"{"eos_token": {"content": "<e>", "special": true}}"#);
+    write("special_tokens_map.json", r#"{"eos_token": "<old>", "bos_token": "<b>"}"#);
+    assert_eq!(text().unwrap(), None);
+    let config = |template: &str| format!(r#"{{"eos_token": {{"content": "<e>"}}, "chat_template": {template}}}"#);
+    write("tokenizer_config.json", &config(r#""{{ bos_token ~ eos_token ~ pad_token }}""#));
+    assert_eq!(text().unwrap().unwrap(), "<b><e>");
+    write(
+        "tokenizer_config.json",
+        &config(r#"[{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]"#),
+    );
+    assert_eq!(text().unwrap().unwrap(), "d");
+    write("tokenizer_config.json", &config(r#"[{"name": "tool", "template": "t"}]"#));
+    assert!(text().unwrap_err().to_string().contains("none of them is named \"default\""));
+    write("tokenizer_config.json", &config("7"));
+    assert!(text().unwrap_err().to_string().contains("neither a text nor a list"));
+    write("chat_template.jinja", "{{ messages[0].content }}\n");
+    assert_eq!(text().unwrap().unwrap(), "Hi");
+    write("tokenizer_config.json", "{");
+    assert!(text().unwrap_err().to_string().contains("it is not JSON"));
+}
