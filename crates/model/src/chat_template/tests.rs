@@ -13,7 +13,7 @@ fn said(source: &str) -> String {
         Ok(template) => template,
         Err(error) => return error.to_string(),
     };
-    template.render(&[Message::new("user", "Hello")], true).map_or_else(|error| error.to_string(), |text| text)
+    template.render(&[Message::new("user", "Hello")], true).unwrap_or_else(|error| error.to_string())
 }
 
 #[test]

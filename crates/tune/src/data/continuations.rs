@@ -4,14 +4,16 @@
 //! |---|---|---|
 //! | [`Record::Text`] | all texts one after another, an end-of-text token behind each, in blocks of `max_tokens` | every token |
 //! | [`Record::Completion`] | the prompt, the completion, an end-of-text token | what is behind the prompt |
-//! | [`Record::Chat`] | the turns as [`exchanges`] writes them | the assistant's turns and the end-of-text token behind each |
+//! | [`Record::Chat`] | the turns as the model's chat template writes them | the assistant's turns, with what the template ends a turn with |
+//! | [`Record::Chat`], no template | the turns as [`exchanges`] writes them | the assistant's turns and the end-of-text token behind each |
 //!
-//! A sequence begins with what the tokenizer puts before a text (begin-of-text, if it has one). A block of texts goes on
+//! A sequence, but for one that a template wrote, begins with what the tokenizer puts before a text (begin-of-text, if it has one). A block of texts goes on
 //! where the one before ended, maybe in the middle of a text, and attention sees the texts before in the block.
 
 use std::thread;
 
 use bouquet_model::Tokenizer;
+use bouquet_model::chat_template::{ChatTemplate, Rendered};
 
 use super::{Message, Record, Result};
 
@@ -44,7 +46,9 @@ pub struct Continuations {
 pub struct ContinuationOptions<'a> {
     /// Cuts texts into tokens.
     pub tokenizer: &'a Tokenizer,
-    /// Ends a text, a completion, a turn of the assistant.
+    /// How the model writes conversations, where it says so.
+    pub template: Option<&'a ChatTemplate>,
+    /// Ends a text, a completion, a turn of the assistant that no template writes.
     pub end_of_text: u32,
     /// The most tokens of a sequence; at least 2.
     pub max_tokens: usize,
@@ -60,25 +64,32 @@ pub struct ContinuationOptions<'a> {
 /// and what does not fit behind it is dropped.
 ///
 /// # Errors
-/// A text that the tokenizer cannot cut.
+/// A text that the tokenizer cannot cut; a conversation that the template refuses.
 pub fn continuations(records: &[Record], options: &ContinuationOptions<'_>) -> Result<Continuations> {
     assert!(options.max_tokens >= 2, "a token is told from those before it, so that a sequence has at least 2");
     let tokens = Tokens::new(options)?;
     let mut found = Continuations::default();
     let mut blocks = Blocks { max_tokens: options.max_tokens, block: Vec::new() };
     for tokenized in tokens.of_all(records, options.threads)? {
-        match tokenized {
-            Tokenized::Text(ids) => blocks.push(&ids, &mut found.sequences),
-            Tokenized::Exchanges(exchanges) => {
-                let (sequence, cut) = tokens.together(exchanges);
-                found.cut += usize::from(cut);
-                if sequence.learned.contains(&true) {
-                    found.sequences.push(sequence);
-                } else {
-                    found.left_out += 1;
-                }
+        let conversations = match tokenized {
+            Tokenized::Text(ids) => {
+                blocks.push(&ids, &mut found.sequences);
+                continue;
+            }
+            Tokenized::Exchanges(exchanges) => vec![tokens.together(&tokens.begin, exchanges)],
+            // The template writes begin-of-text itself.
+            Tokenized::Rendered(all) => all.into_iter().map(|exchanges| tokens.together(&[], exchanges)).collect(),
+        };
+        let (mut cut, mut learned) = (false, false);
+        for (sequence, was_cut) in conversations {
+            cut |= was_cut;
+            if sequence.learned.contains(&true) {
+                learned = true;
+                found.sequences.push(sequence);
             }
         }
+        found.cut += usize::from(cut);
+        found.left_out += usize::from(!learned);
     }
     blocks.end(&mut found.sequences);
     Ok(found)
@@ -114,6 +125,8 @@ fn exchanges(messages: &[Message]) -> Vec<(String, String)> {
 enum Tokenized {
     Text(Vec<u32>),
     Exchanges(Vec<Exchange>),
+    /// Of a conversation that a template wrote: mostly one sequence.
+    Rendered(Vec<Vec<Exchange>>),
 }
 
 /// Tokens that are given, and tokens that are learned, with an end-of-text token.
@@ -163,6 +176,7 @@ impl<'a> Tokens<'a> {
         Ok(match record {
             Record::Text(text) => Tokenized::Text([self.begin.clone(), self.encode(text)?, self.end()].concat()),
             Record::Completion { prompt, completion } => Tokenized::Exchanges(vec![self.exchange(prompt, completion)?]),
+            Record::Chat(messages) if self.options.template.is_some() => Tokenized::Rendered(self.rendered(messages)?),
             Record::Chat(messages) => {
                 let exchanges = exchanges(messages);
                 let exchanges = exchanges.iter().map(|(given, learned)| self.exchange(given, learned));
@@ -170,6 +184,50 @@ impl<'a> Tokens<'a> {
             }
             Record::Pair { .. } | Record::Scored { .. } => panic!("nothing is continued in {record:?}"),
         })
+    }
+
+    /// The sequences of a conversation that the template writes. Where it writes an earlier answer in another way than the
+    /// last one, there is a sequence for each answer, as the model is asked for it: with what was said before.
+    fn rendered(&self, messages: &[Message]) -> Result<Vec<Vec<Exchange>>> {
+        let template = self.options.template.expect("the caller looked");
+        if let Some(rendered) = template.render_answers(messages)? {
+            return Ok(vec![self.cut_rendered(&rendered)?]);
+        }
+        let mut all = Vec::new();
+        for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
+            let asked = template.render(&messages[..index], true)?;
+            let text = template.render(&messages[..=index], false)?;
+            // Nothing tells what of the text is the answer if it does not begin with the question.
+            if text.starts_with(&asked) {
+                let assistant = vec![asked.len()..text.len()];
+                all.push(self.cut_rendered(&Rendered { text, assistant })?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The tokens of a text, each where it begins: of what is given, or of an answer.
+    fn cut_rendered(&self, rendered: &Rendered) -> Result<Vec<Exchange>> {
+        let encoding = self.options.tokenizer.encode_chat(&rendered.text)?;
+        let chars_before = |byte: usize| rendered.text[..byte].chars().count();
+        let answers: Vec<_> =
+            rendered.assistant.iter().map(|bytes| chars_before(bytes.start)..chars_before(bytes.end)).collect();
+        let mut exchanges: Vec<Exchange> = Vec::new();
+        let mut answering = None;
+        for (&id, &(start, _)) in encoding.ids.iter().zip(&encoding.offsets) {
+            let answer = answers.iter().position(|answer| answer.contains(&start));
+            if exchanges.is_empty() || (answer.is_none() && answering.is_some()) {
+                exchanges.push(Exchange { given: Vec::new(), learned: Vec::new() });
+            }
+            let exchange = exchanges.last_mut().expect("one was pushed");
+            if answer.is_some() {
+                exchange.learned.push(id)
+            } else {
+                exchange.given.push(id)
+            }
+            answering = answer;
+        }
+        Ok(exchanges)
     }
 
     /// What is given is cut into the tokens that it has alone, since alone it stands before a model that is asked.
@@ -194,10 +252,10 @@ impl<'a> Tokens<'a> {
     }
 
     /// A sequence of exchanges, and whether something was cut off.
-    fn together(&self, exchanges: Vec<Exchange>) -> (Continuation, bool) {
+    fn together(&self, begin: &[u32], exchanges: Vec<Exchange>) -> (Continuation, bool) {
         let max_tokens = self.options.max_tokens;
         let mut sequence = Continuation::default();
-        sequence.extend(&self.begin, false);
+        sequence.extend(begin, false);
         let mut cut = false;
         for (index, Exchange { given, learned }) in exchanges.iter().enumerate() {
             let room = max_tokens - sequence.ids.len();

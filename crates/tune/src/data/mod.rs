@@ -10,8 +10,6 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 mod read;
 
 mod batches;
@@ -30,6 +28,7 @@ mod separated;
 mod source;
 
 pub use batches::{BatchOptions, Batches, Order, RowInfo};
+pub use bouquet_model::Message;
 pub use columns::{ColumnMap, Reading};
 pub use continuations::{Continuation, ContinuationOptions, Continuations, continuations};
 pub use error::{BadRow, DataError, Place, Result};
@@ -68,15 +67,6 @@ pub enum Record {
     },
     /// A conversation, of which the assistant's turns are learned.
     Chat(Vec<Message>),
-}
-
-/// A turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user` or `assistant`.
-    pub role: String,
-    /// What is said.
-    pub content: String,
 }
 
 /// Which records an objective learns from.

@@ -12,7 +12,7 @@ use bouquet_embed::sts::cosine;
 use bouquet_embed::{Dense, Embedder};
 use bouquet_kernels::Matrix;
 use bouquet_model::adapter::Learned;
-use bouquet_model::{ModelSpec, Network, Tokenizer};
+use bouquet_model::{ChatTemplate, ModelSpec, Network, Tokenizer};
 use bouquet_span::{Limits, Pass};
 use bouquet_tune::config::{Config, Objective};
 use bouquet_tune::data::{ColumnMap, Record, RecordKind};
@@ -63,13 +63,19 @@ pub(super) struct Evaluated {
 
 impl Held {
     /// Reads the files that the settings name.
-    pub(super) fn read(config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec, quiet: bool) -> Result<Held> {
+    pub(super) fn read(
+        config: &Config,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        spec: &ModelSpec,
+        quiet: bool,
+    ) -> Result<Held> {
         if config.eval_data.is_empty() {
             return Ok(Held::Nothing);
         }
         if config.objective == Objective::Causal {
             let data = read(&config.eval_data, columns(config)?, config, RecordKind::Continuations, quiet)?;
-            return Ok(Held::Texts(texts(&data.records, config, tokenizer, spec)?));
+            return Ok(Held::Texts(texts(&data.records, config, tokenizer, template, spec)?));
         }
         // Columns that texts alone are read from make no pairs.
         let of_texts = config.objective == Objective::Simcse;

@@ -8,6 +8,7 @@ use bouquet_embed::text_embedder::tokens;
 use bouquet_kernels::Matrix;
 use bouquet_model::adapter::initial::soft_prompt;
 use bouquet_model::adapter::{self, Learned, targets};
+use bouquet_model::chat_template::{ChatTemplate, Clock};
 use bouquet_model::{ModelSpec, Tokenizer, families};
 use bouquet_span::{Prompts, Site};
 use bouquet_tune::config::{Config, Kind, Objective};
@@ -74,12 +75,16 @@ impl Prepared {
         rates::factors(&config.lr_group, &spec, &learned)?;
 
         let tokenizer = Tokenizer::load(&folder, spec.vocab_size)?;
+        let template = match config.objective {
+            Objective::Causal => ChatTemplate::load(&folder, Clock::at(ANY_DAY))?,
+            _ => None,
+        };
         let data = read(&config.data, columns(&config)?, &config, config.objective.records(), args.json)?;
-        let (examples, rows) = examples(&data.records, &config, &tokenizer, &spec, args.json)?;
+        let (examples, rows) = examples(&data.records, &config, &tokenizer, template.as_ref(), &spec, args.json)?;
         let mut batches = batches(&config, rows)?;
         let steps_per_epoch = batches.steps_per_epoch(0).div_ceil(config.accumulation.max(1) as u64);
         let config = draft.complete(config, steps_per_epoch);
-        let held = Held::read(&config, &tokenizer, &spec, args.json)?;
+        let held = Held::read(&config, &tokenizer, template.as_ref(), &spec, args.json)?;
         let whitened_by = whiten::sentences(&config, &examples, &spec)?;
         let fingerprint = data.fingerprint_text();
         Ok(Prepared {
@@ -249,11 +254,12 @@ fn examples(
     records: &[Record],
     config: &Config,
     tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
     spec: &ModelSpec,
     quiet: bool,
 ) -> Result<(Examples, Vec<RowInfo>)> {
     if config.objective == Objective::Causal {
-        let texts = texts(records, config, tokenizer, spec)?;
+        let texts = texts(records, config, tokenizer, template, spec)?;
         let rows = texts.lengths().into_iter().map(|length| RowInfo { length, keys: Vec::new() }).collect();
         return Ok((Examples::Texts(texts), rows));
     }
@@ -272,16 +278,31 @@ fn examples(
     Ok((Examples::Sentences(Sentences::new(cut, records, largest_score(records))), rows))
 }
 
+/// The date for chat templates that ask for one, in seconds: 26 July 2024, which those of Llama 3 write where nobody says.
+/// That of today would make another run of each day's.
+const ANY_DAY: i64 = 1_721_952_000;
+
 pub(super) fn sentences(records: &[Record], config: &Config, tokenizer: &Tokenizer) -> Result<data::Sentences> {
     Ok(data::sentences(records, |texts| tokens(tokenizer, texts, config.max_tokens, system::threads()))?)
 }
 
-pub(super) fn texts(records: &[Record], config: &Config, tokenizer: &Tokenizer, spec: &ModelSpec) -> Result<Texts> {
+pub(super) fn texts(
+    records: &[Record],
+    config: &Config,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    spec: &ModelSpec,
+) -> Result<Texts> {
     let Some(&end_of_text) = spec.eos_token_ids.first() else {
         return Err(wrong("the model has no end-of-text token", "name it in config.json, as eos_token_id"));
     };
-    let options =
-        ContinuationOptions { tokenizer, end_of_text, max_tokens: config.max_tokens, threads: system::threads() };
+    let options = ContinuationOptions {
+        tokenizer,
+        template,
+        end_of_text,
+        max_tokens: config.max_tokens,
+        threads: system::threads(),
+    };
     let made = data::continuations(records, &options)?;
     if made.cut > 0 {
         output::note(&format!("{} texts were cut to {} tokens", output::grouped(made.cut as u64), config.max_tokens));

@@ -49,7 +49,8 @@ fn written(found: &Continuations) -> Vec<String> {
 
 fn made(records: &[Record], begin: bool, max_tokens: usize) -> Continuations {
     let tokenizer = tokenizer(begin);
-    let options = ContinuationOptions { tokenizer: &tokenizer, end_of_text: END, max_tokens, threads: 2 };
+    let options =
+        ContinuationOptions { tokenizer: &tokenizer, template: None, end_of_text: END, max_tokens, threads: 2 };
     continuations(records, &options).expect("words")
 }
 
@@ -145,7 +146,7 @@ proptest! {
         };
         let records: Vec<Record> = records.iter().map(record).collect();
         let tokenizer = tokenizer(begin);
-        let options = ContinuationOptions { tokenizer: &tokenizer, end_of_text: END, max_tokens, threads };
+        let options = ContinuationOptions { tokenizer: &tokenizer, template: None, end_of_text: END, max_tokens, threads };
         let found = continuations(&records, &options).expect("words");
         for sequence in &found.sequences {
             prop_assert!((2..=max_tokens).contains(&sequence.ids.len()));
@@ -158,4 +159,56 @@ proptest! {
         let one_thread = ContinuationOptions { threads: 1, ..options };
         prop_assert_eq!(found, continuations(&records, &one_thread).expect("words"));
     }
+}
+
+/// The words of [`tokenizer`], cut by a template.
+fn templated(source: &str, turns: &[(&str, &str)], max_tokens: usize) -> Result<Continuations> {
+    use bouquet_model::chat_template::Clock;
+    let tokenizer = tokenizer(true);
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let tokens = tokens.map(|(name, token)| (name.to_owned(), token.to_owned())).into();
+    let template = ChatTemplate::parse(source, tokens, Clock::at(0)).expect("a template");
+    let template = Some(&template);
+    continuations(
+        &[chat(turns)],
+        &ContinuationOptions { tokenizer: &tokenizer, template, end_of_text: END, max_tokens, threads: 1 },
+    )
+}
+
+const TURNS: [(&str, &str); 4] = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d e")];
+
+#[test]
+fn a_template_writes_conversations_and_answers_are_learned() {
+    let source = "system {% for m in messages %}{{ m.role }}: {{ m.content }} ab\n{% endfor %}\
+                  {% if add_generation_prompt %}assistant: {% endif %}";
+    let found = templated(source, &TURNS, 30).unwrap();
+    // No begin-of-text but the template's, and no end but its own.
+    assert_eq!(written(&found), ["system user : a ab assistant : [b] [ab] user : c ab assistant : [d] [e] [ab]"]);
+    assert_eq!((found.cut, found.left_out), (0, 0));
+    let found = templated(source, &TURNS, 12).unwrap();
+    assert_eq!((written(&found), found.cut), (vec!["system user : a ab assistant : [b] [ab]".to_owned()], 1));
+}
+
+#[test]
+fn a_template_says_what_is_generated() {
+    let source = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}\
+                  {% endgeneration %} ab {% else %}{{ m.content }} {% endif %}{% endfor %}";
+    let found = templated(source, &TURNS, 30).unwrap();
+    // Nothing is learned from what is behind the last answer.
+    assert_eq!(written(&found), ["user : a assistant : [b] ab user : c assistant : [d] [e]"]);
+}
+
+#[test]
+fn where_earlier_answers_are_written_in_another_way_each_is_asked_for() {
+    let source = "{% for m in messages %}{{ m.role }}: {{ m.content if loop.last or m.role == 'user' else '?' }} {% endfor %}\
+                  {% if add_generation_prompt %}assistant: {% endif %}";
+    let found = templated(source, &TURNS, 30).unwrap();
+    assert_eq!(written(&found), ["user : a assistant : [b]", "user : a assistant : ? user : c assistant : [d] [e]"]);
+    assert_eq!((found.cut, found.left_out), (0, 0));
+}
+
+#[test]
+fn a_conversation_that_a_template_refuses_is_an_error() {
+    let error = templated("{{ raise_exception('No.') }}", &TURNS, 30).unwrap_err().to_string();
+    assert_eq!(error, "the chat template refuses this conversation: \"No.\"");
 }
