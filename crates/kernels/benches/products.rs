@@ -14,7 +14,7 @@ use bouquet_kernels::ops::attention::{
 };
 use bouquet_kernels::ops::norm::layer_norm;
 use bouquet_kernels::product::weight_gradient;
-use bouquet_kernels::weight::{Int4Weight, Int8Weight, Nf4Weight, int4, nf4};
+use bouquet_kernels::weight::{BlockFormat, BlockWeight, Int4Weight, Int8Weight, Nf4Weight, blocks, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Isa, Matrix, Weight, limits};
 use bytes::Bytes;
 
@@ -80,7 +80,7 @@ fn weight(encoding: FloatEncoding, rows: usize, cols: usize) -> Weight {
 }
 
 /// Encodings of codes.
-const CODED: [&str; 3] = ["int8", "int4", "nf4"];
+const CODED: [&str; 8] = ["int8", "int4", "nf4", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"];
 
 /// A weight of random codes.
 fn coded(encoding: &str, rows: usize, cols: usize) -> Weight {
@@ -94,6 +94,11 @@ fn coded(encoding: &str, rows: usize, cols: usize) -> Weight {
             Int8Weight::new(rows, cols, bytes(rows * cols), vec![1.0; rows]).into(),
             Arithmetic::Integer,
         );
+    }
+    if let Some(format) = BlockFormat::ALL.into_iter().find(|format| format.name() == encoding) {
+        // Not 0x7f: scales are f16 numbers, and finite.
+        let data = bytes(blocks::block_bytes(format, rows, cols)).iter().map(|byte| byte & 0x3f).collect::<Vec<_>>();
+        return Weight::Blocks(BlockWeight::new(format, rows, cols, data.into()), Arithmetic::Integer);
     }
     let groups = int4::groups(cols);
     let weight = Int4Weight::new(rows, cols, bytes(rows * groups * 32), bytes(rows * groups), vec![1.0; rows]);

@@ -54,6 +54,8 @@
 //! 12. **Weights of integers** computed in integers ([`Arithmetic::Integer`]): `x Wᵀ` rounds the activations of each
 //!     token to int8, `dy W` the gradients of each token, times the scales of the rows of `W`, in groups of 128 rows from
 //!     row 0 on. Sums of integers are exact. Those of the groups, each times its scale, are added by rule 3.
+//!     Blocks of ggml round activations in groups of 32 columns, and add the sums of the groups of `x Wᵀ` by rule 3, too:
+//!     each times its scale, then its minimum. Their `dy W` is that of floats.
 //!
 //! ```
 //! use bouquet_kernels::{Cpu, Matrix, Weight};

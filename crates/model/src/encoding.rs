@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
+use bouquet_kernels::weight::{BlockFormat, FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Matrix, Weight};
 use bytes::Bytes;
 
@@ -61,7 +61,7 @@ impl Encoding {
     /// How a weight is stored.
     pub fn of(weight: &Weight) -> Encoding {
         match weight {
-            Weight::Float(_) | Weight::Blocks(_) => Encoding::F32,
+            Weight::Float(_) | Weight::Blocks(..) => Encoding::F32,
             Weight::Int8(..) => Encoding::Int8,
             Weight::Int4(..) => Encoding::Int4,
             Weight::Nf4(_) => Encoding::Nf4,
@@ -77,9 +77,15 @@ impl Encoding {
         let encoded = match (self, weight) {
             (Encoding::F32, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Float)),
             (Encoding::F32, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Float)),
+            (Encoding::F32, Weight::Blocks(blocks, _)) => return Ok(Weight::Blocks(blocks, Arithmetic::Float)),
+            (_, Weight::Blocks(blocks, _)) => return Ok(Weight::Blocks(blocks, Arithmetic::Integer)),
             (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
             (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
             (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),
+            // As few bits as are asked for, which encoding anew could only make worse.
+            (Encoding::Int4, Weight::Blocks(blocks, _)) if in_4_bits(blocks.format()) => {
+                return Ok(Weight::Blocks(blocks, Arithmetic::Integer));
+            }
             // Floats, and blocks of other programs, which are decoded for it.
             (Encoding::Int8, weight) => int8(cpu, &weight, release),
             (Encoding::Int4, weight) => int4(cpu, &weight, release),
@@ -90,6 +96,11 @@ impl Encoding {
             problem: format!("has a number in row {row} that is not finite, or too large to encode"),
         })
     }
+}
+
+/// Whether blocks take no more than 4 bits for a number, and what they need besides.
+fn in_4_bits(format: BlockFormat) -> bool {
+    8 * format.block_bytes() <= 5 * format.block_size()
 }
 
 type Encoded = std::result::Result<Weight, NotFinite>;
@@ -168,7 +179,7 @@ fn floats(cpu: &Cpu, weight: &Weight, rows: Range<usize>) -> (FloatWeight, Bytes
             let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(decoded.data()));
             let part = FloatWeight::new(FloatEncoding::F32, ids.len(), weight.cols(), bytes);
             let stored = match weight {
-                Weight::Blocks(blocks) => {
+                Weight::Blocks(blocks, _) => {
                     let row_bytes = blocks.bytes() / blocks.rows().max(1);
                     blocks.data().slice(rows.start * row_bytes..rows.end * row_bytes)
                 }

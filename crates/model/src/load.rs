@@ -57,7 +57,7 @@ impl Loader<'_> {
     /// As [`blocks`](Self::blocks).
     pub fn bytes_of_codes(&self, encoding: Encoding) -> Result<u64> {
         let bytes = |weight: &Weight, encoding: Encoding| match weight {
-            Weight::Float(_) | Weight::Blocks(_) => encoding.bytes(weight.rows(), weight.cols()).unwrap_or(0),
+            Weight::Float(_) | Weight::Blocks(..) => encoding.bytes(weight.rows(), weight.cols()).unwrap_or(0),
             _ => 0,
         };
         let vocabulary = encoding.of_vocabulary();

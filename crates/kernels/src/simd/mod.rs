@@ -165,6 +165,18 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
+/// Asks for a cache line that will be read soon, where there is a way to; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 /// How a number is stored; the compile-time face of [`FloatEncoding`](crate::FloatEncoding).
 pub(crate) trait Stored {
     /// Bytes of a number.

@@ -44,8 +44,8 @@ pub enum Weight {
     Int4(Arc<Int4Weight>, Arithmetic),
     /// 4 bits with a scale per block of 64, computed in f32.
     Nf4(Arc<Nf4Weight>),
-    /// Blocks of ggml, computed in f32.
-    Blocks(BlockWeight),
+    /// Blocks of ggml, of 2 to 8 bits.
+    Blocks(BlockWeight, Arithmetic),
 }
 
 /// What a weight of integers is multiplied with, forward and backward.
@@ -54,7 +54,8 @@ pub enum Arithmetic {
     /// Activations and gradients as they are: the weight is decoded to f32 where it is used.
     Float,
     /// Activations rounded to int8 for each token, outliers apart (LLM.int8), and gradients in groups of 128 outputs:
-    /// fast. The gradients are 1 to 2 % away from those of floats, in norm.
+    /// fast. The gradients are 1 to 2 % away from those of floats, in norm. With blocks, activations are rounded in groups of
+    /// 32, as llama.cpp does it, and gradients stay as they are.
     Integer,
 }
 
@@ -84,7 +85,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.rows(),
             Weight::Int4(weight, _) => weight.rows(),
             Weight::Nf4(weight) => weight.rows(),
-            Weight::Blocks(weight) => weight.rows(),
+            Weight::Blocks(weight, _) => weight.rows(),
         }
     }
 
@@ -95,7 +96,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.cols(),
             Weight::Int4(weight, _) => weight.cols(),
             Weight::Nf4(weight) => weight.cols(),
-            Weight::Blocks(weight) => weight.cols(),
+            Weight::Blocks(weight, _) => weight.cols(),
         }
     }
 
@@ -106,7 +107,7 @@ impl Weight {
             Weight::Int8(weight, _) => weight.bytes(),
             Weight::Int4(weight, _) => weight.bytes(),
             Weight::Nf4(weight) => weight.bytes(),
-            Weight::Blocks(weight) => weight.bytes(),
+            Weight::Blocks(weight, _) => weight.bytes(),
         }
     }
 
@@ -118,12 +119,12 @@ impl Weight {
             Weight::Int8(weight, _) => weight.codes(),
             Weight::Int4(weight, _) => weight.codes(),
             Weight::Nf4(weight) => weight.codes(),
-            Weight::Blocks(weight) => weight.data(),
+            Weight::Blocks(weight, _) => weight.data(),
         }
     }
 
     /// `y = x Wᵀ (+ bias)`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1 for floats; integers are exact, and
-    /// what is float about them is told in `codes.rs`. The bias is added last. Panics on other shapes.
+    /// what is float about them is told in `codes.rs` and `blocks/integer.rs`. The bias is added last. Panics on other shapes.
     pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, bias: Option<&[f32]>, mut y: MatrixViewMut<'_>) {
         assert_eq!(x.cols(), self.cols(), "columns of x for a [{}, {}] weight", self.rows(), self.cols());
         assert_eq!((y.rows(), y.cols()), (x.rows(), self.rows()), "the shape of y");
@@ -135,7 +136,7 @@ impl Weight {
             }
             Weight::Float(weight) => weight.product(cpu, x, y.reborrow()),
             Weight::Nf4(weight) => weight.product(cpu, x, y.reborrow()),
-            Weight::Blocks(weight) => weight.product(cpu, x, y.reborrow()),
+            Weight::Blocks(weight, arithmetic) => weight.product(cpu, *arithmetic, x, y.reborrow()),
             Weight::Int8(..) | Weight::Int4(..) => {
                 let (codes, scales) = self.codes().expect("integers");
                 codes::float_product(cpu, codes, scales, x, y.reborrow());
@@ -155,7 +156,7 @@ impl Weight {
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.product_backward(cpu, dy, dx),
             (Weight::Nf4(weight), _) => weight.product_backward(cpu, dy, dx),
-            (Weight::Blocks(weight), _) => weight.product_backward(cpu, dy, dx),
+            (Weight::Blocks(weight, _), _) => weight.product_backward(cpu, dy, dx),
             (Weight::Int8(_, Arithmetic::Integer) | Weight::Int4(_, Arithmetic::Integer), Some((codes, scales))) => {
                 codes::product_backward(cpu, codes, scales, dy, dx);
             }
@@ -173,7 +174,7 @@ impl Weight {
         match (self, self.codes()) {
             (Weight::Float(weight), _) => weight.gather(cpu, ids, out),
             (Weight::Nf4(weight), _) => weight.gather(cpu, ids, out),
-            (Weight::Blocks(weight), _) => weight.gather(cpu, ids, out),
+            (Weight::Blocks(weight, _), _) => weight.gather(cpu, ids, out),
             (_, Some((codes, scales))) => codes::gather(cpu, codes, scales, ids, out),
             _ => unreachable!("all others are codes"),
         }
@@ -182,7 +183,7 @@ impl Weight {
     /// Codes and the scale of each row, where there are any.
     fn codes(&self) -> Option<(CodeRows<'_>, &[f32])> {
         match self {
-            Weight::Float(_) | Weight::Nf4(_) | Weight::Blocks(_) => None,
+            Weight::Float(_) | Weight::Nf4(_) | Weight::Blocks(..) => None,
             Weight::Int8(weight, _) => Some(weight.view()),
             Weight::Int4(weight, _) => Some(weight.view()),
         }

@@ -1,7 +1,7 @@
 //! A weight or a vector of a model: found by its name with and without prefix, checked against what it should be.
 
 use bouquet_kernels::weight::{BlockFormat, BlockWeight};
-use bouquet_kernels::{FloatEncoding, Weight};
+use bouquet_kernels::{Arithmetic, FloatEncoding, Weight};
 use bouquet_span::counted;
 use half::{bf16, f16};
 
@@ -59,7 +59,7 @@ fn blocks(name: &str, format: BlockFormat, tensor: Tensor, rows: usize, cols: us
     if !cols.is_multiple_of(format.block_size()) || expected != Some(tensor.data.len()) {
         return wrong(name, format!("is not made of whole blocks of {format:?} by rows"));
     }
-    Ok(Weight::Blocks(BlockWeight::new(format, rows, cols, tensor.data)))
+    Ok(Weight::Blocks(BlockWeight::new(format, rows, cols, tensor.data), Arithmetic::Float))
 }
 
 /// The vector of a name without prefix (a bias, a norm's weight), decoded.

@@ -199,8 +199,8 @@ impl<'a> Tokens<'a> {
             let text = template.render(&messages[..=index], false)?;
             // Nothing tells what of the text is the answer if it does not begin with the question.
             if text.starts_with(&asked) {
-                let assistant = vec![asked.len()..text.len()];
-                all.push(self.cut_rendered(&Rendered { text, assistant })?);
+                let answer = asked.len()..text.len();
+                all.push(self.cut_rendered(&Rendered { text, assistant: Vec::from([answer]) })?);
             }
         }
         Ok(all)

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{
-    GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with, few_with, many_with, reads_with,
+    BlockCodes, BlockRows, GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with,
+    blocks_with, few_with, many_with, reads_with,
 };
 use crate::simd::unroll;
 use crate::weight::codes::CodeRows;
@@ -33,6 +34,14 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
 pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
     // SAFETY: the caller's.
     unsafe { backward_with::<Halves512, 6, 4>(w, cols, dy, dx) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn blocks(w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { blocks_with::<Halves512, 6, 4>(w, first, x, y) }
 }
 
 /// # Safety

@@ -9,8 +9,12 @@
 //!   the second cache while all tokens pass by, `M` at a time, one `STEP` of each broadcast to all lanes.
 //!
 //! And one against it ([`backward_with`]): columns are packed into such panels, of [`GROUP`] rows at a time.
+//!
+//! Blocks, whose groups of columns have scales of their own, go the second way with any number of tokens
+//! ([`blocks_with`]).
 
 mod backward;
+mod blocks;
 mod few;
 mod many;
 mod scalar;
@@ -38,6 +42,8 @@ use std::ops::Range;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::backward::backward_with;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use self::blocks::blocks_with;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::few::{STREAMS, few_with};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::many::many_with;
@@ -50,6 +56,7 @@ use crate::{Cpu, Isa};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::works as amx_works;
 pub(crate) use backward::{GROUP, GroupCodes, PANEL, backward};
+pub(crate) use blocks::{BlockCodes, BlockRows, TERMS, block_outputs, blocks};
 
 /// Codes that rows are padded to: two groups of 64.
 pub(crate) const PADDING: usize = 128;
@@ -58,7 +65,7 @@ pub(crate) const PADDING: usize = 128;
 const BIAS: i32 = 128;
 
 /// Inner columns of a panel.
-const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 1024;
 
 /// Most outputs of a panel, on any instruction set.
 pub(crate) const MOST_OUTPUTS: usize = 64;

@@ -5,8 +5,8 @@ use std::arch::asm;
 use std::ops::Range;
 
 use super::{
-    GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with, few_with, many_with, reads_with,
-    spin_with,
+    BlockCodes, BlockRows, GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with,
+    blocks_with, few_with, many_with, reads_with, spin_with,
 };
 use crate::weight::codes::CodeRows;
 
@@ -33,6 +33,14 @@ pub(super) unsafe fn many(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>
 pub(super) unsafe fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
     // SAFETY: the caller's.
     unsafe { backward_with::<Bytes128<false>, 5, 4>(w, cols, dy, dx) }
+}
+
+/// # Safety
+/// As [`few`].
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn blocks(w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { blocks_with::<Bytes128<false>, 5, 4>(w, first, x, y) }
 }
 
 /// # Safety
@@ -63,6 +71,14 @@ pub(super) unsafe fn many_dot(
 pub(super) unsafe fn backward_dot(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
     // SAFETY: the caller's.
     unsafe { backward_with::<Bytes128<true>, 6, 4>(w, cols, dy, dx) }
+}
+
+/// # Safety
+/// As [`few_dot`].
+#[target_feature(enable = "neon,dotprod")]
+pub(super) unsafe fn blocks_dot(w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { blocks_with::<Bytes128<true>, 6, 4>(w, first, x, y) }
 }
 
 /// # Safety

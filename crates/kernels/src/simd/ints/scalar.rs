@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{GROUP, GroupCodes, MOST_OUTPUTS, PANEL, Sums, TokenCodes};
+use super::{BlockCodes, BlockRows, GROUP, GroupCodes, MOST_OUTPUTS, PANEL, Sums, TokenCodes};
 use crate::weight::codes::CodeRows;
 
 fn sum(w: CodeRows<'_>, row: usize, x: TokenCodes<'_>, token: usize) -> i32 {
@@ -40,6 +40,23 @@ pub(super) fn backward(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, 
                 let scale = bytemuck::pod_read_unaligned(&scales[8 * group..][..4]);
                 *dx = (sum as f32).mul_add(scale, *dx);
             }
+        }
+    }
+}
+
+pub(super) fn blocks(w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
+    let (rows, cols) = (w.codes.rows, w.codes.cols);
+    for (token, y) in y.chunks_exact_mut(MOST_OUTPUTS).enumerate() {
+        let codes: &[i8] = bytemuck::cast_slice(&x.tokens.data[token * x.tokens.stride..][first..first + cols]);
+        for (group, codes) in codes.chunks_exact(x.group).enumerate() {
+            let mut sums = [0; MOST_OUTPUTS];
+            for (row, sum) in sums[..rows].iter_mut().enumerate() {
+                let products = codes.iter().enumerate();
+                *sum = products
+                    .map(|(i, &code)| i32::from(w.codes.data[row * cols + group * x.group + i] as i8) * i32::from(code))
+                    .sum();
+            }
+            w.add_group(group, &sums[..rows], x.terms(token, first / x.group + group), &mut y[..rows]);
         }
     }
 }

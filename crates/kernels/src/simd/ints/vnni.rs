@@ -3,7 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{GroupCodes, Ints, MOST_LANES, MOST_STEP, Sums, TokenCodes, backward_with, few_with, many_with, spin_with};
+use super::{
+    BlockCodes, BlockRows, GroupCodes, Ints, MOST_LANES, MOST_STEP, Sums, TokenCodes, backward_with, blocks_with,
+    few_with, many_with, spin_with,
+};
 use crate::weight::codes::CodeRows;
 
 /// # Safety
@@ -37,6 +40,14 @@ pub(super) unsafe fn backward_512(w: CodeRows<'_>, cols: Range<usize>, dy: Group
 }
 
 /// # Safety
+/// As [`few_512`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn blocks_512(w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { blocks_with::<Bytes512, 6, 4>(w, first, x, y) }
+}
+
+/// # Safety
 /// The machine has AVX2, FMA, F16C and AVX-VNNI; shapes are checked.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(super) unsafe fn few_256(w: CodeRows<'_>, rows: Range<usize>, x: TokenCodes<'_>, sums: &mut [i32]) {
@@ -64,6 +75,14 @@ pub(super) unsafe fn many_256(
 pub(super) unsafe fn backward_256(w: CodeRows<'_>, cols: Range<usize>, dy: GroupCodes<'_>, dx: &mut [f32]) {
     // SAFETY: the caller's.
     unsafe { backward_with::<Bytes256, 6, 2>(w, cols, dy, dx) }
+}
+
+/// # Safety
+/// As [`few_256`].
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn blocks_256(w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
+    // SAFETY: the caller's.
+    unsafe { blocks_with::<Bytes256, 6, 2>(w, first, x, y) }
 }
 
 /// # Safety

@@ -112,6 +112,9 @@ impl BlockFormat {
     }
 }
 
+/// Activations that share a scale, where they are rounded.
+pub(super) const ACTIVATIONS: usize = 32;
+
 /// Most numbers of a block.
 pub(super) const MOST_NUMBERS: usize = 256;
 
@@ -127,6 +130,8 @@ pub(super) trait Block {
     const BYTES: usize;
     /// Numbers that share a scale.
     const GROUP: usize;
+    /// Whether there are minimums.
+    const MINIMUMS: bool;
 
     /// The `SIZE` codes of a block.
     fn codes(block: &[u8], codes: &mut [i8]);

@@ -1,4 +1,5 @@
-//! What the bytes of each block format hold, as [`format`](super::format) lists them.
+//! What the bytes of each block format hold, as [`format`](super::format) lists them. Eight codes at a time are worked on in
+//! a word: a compiler makes better code of it than of bytes one by one.
 
 use super::format::Block;
 use crate::lanes::f16_to_f32;
@@ -9,13 +10,20 @@ fn half(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
+/// A byte, eight times.
+#[inline(always)]
+fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
 /// The low halves of bytes, then their high ones.
 #[inline(always)]
 fn halves(bytes: &[u8], codes: &mut [i8]) {
     let (low, high) = codes.split_at_mut(bytes.len());
-    for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
-        *low = (byte & 15) as i8;
-        *high = (byte >> 4) as i8;
+    for ((bytes, low), high) in bytes.as_chunks().0.iter().zip(low.as_chunks_mut().0).zip(high.as_chunks_mut().0) {
+        let word = u64::from_le_bytes(*bytes);
+        *low = (word & each(15)).to_le_bytes().map(|byte| byte as i8);
+        *high = (word >> 4 & each(15)).to_le_bytes().map(|byte| byte as i8);
     }
 }
 
@@ -23,17 +31,19 @@ fn halves(bytes: &[u8], codes: &mut [i8]) {
 #[inline(always)]
 fn quarters(bytes: &[u8], codes: &mut [i8]) {
     for (place, codes) in codes.chunks_exact_mut(bytes.len()).enumerate() {
-        for (byte, code) in bytes.iter().zip(codes) {
-            *code = (byte >> (2 * place) & 3) as i8;
+        for (bytes, codes) in bytes.as_chunks().0.iter().zip(codes.as_chunks_mut().0) {
+            *codes = (u64::from_le_bytes(*bytes) >> (2 * place) & each(3)).to_le_bytes().map(|byte| byte as i8);
         }
     }
 }
 
 /// Takes `zero` off all codes.
 #[inline(always)]
-fn centre(codes: &mut [i8], zero: i8) {
-    for code in codes {
-        *code -= zero;
+fn centre(codes: &mut [i8], zero: u8) {
+    for codes in codes.as_chunks_mut().0 {
+        // No code borrows from the next: each is less than 128, and has 128 added while `zero` is taken off.
+        let word = u64::from_le_bytes(codes.map(|code| code as u8));
+        *codes = (((word | each(128)) - each(zero)) ^ each(128)).to_le_bytes().map(|byte| byte as i8);
     }
 }
 
@@ -53,6 +63,7 @@ impl Block for Q4_0 {
     const SIZE: usize = 32;
     const BYTES: usize = 18;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = false;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -73,6 +84,7 @@ impl Block for Q4_1 {
     const SIZE: usize = 32;
     const BYTES: usize = 20;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = true;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -93,6 +105,7 @@ impl Block for Q5_0 {
     const SIZE: usize = 32;
     const BYTES: usize = 22;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = false;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -114,6 +127,7 @@ impl Block for Q5_1 {
     const SIZE: usize = 32;
     const BYTES: usize = 24;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = true;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -135,6 +149,7 @@ impl Block for Q8_0 {
     const SIZE: usize = 32;
     const BYTES: usize = 34;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = false;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -156,6 +171,7 @@ impl Block for Q2K {
     const SIZE: usize = 256;
     const BYTES: usize = 84;
     const GROUP: usize = 16;
+    const MINIMUMS: bool = true;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -180,6 +196,7 @@ impl Block for Q3K {
     const SIZE: usize = 256;
     const BYTES: usize = 110;
     const GROUP: usize = 16;
+    const MINIMUMS: bool = false;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -225,6 +242,7 @@ impl Block for Q4K {
     const SIZE: usize = 256;
     const BYTES: usize = 144;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = true;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -246,6 +264,7 @@ impl Block for Q5K {
     const SIZE: usize = 256;
     const BYTES: usize = 176;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = true;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -272,6 +291,7 @@ impl Block for Q6K {
     const SIZE: usize = 256;
     const BYTES: usize = 210;
     const GROUP: usize = 16;
+    const MINIMUMS: bool = false;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {
@@ -305,6 +325,7 @@ impl Block for Iq4Nl {
     const SIZE: usize = 32;
     const BYTES: usize = 18;
     const GROUP: usize = 32;
+    const MINIMUMS: bool = false;
 
     #[inline(always)]
     fn codes(block: &[u8], codes: &mut [i8]) {

@@ -1,11 +1,14 @@
 //! The block formats of ggml as stored weights: [`format`](mod@format) tells what a block is. Rows are whole blocks, one row
 //! after the other.
 //!
-//! Activations stay as they are: numbers are decoded where they are used, and summed by rules 1 and 3.
+//! In float arithmetic activations stay as they are: numbers are decoded where they are used, and summed by rules 1 and 3,
+//! as gradients are in either arithmetic. `integer.rs` tells how activations are rounded in the other.
 
 mod encode;
 mod format;
+mod integer;
 mod layouts;
+mod tokens;
 
 use std::ops::Range;
 
@@ -17,7 +20,7 @@ use self::format::{Block, MOST_GROUPS, MOST_NUMBERS, in_format};
 use crate::matrix::numbers;
 use crate::product::{chains_with_on_threads, dots_with_on_threads};
 use crate::simd::{Factors, per_isa};
-use crate::{Cpu, MatrixView, MatrixViewMut};
+use crate::{Arithmetic, Cpu, MatrixView, MatrixViewMut};
 
 /// `[rows, cols]` numbers in blocks of one [`BlockFormat`].
 #[derive(Clone, Debug)]
@@ -70,7 +73,10 @@ impl BlockWeight {
     }
 
     /// See [`Weight::product`](super::Weight::product), which has checked the shapes.
-    pub(super) fn product(&self, cpu: &Cpu, x: MatrixView<'_>, y: MatrixViewMut<'_>) {
+    pub(super) fn product(&self, cpu: &Cpu, arithmetic: Arithmetic, x: MatrixView<'_>, y: MatrixViewMut<'_>) {
+        if arithmetic == Arithmetic::Integer {
+            return integer::product(cpu, self, x, y);
+        }
         dots_with_on_threads(cpu, x, self.rows, y, |rows, out| self.decode(cpu, rows, 0..self.cols, out));
     }
 

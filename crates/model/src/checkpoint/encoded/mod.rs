@@ -63,7 +63,7 @@ impl Layout {
     pub fn contents(self, weight: &Weight, was: FloatEncoding) -> Vec<Bytes> {
         match weight {
             Weight::Float(_) => unreachable!("floats have no codes"),
-            Weight::Blocks(_) => unreachable!("blocks are in files of their own kind"),
+            Weight::Blocks(..) => unreachable!("blocks are in files of their own kind"),
             Weight::Int8(weight, _) => int8::contents(weight),
             Weight::Int4(weight, _) => int4::contents(weight),
             Weight::Nf4(weight) => nf4::contents(weight, self.double, was),

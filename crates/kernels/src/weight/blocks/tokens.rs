@@ -1,0 +1,87 @@
+//! Activations as int8 codes with a scale for each 32 columns of each token; [`integer`](super::integer) has the formula.
+
+use std::ops::Range;
+
+use super::format::ACTIVATIONS;
+use crate::simd::ints::{BlockCodes, PADDING, TERMS, TokenCodes, code_bytes, correction};
+use crate::simd::per_isa;
+use crate::weight::tokens::{LARGEST, ROUND, SMALLEST};
+use crate::{Cpu, Matrix, MatrixView};
+
+/// The activations of some tokens as codes.
+pub(super) struct Tokens {
+    /// For each token its codes, padded, then the [`TERMS`] of each group.
+    words: Matrix,
+    /// Words of the codes of a token.
+    width: usize,
+    /// Words from one token to the next.
+    stride: usize,
+    /// Columns of a group.
+    group: usize,
+}
+
+impl Tokens {
+    /// With sums of groups of as many columns as share a scale in the weight.
+    pub(super) fn encode(cpu: &Cpu, x: MatrixView<'_>, group: usize) -> Tokens {
+        let (bytes, groups) = (code_bytes(cpu.isa()), x.cols() / group);
+        let width = x.cols().next_multiple_of(PADDING) * bytes / 4;
+        // Up to a cache line.
+        let stride = (width + TERMS * groups).next_multiple_of(16);
+        let mut words = Matrix::unset(x.rows(), stride);
+        cpu.for_each_costly_row(words.view_mut(), 4 * stride, |token, row| {
+            let (codes, terms) = row.split_at_mut(width);
+            let (terms, x) = (&mut terms[..TERMS * groups], x.row(token));
+            codes[x.len() * bytes / 4..].fill(0.0);
+            match bytes {
+                1 => encode_bytes(cpu, x, group, bytemuck::cast_slice_mut(codes), terms),
+                _ => encode_halves(cpu, x, group, bytemuck::cast_slice_mut(codes), terms),
+            }
+            for terms in terms.chunks_exact_mut(TERMS) {
+                terms[1] = f32::from_bits(correction(cpu.isa(), terms[1].to_bits() as i32) as u32);
+            }
+        });
+        Tokens { words, width, stride, group }
+    }
+
+    pub(super) fn codes(&self, tokens: Range<usize>) -> BlockCodes<'_> {
+        let words = &self.words.data()[tokens.start * self.stride..tokens.end * self.stride];
+        let codes = TokenCodes { data: bytemuck::cast_slice(words), count: tokens.len(), stride: 4 * self.stride };
+        BlockCodes { tokens: codes, terms: 4 * self.width, group: self.group }
+    }
+}
+
+/// The codes of a token as bytes or half words, and for each group its scale, the sum of its codes, as bits, and the two
+/// multiplied.
+macro_rules! encode_as {
+    ($name:ident, $code:ty) => {
+        per_isa! {
+            fn $name(x: &[f32], group: usize, codes: &mut [$code], terms: &mut [f32]) {
+                let parts = x.chunks_exact(ACTIVATIONS).zip(codes.chunks_exact_mut(ACTIVATIONS));
+                for ((x, codes), terms) in parts.zip(terms.chunks_exact_mut(TERMS * (ACTIVATIONS / group))) {
+                    // Magnitudes order as their bits do, what is not finite above all.
+                    let largest = f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())));
+                    let (factor, scale) = match largest {
+                        _ if !largest.is_finite() => (0.0, f32::NAN),
+                        _ if largest < SMALLEST => (0.0, 0.0),
+                        _ => (LARGEST / largest, largest / LARGEST),
+                    };
+                    let mut values = [0i32; ACTIVATIONS];
+                    for ((value, code), x) in values.iter_mut().zip(codes).zip(x) {
+                        let x = if scale.is_nan() { 0.0 } else { *x };
+                        *value = ((x * factor + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+                        *code = *value as $code;
+                    }
+                    for (terms, values) in terms.chunks_exact_mut(TERMS).zip(values.chunks_exact(group)) {
+                        let sum: i32 = values.iter().sum();
+                        terms[0] = scale;
+                        terms[1] = f32::from_bits(sum as u32);
+                        terms[2] = scale * sum as f32;
+                    }
+                }
+            }
+        }
+    };
+}
+
+encode_as!(encode_bytes, i8);
+encode_as!(encode_halves, i16);
