@@ -266,6 +266,9 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::TooLarge { .. } => "free some memory, or give a smaller model or encoding",
         ModelError::Tokenizer(_) => "fetch tokenizer.json of exactly this model",
         ModelError::GgufTokenizer(_) => "give the folder of the model with its tokenizer.json",
+        ModelError::ChatTemplate(_) => {
+            "ask as the template wants it, or give --raw to go on from the text alone, or fetch the model's files again"
+        }
         ModelError::EmbeddingNotFinite { .. } => DAMAGED_WEIGHTS,
         ModelError::PromptNotFinite | ModelError::Adapter { .. } => "give the folder of an adapter for this very model",
         ModelError::AdapterConfig { .. } => "give an adapter of kind LoRA or prompt tuning, as PEFT saves it",

@@ -31,7 +31,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   bouquet demo                                   see it work, with the small model of the repository
-  bouquet run MODEL \"Once upon a time\"           go on from a text
+  bouquet run MODEL \"Once upon a time\"           go on from a text, or answer it
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`adapted`] | a model with what has been learned on top |
 //! | [`generation`] | the loop: prompt in, tokens out, with a session that is kept |
+//! | [`chat`] | conversations: from turns to the token ids of a prompt |
 //! | [`sampler`] | the line that picks a token |
 //! | [`stop`] | when a text ends |
 //! | [`detokenizer`] | token ids to whole characters, as they come |
@@ -30,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapted;
+pub mod chat;
 pub mod detokenizer;
 pub mod error;
 pub mod generation;
@@ -38,6 +40,7 @@ pub mod sampler;
 pub mod stop;
 
 pub use adapted::Adapted;
+pub use chat::{ChatPrompt, chat_prompt, end_of_turn};
 pub use detokenizer::Detokenizer;
 pub use error::{GenerateError, Result};
 pub use generation::{GenerateOptions, Generation, Generator, Timings, generate, prompt_chunk};

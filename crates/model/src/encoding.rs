@@ -78,7 +78,6 @@ impl Encoding {
             (Encoding::F32, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Float)),
             (Encoding::F32, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Float)),
             (Encoding::F32, Weight::Blocks(blocks, _)) => return Ok(Weight::Blocks(blocks, Arithmetic::Float)),
-            (_, Weight::Blocks(blocks, _)) => return Ok(Weight::Blocks(blocks, Arithmetic::Integer)),
             (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
             (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
             (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),

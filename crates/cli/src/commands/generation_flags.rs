@@ -1,9 +1,9 @@
 //! The flags that say how to generate, and what they mean for a model.
 
 use anyhow::Result;
-use bouquet_generate::{SamplingOptions, StopRules};
-use bouquet_model::Model;
+use bouquet_generate::{SamplingOptions, StopRules, end_of_turn};
 use bouquet_model::generation_config::GenerationConfig;
+use bouquet_model::{ChatTemplate, Model};
 
 use crate::errors::asked_wrongly;
 
@@ -49,6 +49,7 @@ const DEFAULT_MAX_TOKENS: usize = 256;
 const DEFAULT_CONTEXT: usize = 2048;
 
 /// What it means, once the model is open.
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) sampling: SamplingOptions,
     pub(super) stop: StopRules,
@@ -94,6 +95,18 @@ impl GenerationArgs {
         Ok(Plan { sampling: self.sampling(&model.generation_config), stop, context })
     }
 
+    /// The same for answers, which the template's end of a turn ends as well.
+    pub(super) fn plan_answers(&self, model: &Model, template: &ChatTemplate) -> Result<Plan> {
+        let mut plan = self.plan(model)?;
+        if let Some(id) = end_of_turn(model, template)
+            && !self.ignore_eos
+            && !plan.stop.eos_token_ids.contains(&id)
+        {
+            plan.stop.eos_token_ids.push(id);
+        }
+        Ok(plan)
+    }
+
     fn max_tokens(&self, config: &GenerationConfig) -> usize {
         self.max_tokens.or(config.max_new_tokens).unwrap_or(DEFAULT_MAX_TOKENS)
     }
@@ -131,9 +144,12 @@ fn any_seed() -> u64 {
 
 /// A number between two.
 fn number<const MIN: u32, const MAX: u32>(typed: &str) -> std::result::Result<f32, String> {
-    let between = || format!("it must be a number between {MIN} and {MAX}");
-    let number: f32 = typed.parse().map_err(|_| between())?;
-    if (MIN as f32..=MAX as f32).contains(&number) { Ok(number) } else { Err(between()) }
+    between(typed, MIN as f32, MAX as f32).ok_or_else(|| format!("it must be a number between {MIN} and {MAX}"))
+}
+
+/// What was typed, if it is a number in a range.
+pub(super) fn between(typed: &str, min: f32, max: f32) -> Option<f32> {
+    typed.parse().ok().filter(|number| (min..=max).contains(number))
 }
 
 fn penalty(typed: &str) -> std::result::Result<f32, String> {

@@ -1,6 +1,7 @@
 //! A command a file.
 
 pub(crate) mod bench;
+mod chat;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod demo;

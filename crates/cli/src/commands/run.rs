@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use bouquet_generate::{Adapted, FinishReason, GenerateOptions, Generation, Timings, generate};
-use bouquet_model::Encoding;
+use bouquet_generate::{Adapted, FinishReason, GenerateOptions, Generation, Timings, chat_prompt, generate};
+use bouquet_model::adapter::Learned;
+use bouquet_model::chat_template::{ChatTemplate, Clock, Message};
 use bouquet_model::fingerprint::Computed;
+use bouquet_model::{Encoding, Model, OpenOptions};
 use serde_json::json;
 
-use super::generation_flags::GenerationArgs;
+use super::chat::{self, Settings};
+use super::generation_flags::{GenerationArgs, Plan};
 use super::interactive;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
@@ -24,12 +27,24 @@ use crate::{hub, input, output, system};
 pub(crate) struct RunArgs {
     /// Folder of the model, or its name on the hub
     model: PathBuf,
-    /// Text to go on from; else standard input, or a conversation in a terminal. One that begins with a hyphen goes
-    /// behind --
+    /// What to answer, or to go on from if the model has no chat template; else standard input, or a conversation in a
+    /// terminal. One that begins with a hyphen goes behind --
     prompt: Option<String>,
     /// Read the text from a file; a byte order mark at its beginning and its last line break are dropped
     #[arg(long, conflicts_with = "prompt")]
     file: Option<PathBuf>,
+    /// Go on from the text itself, without the model's chat template
+    #[arg(long)]
+    raw: bool,
+    /// What the model is told before all else, where it has a chat template
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// Say how fast it was behind each answer of a conversation
+    #[arg(long)]
+    verbose: bool,
+    /// Neither read nor keep the lines that are typed in conversations
+    #[arg(long)]
+    no_history: bool,
     #[command(flatten)]
     generation: GenerationArgs,
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
@@ -53,6 +68,12 @@ Examples:
   bouquet run MODEL \"Dear customer,\" --adapter ADAPTER
   echo \"Translate to French: Good morning.\" | bouquet run MODEL --json
   bouquet run MODEL                              a conversation; Ctrl-C stops an answer
+  bouquet run MODEL --system \"Answer in French.\"
+  bouquet run MODEL --raw \"Once upon a time\"     go on from it, and do not answer
+
+Where the model has a chat template (chat_template.jinja, or chat_template in tokenizer_config.json),
+a text is what a user says, and the model answers; --raw goes on from the text itself. Special tokens
+in a text become what they are in the template as well: roles are a form, not a wall.
 
 What is not given comes from the model's generation_config.json; what that does not say is greedy.
 Where tokens are drawn, --top-k is 50 unless the model or you say otherwise, as in transformers.";
@@ -70,20 +91,29 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     let mut options = options(args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     options.cache_encoding = args.cache.kv_cache;
     let learned = args.adapter.open(&args.model)?;
+    let template = if args.raw { None } else { ChatTemplate::load(&args.model, Clock::now())? };
+    if args.system.is_some() && template.is_none() {
+        return Err(wrong("the model has no chat template, so it cannot be told --system", "put it into the prompt"));
+    }
     let prompt = match source {
         Source::Text(prompt) => prompt,
-        Source::Conversation => {
-            let opened = open(&args.model, &options)?;
-            let adapted = Adapted { model: &opened.model, learned: Some(&learned) };
-            return interactive::converse(adapted, &args.generation.plan(&opened.model)?);
-        }
+        Source::Conversation => return converse(&args, &options, &learned, template.as_ref()),
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
     let opened = open(&args.model, &options)?;
-    let plan = args.generation.plan(&opened.model)?;
+    let plan = plan(&args, &opened.model, template.as_ref())?;
     let adapted = Adapted { model: &opened.model, learned: Some(&learned) };
-    let prompt_ids = cut(adapted, &prompt, plan.context)?;
+    check_length(adapted, &prompt, plan.context)?;
+    let prompt_ids = match &template {
+        _ if prompt.is_empty() => Vec::new(),
+        Some(template) => {
+            let system = args.system.map(|text| Message::new("system", text));
+            let messages: Vec<Message> = system.into_iter().chain([Message::new("user", prompt)]).collect();
+            chat_prompt(adapted, template, &messages, plan.context, 0)?.token_ids
+        }
+        None => opened.model.tokenizer.encode(&prompt, true)?.ids,
+    };
     if prompt_ids.is_empty() && args.prompt.is_some() {
         return Err(asked_wrongly("the prompt is empty", "give a text to go on from"));
     }
@@ -115,8 +145,35 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     }
 }
 
-/// The token ids of a prompt; one that is certainly too long is refused before all of it is cut.
-fn cut(adapted: Adapted<'_>, prompt: &str, context: usize) -> Result<Vec<u32>> {
+/// What was asked for, for a model with a chat template or without.
+fn plan(args: &RunArgs, model: &Model, template: Option<&ChatTemplate>) -> Result<Plan> {
+    match template {
+        Some(template) => args.generation.plan_answers(model, template),
+        None => args.generation.plan(model),
+    }
+}
+
+/// A conversation in a terminal.
+fn converse(args: &RunArgs, options: &OpenOptions, learned: &Learned, template: Option<&ChatTemplate>) -> Result<()> {
+    let opened = open(&args.model, options)?;
+    let adapted = Adapted { model: &opened.model, learned: Some(learned) };
+    let plan = plan(args, &opened.model, template)?;
+    match template {
+        Some(template) => {
+            let settings = Settings { plan, system: args.system.clone(), verbose: args.verbose };
+            chat::converse(adapted, template, settings, !args.no_history)
+        }
+        None => {
+            if !args.raw {
+                output::note("This model has no chat template: it goes on from what you type, and does not answer.");
+            }
+            interactive::converse(adapted, &plan)
+        }
+    }
+}
+
+/// Refuses a prompt that is certainly too long before all of it is cut into tokens.
+fn check_length(adapted: Adapted<'_>, prompt: &str, context: usize) -> Result<()> {
     let model = adapted.model;
     let least = model.tokenizer.at_least_tokens(prompt).saturating_add(adapted.prompt_tokens());
     if least > context {
@@ -126,8 +183,7 @@ fn cut(adapted: Adapted<'_>, prompt: &str, context: usize) -> Result<Vec<u32>> {
         );
         return Err(wrong(message, shorten(least.saturating_add(1), model.spec.max_positions)));
     }
-    check_text(prompt)?;
-    Ok(model.tokenizer.encode(prompt, true)?.ids)
+    check_text(prompt)
 }
 
 impl Source {

@@ -7,6 +7,7 @@ mod adapter;
 mod bad_files;
 mod bad_requests;
 mod bench;
+mod chat;
 mod compare;
 mod doctor;
 mod embed;
