@@ -123,7 +123,10 @@ mod tests {
         assert_eq!(all.dropped, 0);
         for room in [all.token_ids.len() - 1, 400, 100] {
             let prompt = chat_prompt_in(&tokenizer, &template, &messages, room).unwrap();
-            assert!(prompt.dropped > 0 && prompt.dropped % 2 == 0 && prompt.token_ids.len() <= room / 2, "{room}");
+            assert!(
+                prompt.dropped > 0 && prompt.dropped.is_multiple_of(2) && prompt.token_ids.len() <= room / 2,
+                "{room}"
+            );
             let text = tokenizer.decode(&prompt.token_ids, true).unwrap();
             assert!(text.contains("Be brief.") && text.contains("Question 39?"), "{text}");
         }

@@ -57,7 +57,7 @@ fn a_full_context_forgets_the_oldest_turns_and_says_so() {
             forgotten += answered.forgotten;
             assert_eq!(session.forgotten, forgotten);
         }
-        assert!(forgotten > 0 && forgotten % 2 == 0, "{forgotten}");
+        assert!(forgotten > 0 && forgotten.is_multiple_of(2), "{forgotten}");
         // What is saved is all of it.
         assert_eq!(session.messages(0).len(), 1 + 2 * 12);
         // A question that can never fit is an error, and not part of the conversation.
