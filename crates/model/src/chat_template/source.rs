@@ -1,4 +1,4 @@
-//! Where a model's folder has its chat template.
+//! Where a model's folder, or its GGUF file, has its chat template.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::wrong;
 use crate::Result;
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged};
+use crate::gguf::{GgufFile, is_gguf};
 
 /// Bytes that a template may have. The longest in use have some twenty thousand.
 pub(super) const MAX_BYTES: usize = 1 << 18;
@@ -20,6 +21,9 @@ pub type SpecialTokens = BTreeMap<String, String>;
 
 /// The template of a folder, with its special tokens; `None` where it has none.
 pub(super) fn read(folder: &Path) -> Result<Option<(String, SpecialTokens)>> {
+    if is_gguf(folder) {
+        return GgufFile::open(folder)?.chat_template();
+    }
     let config = object(&folder.join("tokenizer_config.json"))?;
     let file = folder.join("chat_template.jinja");
     let source = match files::read(&file, MAX_BYTES as u64)? {

@@ -12,6 +12,7 @@
 mod config;
 mod tensors;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bouquet_gguf::{Gguf, Metadata, TensorInfo, split};
@@ -83,6 +84,26 @@ impl GgufFile {
     /// [`ModelError::Damaged`] for metadata that are missing or of another kind; those of [`families::spec`](crate::families::spec).
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         config::spec(self)
+    }
+
+    /// The template of conversations, where there is one, with the special tokens that it may name.
+    ///
+    /// # Errors
+    /// [`ModelError::Damaged`] for metadata of another kind.
+    pub(crate) fn chat_template(&self) -> Result<Option<(String, BTreeMap<String, String>)>> {
+        let metadata = self.metadata();
+        let text = metadata.optional_text("tokenizer.chat_template").map_err(|error| self.damaged(error))?;
+        let Some(source) = text else { return Ok(None) };
+        let tokens = metadata.optional_texts("tokenizer.ggml.tokens").map_err(|error| self.damaged(error))?;
+        let mut special = BTreeMap::new();
+        for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+            let id = metadata.optional_u64(&format!("tokenizer.ggml.{key}_token_id"));
+            let id = id.map_err(|error| self.damaged(error))?.and_then(|id| usize::try_from(id).ok());
+            if let Some(token) = id.and_then(|id| tokens.unwrap_or_default().get(id)) {
+                special.insert(format!("{name}_token"), token.clone());
+            }
+        }
+        Ok(Some((source.to_owned(), special)))
     }
 
     /// A tensor by its own name, and its bytes.
