@@ -1,3 +1,5 @@
+//! Templates against transformers, and against those who write hostile ones.
+
 use serde_json::Value;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! A conversation with a small model: what is computed, kept, saved and dropped.
+
 use std::path::Path;
 
 use bouquet_generate::StopRules;
