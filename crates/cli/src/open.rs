@@ -59,9 +59,18 @@ pub(crate) fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
     names.map(|name| CacheEncoding::ALL.into_iter().find(|known| known.name() == name).expect("one of the names"))
 }
 
-/// The encoding that was asked for, or the usual one: int8, unless the folder is encoded already.
+/// The encoding that was asked for, or the usual one: int8, unless the folder is encoded already. Of a GGUF file that is
+/// said aloud: it is not what the file has.
 pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
-    Ok(encoding.map_or_else(|| load_spec(folder).map(|spec| spec.stored.usual()), Ok)?)
+    if let Some(encoding) = encoding {
+        return Ok(encoding);
+    }
+    let usual = load_spec(folder)?.stored.usual();
+    if folder.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
+        let more = "--encoding int4 computes blocks of 4 bits as they are, f32 all of them";
+        output::note(&format!("weights are encoded anew, in {usual}, a row at a time, which loses a little; {more}"));
+    }
+    Ok(usual)
 }
 
 /// Bytes that a text takes for each of its own while it is cut into tokens: 130 were measured.

@@ -9,9 +9,9 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`source`] | where a folder has its template, and which special tokens it may name |
-//! | [`guard`] | the text of a template, made ready for limits and for `{% generation %}` |
-//! | [`engine`] | what a template may call, and how much of it |
+//! | `source` | where a folder has its template, and which special tokens it may name |
+//! | `guard` | the text of a template, made ready for limits and for `{% generation %}` |
+//! | `engine` | what a template may call, and how much of it |
 //!
 //! # Who may write special tokens
 //!

@@ -2,8 +2,8 @@
 //! that there is one way from a file to a tokenizer and one set of checks; and written from one ([`metadata`]).
 //!
 //! Two kinds are known, by the names that llama.cpp gave them: `gpt2`, byte pairs over bytes spelled as characters, where
-//! `tokenizer.ggml.pre` names how texts are cut first ([`pre`]); and `llama`, byte pairs of SentencePiece, which has scores
-//! where the others have merges ([`merges`]). What a `tokenizer.json` says and the metadata has no word for is in neither.
+//! `tokenizer.ggml.pre` names how texts are cut first (`pre`); and `llama`, byte pairs of SentencePiece, which has scores
+//! where the others have merges (`merges`). What a `tokenizer.json` says and the metadata has no word for is in neither.
 
 use std::collections::HashSet;
 
