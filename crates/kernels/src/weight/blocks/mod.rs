@@ -1,4 +1,4 @@
-//! The block formats of ggml as stored weights: [`format`](mod@format) tells what a block is. Rows are whole blocks, one row
+//! The block formats of ggml as stored weights: `format` tells what a block is. Rows are whole blocks, one row
 //! after the other.
 //!
 //! In float arithmetic activations stay as they are: numbers are decoded where they are used, and summed by rules 1 and 3,
