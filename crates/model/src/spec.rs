@@ -202,6 +202,12 @@ impl RopeSpec {
         }
     }
 
+    /// The longest sequence that a model for `trained` positions is good for: frequencies that fall with the length are meant
+    /// to carry it further.
+    pub fn longest(&self, trained: usize) -> usize {
+        self.dynamic.map_or(trained, |dynamic| (trained as f64 * dynamic.factor) as usize)
+    }
+
     /// Factor of the cosines and sines.
     pub fn scaling(&self) -> f32 {
         self.scaling

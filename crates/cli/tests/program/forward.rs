@@ -34,6 +34,9 @@ fn logits_and_hidden_states_are_those_of_transformers() {
         (tiny("qwen3-tiny"), "qwen3-tiny"),
         (tiny("falcon-tiny"), "falcon-tiny"),
         (tiny("opt-tiny-postln"), "opt-tiny-postln"),
+        // Longer than it was trained for.
+        (made("llama-dynamic-tiny"), "llama-dynamic-tiny"),
+        (made("falcon-alibi-tiny"), "falcon-alibi-tiny"),
         (small(), "bloom-small-trained"),
     ] {
         let golden = golden(name);

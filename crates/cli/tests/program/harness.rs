@@ -18,6 +18,11 @@ pub(crate) fn tiny(name: &str) -> PathBuf {
     root().join("tests/fixtures/models").join(name)
 }
 
+/// One of the models that were made for this repository.
+pub(crate) fn made(name: &str) -> PathBuf {
+    root().join("tests/fixtures/families/models").join(name)
+}
+
 /// The model of the demo.
 pub(crate) fn small() -> PathBuf {
     root().join("models/bloom-small-trained")
@@ -141,13 +146,19 @@ pub(crate) fn integers(file: &[u8], name: &str) -> Vec<i64> {
 
 /// What transformers computed.
 pub(crate) fn golden(name: &str) -> Vec<u8> {
-    std::fs::read(root().join(format!("tests/fixtures/goldens/{name}.safetensors"))).unwrap()
+    std::fs::read(of_golden(name, "safetensors")).unwrap()
+}
+
+/// A file of a golden, wherever its model is.
+fn of_golden(name: &str, ending: &str) -> PathBuf {
+    let places = ["tests/fixtures/goldens", "tests/fixtures/families/goldens"];
+    let files = places.map(|place| root().join(place).join(format!("{name}.{ending}")));
+    files.into_iter().find(|file| file.exists()).unwrap_or_else(|| panic!("no golden of {name}"))
 }
 
 /// The manifest beside it.
 pub(crate) fn manifest(name: &str) -> Value {
-    let path = root().join(format!("tests/fixtures/goldens/{name}.json"));
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(of_golden(name, "json")).unwrap()).unwrap()
 }
 
 /// The first of a golden's texts, which `single` and `greedy.single` are of.

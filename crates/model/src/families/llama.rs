@@ -73,6 +73,11 @@ pub(super) fn decoder(family: &'static str, config: &Config, defaults: &Defaults
     let max_positions =
         config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(defaults.max_positions);
     let epsilon = config.optional_float("rms_norm_eps", 0.0, 1.0)?.unwrap_or(defaults.epsilon);
+    let attention = attention(config, hidden_size, max_positions, defaults)?;
+    let longest = match &attention.positions {
+        Positions::Rope(rope) => rope.longest(max_positions),
+        _ => max_positions,
+    };
     Ok(ModelSpec {
         family,
         vocab_size: config.number(&["vocab_size"], limits::VOCAB_SIZE)?,
@@ -80,7 +85,7 @@ pub(super) fn decoder(family: &'static str, config: &Config, defaults: &Defaults
         block: BlockSpec {
             hidden_size,
             norm: NormSpec { kind: NormKind::RmsNorm, epsilon: epsilon as f32 },
-            attention: attention(config, hidden_size, max_positions, defaults)?,
+            attention,
             feed_forward: FeedForwardSpec {
                 intermediate_size: config.number(&["intermediate_size"], limits::INTERMEDIATE_SIZE)?,
                 activation: activation(config, "hidden_act", Activation::Silu)?,
@@ -95,7 +100,7 @@ pub(super) fn decoder(family: &'static str, config: &Config, defaults: &Defaults
         embedding_norm: false,
         final_norm: true,
         tied_head: config.optional_flag("tie_word_embeddings")?.unwrap_or(false),
-        max_positions: Some(max_positions),
+        max_positions: Some(longest),
         eos_token_ids: config.eos_token_ids()?,
         names: NAMES,
         stored: Stored::floats(),
