@@ -66,11 +66,27 @@ pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Enco
         return Ok(encoding);
     }
     let usual = load_spec(folder)?.stored.usual();
-    if folder.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) {
+    if is_gguf(folder) {
         let more = "--encoding int4 computes blocks of 4 bits as they are, f32 all of them";
         output::note(&format!("weights are encoded anew, in {usual}, a row at a time, which loses a little; {more}"));
     }
     Ok(usual)
+}
+
+/// Whether a model is a GGUF file, by its name.
+fn is_gguf(model: &Path) -> bool {
+    model.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !model.is_dir()
+}
+
+/// Refuses a GGUF file where only a folder will do.
+///
+/// # Errors
+/// When it is one.
+pub(crate) fn needs_folder(model: &Path, what: &str) -> Result<()> {
+    if !is_gguf(model) {
+        return Ok(());
+    }
+    Err(wrong(format!("{} is a GGUF file, and {what}", model.display()), "give the folder that it was made from"))
 }
 
 /// Bytes that a text takes for each of its own while it is cut into tokens: 130 were measured.

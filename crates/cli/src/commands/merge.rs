@@ -17,6 +17,7 @@ use super::quantize::{check_disk, write};
 use crate::compute::ComputeArgs;
 use crate::errors::wrong;
 use crate::interrupt::Work;
+use crate::open::needs_folder;
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -65,6 +66,7 @@ fn dtypes() -> impl TypedValueParser<Value = Dtype> {
 
 pub(crate) fn run(mut args: MergeArgs) -> Result<()> {
     args.model = hub::folder_for(args.model, args.dry_run)?;
+    needs_folder(&args.model, "adapters are folded into the floats of folders so far")?;
     let spec = load_spec(&args.model)?;
     let (learned, _) = Learned::open(&args.adapter, &spec)?;
     if learned.soft_prompt.is_some() || !learned.deep_prompts.blocks.is_empty() {

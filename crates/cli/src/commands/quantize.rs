@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, disk_hint, wrong};
 use crate::interrupt::Work;
+use crate::open::needs_folder;
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -73,6 +74,7 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
         ));
     }
     args.model = hub::folder_for(args.model, args.dry_run)?;
+    needs_folder(&args.model, "only folders are written anew so far")?;
     let spec = load_spec(&args.model)?;
     let source = Checkpoint::open(&args.model)?;
     let request = Request {
