@@ -8,10 +8,12 @@
 //!
 //! Both lean on one fact: a [`Cpu`](crate::Cpu) holds only an instruction set that this machine has.
 
+pub(crate) mod bytes;
 mod chains;
 mod dots;
 pub(crate) mod ints;
 mod levels;
+mod per_isa;
 mod rows;
 mod scalar;
 
@@ -29,39 +31,7 @@ pub(crate) use dots::dots;
 pub(crate) use levels::{BLOCK, Levels, decode_levels, dots_of_levels};
 pub(crate) use rows::{Out, Rows, decode};
 
-/// Makes a function that runs `body` compiled for the instruction set of its [`Cpu`](crate::Cpu), which becomes its
-/// first argument. The body must be plain Rust over `#[inline(always)]` functions; what it computes then cannot differ.
-macro_rules! per_isa {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        $(#[$doc])*
-        $vis fn $name(cpu: &$crate::Cpu, $($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                body($($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                body($($arg),*)
-            }
-            match cpu.isa() {
-                // SAFETY: a `Cpu` holds only an instruction set that this machine has.
-                #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2($($arg),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                $crate::Isa::Avx512 | $crate::Isa::Avx512Vnni | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
-                // Plain Rust is NEON code on aarch64 already.
-                _ => body($($arg),*),
-            }
-        }
-    };
-}
-
-pub(crate) use per_isa;
+pub(crate) use per_isa::per_isa;
 
 /// The same choice for a function that each instruction set's module has under one name.
 macro_rules! in_isa {

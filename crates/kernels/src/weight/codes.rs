@@ -218,13 +218,13 @@ pub(super) fn product(
 
 /// The rows of each task of few tokens, two thirds of a thread's share of what is left: long at first, to be read fast,
 /// and short at last, so that threads end together.
-fn shrinking_tasks(threads: usize, rows: usize, cols: usize) -> Vec<Range<usize>> {
+pub(super) fn shrinking_tasks(threads: usize, rows: usize, cols: usize) -> Vec<Range<usize>> {
     let of_codes = |codes: usize| codes / cols.max(1);
     let mut tasks = Vec::new();
     let mut start = 0;
     while start < rows {
         let share = (rows - start) * 2 / (3 * threads);
-        let length = share.clamp(of_codes(TASK_CODES.start), of_codes(TASK_CODES.end)).next_multiple_of(4).max(4);
+        let length = share.clamp(of_codes(TASK_CODES.start), of_codes(TASK_CODES.end)).next_multiple_of(8).max(8);
         tasks.push(start..rows.min(start + length));
         start += length;
     }

@@ -4,7 +4,7 @@
 use super::many::{many_tile, pack};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::{BLOCK, Ints, MOST_OUTPUTS, PADDING, TokenCodes, code_bytes, scalar};
+use super::{BIAS, BLOCK, Ints, MOST_OUTPUTS, PADDING, TokenCodes, code_bytes, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, vnni};
 use crate::scratch::Scratch;
@@ -12,8 +12,7 @@ use crate::simd::unroll;
 use crate::weight::codes::Int8Rows;
 use crate::{Cpu, Isa};
 
-/// Words beside the codes of a group of a token: its scale; the number that its sum of products begins with, which is what
-/// [`correction`](super::correction) says of the sum of its codes; and that sum times the scale.
+/// Words beside the codes of a group of a token: its scale; the sum of its codes, an integer; and that sum times the scale.
 pub(crate) const TERMS: usize = 3;
 
 /// Codes of tokens, and the [`TERMS`] of each `group` of columns.
@@ -28,12 +27,29 @@ pub(crate) struct BlockCodes<'a> {
 }
 
 impl BlockCodes<'_> {
-    /// The terms of a group: scale, first sum, scaled sum.
-    #[inline(always)]
-    pub(super) fn terms(&self, token: usize, group: usize) -> [f32; TERMS] {
-        let at = token * self.tokens.stride + self.terms + 4 * TERMS * group;
-        bytemuck::pod_read_unaligned(&self.tokens.data[at..at + 4 * TERMS])
+    /// Panics unless each token has codes and terms for `cols` columns in groups of `group`.
+    pub(super) fn check(&self, group: usize, cols: usize, isa: Isa) {
+        assert!(self.group == group && matches!(group, 16 | 32) && cols.is_multiple_of(group), "columns");
+        self.tokens.check(cols, 4 / code_bytes(isa));
+        let terms = self.terms.checked_add(4 * TERMS * (cols / group)).expect("terms of a token");
+        assert!(terms <= self.tokens.stride, "terms of {cols} columns");
     }
+
+    /// The terms of a group.
+    #[inline(always)]
+    pub(super) fn terms(&self, token: usize, group: usize) -> Terms {
+        let at = token * self.tokens.stride + self.terms + 4 * TERMS * group;
+        let [scale, sum, scaled]: [f32; TERMS] = bytemuck::pod_read_unaligned(&self.tokens.data[at..at + 4 * TERMS]);
+        Terms { scale, sum: sum.to_bits() as i32, scaled }
+    }
+}
+
+/// The [`TERMS`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Terms {
+    pub(super) scale: f32,
+    pub(super) sum: i32,
+    pub(super) scaled: f32,
 }
 
 /// Some columns of up to [`MOST_OUTPUTS`] rows.
@@ -49,15 +65,14 @@ pub(crate) struct BlockRows<'a> {
 impl BlockRows<'_> {
     /// `to[o] += sums[o] · (scale(o) · scale) - minimum(o) · sum` for the outputs of a group, two roundings of the sum.
     #[inline(always)]
-    pub(super) fn add_group(&self, group: usize, sums: &[i32], terms: [f32; TERMS], to: &mut [f32]) {
-        let [scale, _, sum] = terms;
+    pub(super) fn add_group(&self, group: usize, sums: &[i32], terms: Terms, to: &mut [f32]) {
         let here = group * MOST_OUTPUTS..group * MOST_OUTPUTS + to.len();
         for ((to, sum), row_scale) in to.iter_mut().zip(sums).zip(&self.scales[here.clone()]) {
-            *to = (*sum as f32).mul_add(row_scale * scale, *to);
+            *to = (*sum as f32).mul_add(row_scale * terms.scale, *to);
         }
         if let Some(minimums) = self.minimums {
             for (to, minimum) in to.iter_mut().zip(&minimums[here]) {
-                *to = (-minimum).mul_add(sum, *to);
+                *to = (-minimum).mul_add(terms.scaled, *to);
             }
         }
     }
@@ -77,10 +92,10 @@ pub(crate) fn block_outputs(isa: Isa) -> usize {
 pub(crate) fn blocks(cpu: &Cpu, w: BlockRows<'_>, first: usize, x: BlockCodes<'_>, y: &mut [f32]) {
     let (rows, cols) = (w.codes.rows, w.codes.cols);
     assert!(rows <= block_outputs(cpu.isa()) && w.codes.data.len() == rows * cols, "rows");
-    assert!(matches!(x.group, 16 | 32) && cols.is_multiple_of(x.group) && cols <= BLOCK, "columns");
+    assert!(cols <= BLOCK, "columns");
     assert!(first.is_multiple_of(PADDING), "the first column");
     assert_eq!(y.len(), x.tokens.count * MOST_OUTPUTS, "room for sums");
-    x.tokens.check(first + cols, 4 / code_bytes(cpu.isa()));
+    x.check(x.group, first + cols, cpu.isa());
     match cpu.isa() {
         // SAFETY: a `Cpu` holds only an instruction set that this machine has; shapes are checked.
         #[cfg(target_arch = "x86_64")]
@@ -146,7 +161,7 @@ unsafe fn tile<I: Ints, const M: usize, const N: usize>(
     let outputs = N * I::LANES;
     let mut stored = [[0i32; MOST_OUTPUTS]; M];
     for (group, start) in (0..w.codes.cols).step_by(x.group).enumerate() {
-        let (mut codes, mut terms) = ([x.tokens.token(token); M], [[0.0; TERMS]; M]);
+        let (mut codes, mut terms) = ([x.tokens.token(token); M], [Terms::default(); M]);
         // SAFETY: the caller's.
         let mut sums = [[unsafe { I::zero() }; N]; M];
         for i in 0..M {
@@ -155,7 +170,12 @@ unsafe fn tile<I: Ints, const M: usize, const N: usize>(
         }
         // SAFETY: the caller's.
         unsafe {
-            unroll!(T < M, { sums[T] = [I::broadcast((&raw const terms[T][1]).cast()); N] });
+            if I::BIASED {
+                unroll!(T < M, {
+                    let biased = terms[T].sum.wrapping_mul(-BIAS);
+                    sums[T] = [I::broadcast((&raw const biased).cast()); N];
+                });
+            }
             let sums = many_tile::<I, M, N>(panel.add(group * steps * N * register), steps, codes, sums);
             unroll!(T < M, {
                 unroll!(O < N, { sums[T][O].store(stored[T].as_mut_ptr().add(O * I::LANES).cast()) });

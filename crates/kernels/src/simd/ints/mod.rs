@@ -10,10 +10,11 @@
 //!
 //! And one against it ([`backward_with`]): columns are packed into such panels, of [`GROUP`] rows at a time.
 //!
-//! Blocks, whose groups of columns have scales of their own, go the second way with any number of tokens
-//! ([`blocks_with`]).
+//! Blocks, whose groups of columns have scales of their own, go ways of their own: [`block_rows`] for few tokens, and
+//! [`blocks`], in panels, for many.
 
 mod backward;
+mod block_rows;
 mod blocks;
 mod few;
 mod many;
@@ -56,6 +57,7 @@ use crate::{Cpu, Isa};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::works as amx_works;
 pub(crate) use backward::{GROUP, GroupCodes, PANEL, backward};
+pub(crate) use block_rows::{block_rows, few_tokens};
 pub(crate) use blocks::{BlockCodes, BlockRows, TERMS, block_outputs, blocks};
 
 /// Codes that rows are padded to: two groups of 64.

@@ -50,7 +50,10 @@ macro_rules! in_format {
     }};
 }
 
-pub(super) use in_format;
+pub(crate) use in_format;
+
+use crate::simd::bytes::Bytes32;
+use crate::simd::unroll;
 
 /// How the numbers of a block are stored.
 #[allow(non_camel_case_types, reason = "the names that ggml and its files have")]
@@ -101,9 +104,14 @@ impl BlockFormat {
         in_format!(self, B => B::SIZE)
     }
 
-    /// Bytes of a block.
+    /// Bytes32 of a block.
     pub fn block_bytes(self) -> usize {
         in_format!(self, B => B::BYTES)
+    }
+
+    /// Numbers that share a scale.
+    pub(crate) fn group(self) -> usize {
+        in_format!(self, B => B::GROUP)
     }
 
     /// As ggml calls it.
@@ -119,22 +127,44 @@ pub(super) const ACTIVATIONS: usize = 32;
 pub(super) const MOST_NUMBERS: usize = 256;
 
 /// Most groups of a block.
-pub(super) const MOST_GROUPS: usize = 16;
+pub(crate) const MOST_GROUPS: usize = 16;
 
 /// The compile-time face of a [`BlockFormat`]. All functions are inlined into code for one instruction set.
-pub(super) trait Block {
+pub(crate) trait Block {
     const NAME: &'static str;
     /// Numbers.
     const SIZE: usize;
-    /// Bytes.
+    /// Bytes32.
     const BYTES: usize;
     /// Numbers that share a scale.
     const GROUP: usize;
+    /// Whether the bytes of codes are signed; those that are not are below 64.
+    const SIGNED: bool;
+    /// What the byte of a code has too much.
+    const ZERO: u8;
     /// Whether there are minimums.
     const MINIMUMS: bool;
 
-    /// The `SIZE` codes of a block.
-    fn codes(block: &[u8], codes: &mut [i8]);
+    /// 32 codes of a block from column `32 · part` on, each with [`ZERO`](Self::ZERO) added.
+    ///
+    /// # Safety
+    /// That of [`Bytes32`].
+    unsafe fn codes<R: Bytes32>(block: &[u8], part: usize) -> R;
+
+    /// All codes of a block.
+    ///
+    /// # Safety
+    /// That of [`Bytes32`].
+    #[inline(always)]
+    unsafe fn all_codes<R: Bytes32>(block: &[u8], codes: &mut [i8]) {
+        let codes = codes.as_chunks_mut().0;
+        unroll!(PART < 8, {
+            if PART < codes.len() {
+                // SAFETY: the caller's.
+                unsafe { Self::codes::<R>(block, PART) }.store_less(Self::ZERO, &mut codes[PART]);
+            }
+        });
+    }
 
     /// The scale of each group; and the minimum, which is left as it is in formats that have none.
     fn scales(block: &[u8], scales: &mut [f32], minimums: &mut [f32]);

@@ -19,9 +19,10 @@ use super::tokens::Tokens;
 use crate::cpu::SharedOut;
 use crate::lanes::f16_to_f32;
 use crate::scratch::Scratch;
+use crate::simd::bytes::Bytes32;
 use crate::simd::ints::{self, BLOCK, BlockRows, MOST_OUTPUTS, block_outputs};
 use crate::simd::{per_isa, prefetch};
-use crate::weight::codes::Int8Rows;
+use crate::weight::codes::{Int8Rows, shrinking_tasks};
 use crate::{Cpu, MatrixView, MatrixViewMut};
 
 /// Tokens that pass by a panel.
@@ -36,11 +37,27 @@ const LEAST_GROUP: usize = 16;
 /// `y = x Wᵀ` in integers.
 pub(super) fn product(cpu: &Cpu, w: &BlockWeight, x: MatrixView<'_>, mut y: MatrixViewMut<'_>) {
     let (count, rows, cols) = (x.rows(), w.rows, w.cols);
+    if count == 0 || rows == 0 {
+        return;
+    }
     let (group, minimums) = in_format!(w.format, B => (B::GROUP, B::MINIMUMS));
     let tokens = Tokens::encode(cpu, x, group);
+    let out = SharedOut::new(&mut y);
+    if count <= ints::few_tokens(cpu.isa()) {
+        let tasks = shrinking_tasks(cpu.threads(), rows, cols);
+        cpu.run(tasks.len(), |task| {
+            let rows = tasks[task].clone();
+            let mut sums = Scratch::new(count * rows.len());
+            ints::block_rows(cpu, w, rows.clone(), tokens.codes(0..count), &mut sums);
+            for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
+                // SAFETY: each task has its own rows of the weight.
+                unsafe { out.part(token, rows.start, rows.len()) }.copy_from_slice(sums);
+            }
+        });
+        return;
+    }
     let outputs = block_outputs(cpu.isa());
     let (panels, blocks) = (rows.div_ceil(outputs), count.div_ceil(TOKENS));
-    let out = SharedOut::new(&mut y);
     cpu.run(panels * blocks, |task| {
         let (panel, block) = (task / blocks, task % blocks);
         let rows = panel * outputs..rows.min((panel + 1) * outputs);
@@ -70,17 +87,18 @@ pub(super) fn product(cpu: &Cpu, w: &BlockWeight, x: MatrixView<'_>, mut y: Matr
 per_isa! {
     /// Some columns, in whole blocks, of some rows: their codes, `[rows, cols]`, and the scale and minimum of each group,
     /// `[groups][MOST_OUTPUTS]`.
-    fn unpack(
+    fn unpack<R>(
         format: BlockFormat, data: &[u8], row_cols: usize, rows: Range<usize>, cols: Range<usize>, codes: &mut [u8],
         scales: &mut [f32], minimums: &mut [f32],
     ) {
         let codes: &mut [i8] = bytemuck::cast_slice_mut(codes);
-        in_format!(format, B => unpack_blocks::<B>(data, row_cols, rows, cols, codes, scales, minimums));
+        // SAFETY: the caller's.
+        unsafe { in_format!(format, B => unpack_blocks::<B, R>(data, row_cols, rows, cols, codes, scales, minimums)) };
     }
 }
 
 #[inline(always)]
-fn unpack_blocks<B: Block>(
+unsafe fn unpack_blocks<B: Block, R: Bytes32>(
     data: &[u8],
     row_cols: usize,
     rows: Range<usize>,
@@ -106,7 +124,8 @@ fn unpack_blocks<B: Block>(
         let blocks = &data[width(row * row_cols + cols.start)..];
         let blocks = blocks.chunks_exact(B::BYTES).zip(codes.chunks_exact_mut(B::SIZE));
         for (index, (block, codes)) in blocks.enumerate() {
-            B::codes(block, codes);
+            // SAFETY: the caller's.
+            unsafe { B::all_codes::<R>(block, codes) };
             let at = index * groups * MOST_OUTPUTS + place;
             if groups == 1 {
                 // A block with one scale begins with it, and the minimum follows. They are widened below, all at once.

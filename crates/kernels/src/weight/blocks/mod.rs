@@ -5,9 +5,9 @@
 //! as gradients are in either arithmetic. `integer.rs` tells how activations are rounded in the other.
 
 mod encode;
-mod format;
+pub(crate) mod format;
 mod integer;
-mod layouts;
+pub(crate) mod layouts;
 mod tokens;
 
 use std::ops::Range;
@@ -19,6 +19,7 @@ pub use self::format::BlockFormat;
 use self::format::{Block, MOST_GROUPS, MOST_NUMBERS, in_format};
 use crate::matrix::numbers;
 use crate::product::{chains_with_on_threads, dots_with_on_threads};
+use crate::simd::bytes::Bytes32;
 use crate::simd::{Factors, per_isa};
 use crate::{Arithmetic, Cpu, MatrixView, MatrixViewMut};
 
@@ -109,13 +110,14 @@ impl BlockWeight {
 
 per_isa! {
     /// The numbers from `first` on, as many as there is room for.
-    fn decode_numbers(format: BlockFormat, data: &[u8], first: usize, out: &mut [f32]) {
-        in_format!(format, B => decode_blocks::<B>(data, first, out));
+    fn decode_numbers<R>(format: BlockFormat, data: &[u8], first: usize, out: &mut [f32]) {
+        // SAFETY: the caller's.
+        unsafe { in_format!(format, B => decode_blocks::<B, R>(data, first, out)) };
     }
 }
 
 #[inline(always)]
-fn decode_blocks<B: Block>(data: &[u8], first: usize, mut out: &mut [f32]) {
+unsafe fn decode_blocks<B: Block, R: Bytes32>(data: &[u8], first: usize, mut out: &mut [f32]) {
     let mut skip = first % B::SIZE;
     for block in data[first / B::SIZE * B::BYTES..].chunks_exact(B::BYTES) {
         if out.is_empty() {
@@ -125,10 +127,12 @@ fn decode_blocks<B: Block>(data: &[u8], first: usize, mut out: &mut [f32]) {
         let here;
         (here, out) = out.split_at_mut(count);
         if count == B::SIZE {
-            decode_block::<B>(block, here);
+            // SAFETY: the caller's.
+            unsafe { decode_block::<B, R>(block, here) };
         } else {
             let mut numbers = [0.0; MOST_NUMBERS];
-            decode_block::<B>(block, &mut numbers[..B::SIZE]);
+            // SAFETY: the caller's.
+            unsafe { decode_block::<B, R>(block, &mut numbers[..B::SIZE]) };
             here.copy_from_slice(&numbers[skip..][..count]);
         }
         skip = 0;
@@ -137,10 +141,11 @@ fn decode_blocks<B: Block>(data: &[u8], first: usize, mut out: &mut [f32]) {
 
 /// The formula of [`format`](mod@format).
 #[inline(always)]
-fn decode_block<B: Block>(block: &[u8], out: &mut [f32]) {
+unsafe fn decode_block<B: Block, R: Bytes32>(block: &[u8], out: &mut [f32]) {
     let mut codes = [0i8; MOST_NUMBERS];
     let (mut scales, mut minimums) = ([0.0; MOST_GROUPS], [0.0; MOST_GROUPS]);
-    B::codes(block, &mut codes[..B::SIZE]);
+    // SAFETY: the caller's.
+    unsafe { B::all_codes::<R>(block, &mut codes[..B::SIZE]) };
     B::scales(block, &mut scales, &mut minimums);
     let groups = out.chunks_exact_mut(B::GROUP).zip(codes.chunks_exact(B::GROUP));
     for ((out, codes), (scale, minimum)) in groups.zip(scales.iter().zip(&minimums)) {

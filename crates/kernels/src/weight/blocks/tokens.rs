@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::format::ACTIVATIONS;
-use crate::simd::ints::{BlockCodes, PADDING, TERMS, TokenCodes, code_bytes, correction};
+use crate::simd::ints::{BlockCodes, PADDING, TERMS, TokenCodes, code_bytes};
 use crate::simd::per_isa;
 use crate::weight::tokens::{LARGEST, ROUND, SMALLEST};
 use crate::{Cpu, Matrix, MatrixView};
@@ -35,9 +35,6 @@ impl Tokens {
             match bytes {
                 1 => encode_bytes(cpu, x, group, bytemuck::cast_slice_mut(codes), terms),
                 _ => encode_halves(cpu, x, group, bytemuck::cast_slice_mut(codes), terms),
-            }
-            for terms in terms.chunks_exact_mut(TERMS) {
-                terms[1] = f32::from_bits(correction(cpu.isa(), terms[1].to_bits() as i32) as u32);
             }
         });
         Tokens { words, width, stride, group }
