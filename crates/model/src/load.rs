@@ -191,6 +191,9 @@ impl Loader<'_> {
 
     fn norm_of(&self, name: &str, size: usize, kind: NormKind) -> Result<Norm> {
         let spec = NormSpec { kind, ..self.spec.block.norm };
+        if !spec.learned {
+            return Ok(Norm { spec, weight: vec![1.0; size], bias: vec![0.0; size] });
+        }
         let weight = self.vector(&format!("{name}.weight"), size)?;
         let bias = match kind {
             NormKind::LayerNorm => self.vector(&format!("{name}.bias"), size)?,

@@ -102,6 +102,24 @@ pub struct NormSpec {
     pub kind: NormKind,
     /// Added to the variance.
     pub epsilon: f32,
+    /// Whether weights and biases were learned; without, they are ones and zeros and in no file.
+    pub learned: bool,
+}
+
+impl NormSpec {
+    /// A norm that was learned.
+    pub fn new(kind: NormKind, epsilon: f64) -> Self {
+        NormSpec { kind, epsilon: epsilon as f32, learned: true }
+    }
+
+    /// Vectors that it has learned: a weight, and a bias where the kind has one.
+    pub fn vectors(&self) -> u64 {
+        match (self.learned, self.kind) {
+            (false, _) => 0,
+            (true, NormKind::RmsNorm) => 1,
+            (true, NormKind::LayerNorm) => 2,
+        }
+    }
 }
 
 /// Which normalization.
@@ -167,6 +185,7 @@ pub struct RopeSpec {
     frequencies: Vec<f32>,
     scaling: f32,
     dynamic: Option<DynamicRope>,
+    carried: usize,
 }
 
 /// Frequencies that fall with the length of the sequence once that exceeds the trained one ("NTK-aware" scaling).
@@ -183,12 +202,18 @@ pub struct DynamicRope {
 impl RopeSpec {
     /// The same frequencies for all lengths, and a factor of the cosines and sines (1 where a kind has none).
     pub fn new(frequencies: Vec<f32>, scaling: f32) -> Self {
-        RopeSpec { frequencies, scaling, dynamic: None }
+        RopeSpec { frequencies, scaling, dynamic: None, carried: 0 }
     }
 
     /// Frequencies that depend on the length, for heads whose first `rotary` channels turn.
     pub fn dynamic(rotary: usize, dynamic: DynamicRope) -> Self {
-        RopeSpec { frequencies: rope::frequencies(rotary, dynamic.theta), scaling: 1.0, dynamic: Some(dynamic) }
+        let frequencies = rope::frequencies(rotary, dynamic.theta);
+        RopeSpec { dynamic: Some(dynamic), ..RopeSpec::new(frequencies, 1.0) }
+    }
+
+    /// The same, meant to carry a model to `tokens`.
+    pub fn carried_to(self, tokens: usize) -> Self {
+        RopeSpec { carried: tokens, ..self }
     }
 
     /// Radians per position for each pair of channels, `head_dim / 2` of them, of a sequence that may grow to `reserved`
@@ -202,10 +227,10 @@ impl RopeSpec {
         }
     }
 
-    /// The longest sequence that a model for `trained` positions is good for: frequencies that fall with the length are meant
-    /// to carry it further.
-    pub fn longest(&self, trained: usize) -> usize {
-        self.dynamic.map_or(trained, |dynamic| (trained as f64 * dynamic.factor) as usize)
+    /// The longest sequence that a model is good for whose configuration says `max_positions`: positions are scaled to carry
+    /// it further.
+    pub fn longest(&self, max_positions: usize) -> usize {
+        self.carried.max(max_positions)
     }
 
     /// Factor of the cosines and sines.

@@ -5,7 +5,7 @@ use bouquet_kernels::ops::activation::Activation;
 use bouquet_kernels::ops::alibi::AlibiKind;
 use bouquet_span::Site;
 
-use super::limits;
+use super::{head_dim, limits};
 use crate::Result;
 use crate::config::Config;
 use crate::spec::{
@@ -49,9 +49,6 @@ fn site(site: Site) -> Option<String> {
 pub fn spec(config: &Config) -> Result<ModelSpec> {
     let hidden_size = config.number(&["n_embed", "hidden_size", "n_embd"], limits::HIDDEN_SIZE)?;
     let heads = config.number(&["num_attention_heads", "n_head"], limits::HEADS)?;
-    if !hidden_size.is_multiple_of(heads) {
-        return Err(config.error("num_attention_heads", format!("is {heads}, which does not divide {hidden_size}")));
-    }
     let post_norm = config.optional_flag("apply_residual_connection_post_layernorm")?.unwrap_or(false);
     let epsilon = config.optional_float("layer_norm_epsilon", 0.0, 1.0)?.unwrap_or(1e-5);
     Ok(ModelSpec {
@@ -60,11 +57,11 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         num_blocks: config.number(&["num_hidden_layers", "n_layer"], limits::BLOCKS)?,
         block: BlockSpec {
             hidden_size,
-            norm: NormSpec { kind: NormKind::LayerNorm, epsilon: epsilon as f32 },
+            norm: NormSpec::new(NormKind::LayerNorm, epsilon),
             attention: AttentionSpec {
                 heads,
                 kv_heads: heads,
-                head_dim: hidden_size / heads,
+                head_dim: head_dim(config, heads, hidden_size)?,
                 qkv: QkvLayout::Fused,
                 qkv_bias: true,
                 output_bias: true,

@@ -4,7 +4,7 @@
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_kernels::ops::alibi::AlibiKind;
 
-use super::{activation, bloom, limits, rope};
+use super::{activation, bloom, head_dim, limits, rope};
 use crate::Result;
 use crate::config::Config;
 use crate::spec::{
@@ -29,10 +29,7 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
     let flag = |field, default| Ok::<bool, crate::ModelError>(config.optional_flag(field)?.unwrap_or(default));
     let hidden_size = config.number(&["hidden_size", "n_embed"], limits::HIDDEN_SIZE)?;
     let heads = config.number(&["num_attention_heads", "n_head"], limits::HEADS)?;
-    if !hidden_size.is_multiple_of(heads) {
-        return Err(config.error("num_attention_heads", format!("is {heads}, which does not divide {hidden_size}")));
-    }
-    let head_dim = hidden_size / heads;
+    let head_dim = head_dim(config, heads, hidden_size)?;
     let new = flag("new_decoder_architecture", false)?;
     let kv_heads = match (new, flag("multi_query", true)?) {
         (true, _) => config.optional_number("num_kv_heads", limits::HEADS)?.unwrap_or(heads),
@@ -54,7 +51,13 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         (true, _) => ONE_NORM,
     };
     let max_positions = config.optional_number("max_position_embeddings", limits::POSITIONS)?.unwrap_or(2048);
-    let alibi = flag("alibi", false)?;
+    let (positions, longest) = if flag("alibi", false)? {
+        (Positions::Alibi(AlibiKind::Bf16Positions), None)
+    } else {
+        let rope = rope::read(config, head_dim, 10_000.0, max_positions)?;
+        let longest = rope.longest(max_positions);
+        (Positions::Rope(rope), Some(longest))
+    };
     let bias = flag("bias", false)?;
     let epsilon = config.optional_float("layer_norm_epsilon", 0.0, 1.0)?.unwrap_or(1e-5);
     let inner = config.optional_number("ffn_hidden_size", limits::INTERMEDIATE_SIZE)?.unwrap_or(4 * hidden_size);
@@ -64,7 +67,7 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         num_blocks: config.number(&["num_hidden_layers", "n_layer"], limits::BLOCKS)?,
         block: BlockSpec {
             hidden_size,
-            norm: NormSpec { kind: NormKind::LayerNorm, epsilon: epsilon as f32 },
+            norm: NormSpec::new(NormKind::LayerNorm, epsilon),
             attention: AttentionSpec {
                 heads,
                 kv_heads,
@@ -73,10 +76,7 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
                 qkv_bias: bias,
                 output_bias: bias,
                 query_key_norm: false,
-                positions: match alibi {
-                    true => Positions::Alibi(AlibiKind::Bf16Positions),
-                    false => Positions::Rope(rope::read(config, head_dim, 10_000.0, max_positions)?),
-                },
+                positions,
                 window: None,
             },
             feed_forward: FeedForwardSpec {
@@ -93,7 +93,7 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         embedding_norm: false,
         final_norm: true,
         tied_head: config.optional_flag("tie_word_embeddings")?.unwrap_or(true),
-        max_positions: (!alibi).then_some(max_positions),
+        max_positions: longest,
         eos_token_ids: config.eos_token_ids()?,
         names,
         stored: Stored::floats(),

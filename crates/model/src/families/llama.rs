@@ -41,7 +41,7 @@ fn site(site: Site) -> Option<String> {
 
 /// What a family of Llama's kind takes where `config.json` does not say: the values of its configuration in transformers.
 pub(super) struct Defaults {
-    /// `num_key_value_heads`; as many as heads where this is `None`.
+    /// `num_key_value_heads`; as many as heads where this is `None`, or the file says null.
     pub(super) kv_heads: Option<usize>,
     /// `head_dim`; the hidden size over the heads where this is `None`.
     pub(super) head_dim: Option<usize>,
@@ -84,7 +84,7 @@ pub(super) fn decoder(family: &'static str, config: &Config, defaults: &Defaults
         num_blocks: config.number(&["num_hidden_layers"], limits::BLOCKS)?,
         block: BlockSpec {
             hidden_size,
-            norm: NormSpec { kind: NormKind::RmsNorm, epsilon: epsilon as f32 },
+            norm: NormSpec::new(NormKind::RmsNorm, epsilon),
             attention,
             feed_forward: FeedForwardSpec {
                 intermediate_size: config.number(&["intermediate_size"], limits::INTERMEDIATE_SIZE)?,
@@ -110,19 +110,17 @@ pub(super) fn decoder(family: &'static str, config: &Config, defaults: &Defaults
 /// Attention with rotary positions, keys and values shared by groups of heads.
 fn attention(config: &Config, hidden_size: usize, max_positions: usize, defaults: &Defaults) -> Result<AttentionSpec> {
     let heads = config.number(&["num_attention_heads"], limits::HEADS)?;
-    let kv_heads = config.optional_number("num_key_value_heads", limits::HEADS)?;
-    let kv_heads = kv_heads.or(defaults.kv_heads).unwrap_or(heads);
+    let kv_heads = match config.optional_number("num_key_value_heads", limits::HEADS)? {
+        None if config.mentions("num_key_value_heads") => heads,
+        kv_heads => kv_heads.or(defaults.kv_heads).unwrap_or(heads),
+    };
     if !heads.is_multiple_of(kv_heads) {
         let problem = format!("is {kv_heads}, which does not divide the {heads} attention heads");
         return Err(config.error("num_key_value_heads", problem));
     }
     let head_dim = match config.optional_number("head_dim", limits::HEAD_DIM)?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
-        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => {
-            let problem = format!("is {heads}, which does not divide the hidden_size of {hidden_size}");
-            return Err(config.error("num_attention_heads", problem));
-        }
+        None => super::head_dim(config, heads, hidden_size)?,
     };
     Ok(AttentionSpec {
         heads,

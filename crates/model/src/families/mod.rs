@@ -8,7 +8,7 @@ use bouquet_kernels::ops::activation::Activation;
 use crate::config::{Bounds, Config};
 use crate::files::shown;
 use crate::gguf::{GgufFile, is_gguf};
-use crate::spec::{BlockSpec, ModelSpec, NormKind};
+use crate::spec::{BlockSpec, ModelSpec};
 use crate::stored::Stored;
 use crate::{ModelError, Result};
 
@@ -97,6 +97,15 @@ fn activation(config: &Config, field: &str, default: Activation) -> Result<Activ
     })
 }
 
+/// Channels of each of `heads` heads that share the hidden states among them.
+fn head_dim(config: &Config, heads: usize, hidden_size: usize) -> Result<usize> {
+    if hidden_size.is_multiple_of(heads) {
+        return Ok(hidden_size / heads);
+    }
+    let problem = format!("is {heads}, which does not divide the hidden_size of {hidden_size}");
+    Err(config.error("num_attention_heads", problem))
+}
+
 /// Whether all parameters together can be counted and addressed.
 fn check_size(config: &Config, spec: &ModelSpec) -> Result<()> {
     match parameters(spec) {
@@ -123,7 +132,7 @@ pub struct Parameters {
 pub fn parameters(spec: &ModelSpec) -> Option<Parameters> {
     let block: &BlockSpec = &spec.block;
     let hidden = block.hidden_size as u64;
-    let norm = hidden * if block.norm.kind == NormKind::LayerNorm { 2 } else { 1 };
+    let norm = hidden * block.norm.vectors();
     let mut per_block = if spec.names.attention_norm == spec.names.feed_forward_norm { norm } else { 2 * norm };
     if block.attention.query_key_norm {
         per_block += 2 * block.attention.head_dim as u64;

@@ -4,7 +4,7 @@
 use bouquet_kernels::ops::activation::Activation;
 use bouquet_span::Site;
 
-use super::{activation, limits};
+use super::{activation, head_dim, limits};
 use crate::Result;
 use crate::config::Config;
 use crate::spec::{
@@ -43,17 +43,11 @@ fn site(site: Site) -> Option<String> {
 /// The specification that an OPT's `config.json` describes.
 ///
 /// # Errors
-/// [`ModelError::Config`](crate::ModelError::Config), also for norms without weights, which no published model has.
+/// [`ModelError::Config`](crate::ModelError::Config).
 pub fn spec(config: &Config) -> Result<ModelSpec> {
     let flag = |field, default| Ok::<bool, crate::ModelError>(config.optional_flag(field)?.unwrap_or(default));
     let hidden_size = config.number(&["hidden_size"], limits::HIDDEN_SIZE)?;
     let heads = config.number(&["num_attention_heads"], limits::HEADS)?;
-    if !hidden_size.is_multiple_of(heads) {
-        return Err(config.error("num_attention_heads", format!("is {heads}, which does not divide {hidden_size}")));
-    }
-    if !flag("layer_norm_elementwise_affine", true)? {
-        return Err(config.error("layer_norm_elementwise_affine", "is false, but only true is known"));
-    }
     let norm_before = flag("do_layer_norm_before", true)?;
     let bias = flag("enable_bias", true)?;
     Ok(ModelSpec {
@@ -62,11 +56,14 @@ pub fn spec(config: &Config) -> Result<ModelSpec> {
         num_blocks: config.number(&["num_hidden_layers"], limits::BLOCKS)?,
         block: BlockSpec {
             hidden_size,
-            norm: NormSpec { kind: NormKind::LayerNorm, epsilon: 1e-5 },
+            norm: NormSpec {
+                learned: flag("layer_norm_elementwise_affine", true)?,
+                ..NormSpec::new(NormKind::LayerNorm, 1e-5)
+            },
             attention: AttentionSpec {
                 heads,
                 kv_heads: heads,
-                head_dim: hidden_size / heads,
+                head_dim: head_dim(config, heads, hidden_size)?,
                 qkv: QkvLayout::Separate,
                 qkv_bias: bias,
                 output_bias: bias,

@@ -60,6 +60,11 @@ fn whole_heads(config: &Config) -> Result<()> {
     }
 }
 
+/// Positions of a model for so many, when they are scaled by a factor.
+fn stretched(positions: usize, factor: f64) -> usize {
+    (positions as f64 * factor) as usize
+}
+
 /// What all kinds read.
 struct Parameters<'a> {
     config: &'a Config,
@@ -71,9 +76,9 @@ struct Parameters<'a> {
 impl Parameters<'_> {
     /// Positions are divided by a factor (Chen et al. 2023, arXiv 2306.15595).
     fn linear(&self) -> Result<RopeSpec> {
-        let factor = self.factor()? as f32;
-        let scaled = frequencies(self.head_dim, self.theta).into_iter().map(|frequency| frequency / factor);
-        Ok(RopeSpec::new(scaled.collect(), 1.0))
+        let factor = self.factor()?;
+        let scaled = frequencies(self.head_dim, self.theta).into_iter().map(|frequency| frequency / factor as f32);
+        Ok(RopeSpec::new(scaled.collect(), 1.0).carried_to(stretched(self.max_positions, factor)))
     }
 
     /// The base grows with the length.
@@ -82,7 +87,8 @@ impl Parameters<'_> {
             return Err(self.config.error("rope_type", "is dynamic, which needs heads of more than 2 channels"));
         }
         let (theta, factor, trained_tokens) = (self.theta, self.factor()?, self.max_positions);
-        Ok(RopeSpec::dynamic(self.head_dim, DynamicRope { theta, factor, trained_tokens }))
+        let rope = RopeSpec::dynamic(self.head_dim, DynamicRope { theta, factor, trained_tokens });
+        Ok(rope.carried_to(stretched(trained_tokens, factor)))
     }
 
     /// Low frequencies are divided by a factor, high ones are not, those between are mixed (Llama 3.1, arXiv 2407.21783).
@@ -108,7 +114,8 @@ impl Parameters<'_> {
 
     /// YaRN (Peng et al. 2023, arXiv 2309.00071): as the above with a ramp over channels, and sharper attention.
     fn yarn(&self) -> Result<RopeSpec> {
-        let trained = self.trained_tokens()? as f64;
+        let trained_tokens = self.trained_tokens()?;
+        let trained = trained_tokens as f64;
         let factor = match self.optional("factor")? {
             Some(factor) => factor,
             None => self.max_positions as f64 / trained,
@@ -131,7 +138,8 @@ impl Parameters<'_> {
             frequency / factor as f32 * (1.0 - kept) + frequency * kept
         };
         let mixed = frequencies(self.head_dim, self.theta).into_iter().enumerate().map(mixed).collect();
-        Ok(RopeSpec::new(mixed, self.attention_factor(factor)? as f32))
+        let rope = RopeSpec::new(mixed, self.attention_factor(factor)? as f32);
+        Ok(rope.carried_to(stretched(trained_tokens, factor)))
     }
 
     /// What YaRN multiplies cosines and sines with.

@@ -105,6 +105,9 @@ impl RandomModel {
     }
 
     fn add_norm(&mut self, name: &str, block: &BlockSpec, outliers: bool) {
+        if !block.norm.learned {
+            return;
+        }
         let size = block.hidden_size;
         let mut weight = Recipe::new(&[size], Spread { mean: 1.0, deviation: 0.05 });
         if block.norm.kind == NormKind::LayerNorm {

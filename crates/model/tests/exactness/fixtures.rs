@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 pub(crate) const CACHE_BYTES: u64 = 1 << 30;
 
 /// Every fixture model, with the golden that holds for it.
-pub(crate) const MODELS: [(&str, &str); 22] = [
+pub(crate) const MODELS: [(&str, &str); 23] = [
     ("bloom-tiny", "bloom-tiny"),
     ("bloom-tiny-unprefixed", "bloom-tiny"),
     ("bloom-tiny-sharded", "bloom-tiny"),
@@ -35,10 +35,11 @@ pub(crate) const MODELS: [(&str, &str); 22] = [
     ("llama-yarn-tiny", "llama-yarn-tiny"),
     ("opt-tiny", "opt-tiny"),
     ("opt-tiny-postln", "opt-tiny-postln"),
+    ("opt-bare-tiny", "opt-bare-tiny"),
 ];
 
 /// A model per architecture and stored float: what properties are tested on, beyond the recorded outputs.
-pub(crate) const ARCHITECTURES: [&str; 19] = [
+pub(crate) const ARCHITECTURES: [&str; 20] = [
     "bloom-tiny",
     "bloom-tiny-fp16",
     "bloom-tiny-bf16",
@@ -58,6 +59,7 @@ pub(crate) const ARCHITECTURES: [&str; 19] = [
     "llama-yarn-tiny",
     "opt-tiny",
     "opt-tiny-postln",
+    "opt-bare-tiny",
 ];
 
 pub(crate) fn repository() -> PathBuf {

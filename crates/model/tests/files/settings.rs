@@ -37,7 +37,7 @@ fn absurd_numbers_are_refused_by_name() {
         ("bloom-tiny", json!({"n_layer": 1_000_000_000}), "n_layer is 1000000000, but should be"),
         ("bloom-tiny", json!({"n_layer": 0}), "n_layer is 0"),
         ("bloom-tiny", json!({"n_layer": [2]}), "n_layer is a list of 1"),
-        ("bloom-tiny", json!({"n_head": 5}), "is 5, which does not divide 64"),
+        ("bloom-tiny", json!({"n_head": 5}), "num_attention_heads is 5, which does not divide the hidden_size of 64"),
         ("bloom-tiny", json!({"n_head": 0}), "n_head is 0"),
         ("bloom-tiny", json!({"vocab_size": 1u64 << 40}), "vocab_size is 1099511627776"),
         ("bloom-tiny", json!({"vocab_size": true}), "vocab_size is true"),
@@ -84,9 +84,10 @@ fn absurd_numbers_are_refused_by_name() {
             json!({"layer_types": ["full_attention", "sliding_attention", "linear_attention"]}),
             r#"layer_types has "linear_attention", but only"#,
         ),
+        ("falcon-tiny", json!({"num_attention_heads": 5}), "is 5, which does not divide the hidden_size of 64"),
+        ("opt-tiny", json!({"num_attention_heads": 5}), "is 5, which does not divide the hidden_size of 64"),
         ("falcon-tiny-newarch", json!({"num_kv_heads": 3}), "num_kv_heads is 3, which does not divide"),
         ("falcon-tiny-newarch", json!({"parallel_attn": false}), "parallel_attn is false"),
-        ("opt-tiny", json!({"layer_norm_elementwise_affine": false}), "layer_norm_elementwise_affine is false"),
         ("opt-tiny", json!({"word_embed_proj_dim": 0}), "word_embed_proj_dim is 0"),
         ("llama-tiny", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5"),
         ("llama-tiny", json!({"max_position_embeddings": 0}), "max_position_embeddings is 0"),
@@ -188,6 +189,37 @@ fn other_spellings_mean_the_same() {
         Positions::Rope(moved),
         parse(&changed("llama-tiny-tied", &json!({}))).unwrap().block.attention.positions
     );
+}
+
+/// transformers tells a field that is null, which means "as many as heads", from one that is absent.
+#[test]
+fn key_heads_that_are_null_are_as_many_as_heads() {
+    for name in ["mistral-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3-tiny", "llama-tiny"] {
+        let spec = parse(&changed(name, &json!({"num_key_value_heads": null}))).unwrap();
+        assert_eq!(spec.block.attention.kv_heads, spec.block.attention.heads, "{name}");
+    }
+}
+
+/// Makers of models that were stretched leave `max_position_embeddings` as it was in training, and tell the factor.
+#[test]
+fn scaled_positions_carry_a_model_further() {
+    let longest = |name: &str, scaling: Value| {
+        let changes = json!({"max_position_embeddings": 100, "rope_scaling": scaling, "rope_parameters": null});
+        parse(&changed(name, &changes)).unwrap().max_positions
+    };
+    for name in ["llama-tiny", "qwen3-tiny", "falcon-tiny"] {
+        assert_eq!(longest(name, json!(null)), Some(100), "{name}");
+        assert_eq!(longest(name, json!({"type": "linear", "factor": 2.5})), Some(250), "{name}");
+        assert_eq!(longest(name, json!({"type": "dynamic", "factor": 2.0})), Some(200), "{name}");
+        assert_eq!(longest(name, json!({"rope_type": "yarn", "factor": 4.0})), Some(400), "{name}");
+        let yarn = |trained| json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": trained});
+        assert_eq!(longest(name, yarn(80)), Some(320), "{name}");
+        // The stretched length is written already.
+        assert_eq!(longest(name, yarn(25)), Some(100), "{name}");
+        let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 50});
+        assert_eq!(longest(name, llama3), Some(100), "{name}");
+    }
 }
 
 #[test]
