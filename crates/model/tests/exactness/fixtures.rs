@@ -1,6 +1,6 @@
 //! Fixture models and the outputs recorded for them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
 
@@ -123,6 +123,11 @@ impl Golden {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.floats.contains_key(name) || self.ids.contains_key(name)
+    }
+
+    /// The names of all tensors of floats that begin so.
+    pub(crate) fn names(&self, beginning: &str) -> BTreeSet<String> {
+        self.floats.keys().filter(|name| name.starts_with(beginning)).cloned().collect()
     }
 
     /// Recorded token ids, a row per sequence.

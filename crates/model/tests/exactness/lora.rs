@@ -1,19 +1,42 @@
-//! Gradients of low-rank adapters against PEFT, for both objectives and two families, through one span and through a
-//! chain, with everything kept and with the input alone.
+//! Gradients of low-rank adapters against PEFT: for both objectives and two families, through one span and through a
+//! chain, with everything kept and with the input alone; for every family, of all its linears.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Arc;
 
 use bouquet_kernels::ops::cross_entropy::{cross_entropy, cross_entropy_backward};
 use bouquet_kernels::{Matrix, product};
+use bouquet_model::adapter::Learned;
 use bouquet_model::{Encoding, Model};
-use bouquet_span::{Adapter, Chain, HiddenStates, Keep, LinearId, LowRank, Pass, PassGrad, Saved, Site, Span};
+use bouquet_span::{
+    Adapter, Chain, HiddenStates, Keep, LinearId, LowRank, LowRankGrad, Pass, PassGrad, Saved, Site, Span,
+};
+use safetensors::SafeTensors;
+use tempfile::TempDir;
 
-use crate::fixtures::{Golden, bits, distance, open, open_in, slices};
+use crate::fixtures::{Golden, bits, distance, open, open_in, repository, slices};
 
 /// Norm of the difference over norm of the gradient, per tensor. PEFT in f32 is itself about 1e-6 from f64.
 const RELATIVE_TOLERANCE: f64 = 1e-4;
 
 const MODELS: [(&str, &[Site]); 2] = [("bloom-tiny", &[Site::Qkv]), ("llama-tiny", &[Site::Q, Site::V])];
+
+/// A model of each family, and of each way in which one is wired, that the goldens of `families` have an adapter for.
+const ADAPTED: [&str; 12] = [
+    "bloom-tiny-h6-postres",
+    "falcon-tiny",
+    "falcon-tiny-newarch",
+    "falcon-alibi-tiny",
+    "llama-tiny-tied",
+    "llama-yarn-tiny",
+    "mistral-tiny",
+    "mixtral-tiny",
+    "opt-tiny",
+    "opt-tiny-postln",
+    "qwen2-tiny",
+    "qwen3-tiny",
+];
 
 /// Names of the pairs of an adapter in the goldens: `lora.<objective>.<stage>.<prefix><linear>.lora_A`.
 fn name(model: &Model, objective: &str, stage: &str, id: LinearId, matrix: &str) -> String {
@@ -86,28 +109,84 @@ fn relative_error(found: &Matrix, expected: &Matrix) -> f64 {
 fn causal_gradients_are_those_of_peft() {
     check("clm", |model, golden, span, pass| {
         let (sequences, _) = golden.unpadded("clm.input_ids", "clm.attention_mask");
-        let hidden = model.embedding.embed(&model.cpu, &slices(&sequences)).unwrap();
-        let (hidden, saved) = span.forward(hidden, pass).unwrap();
-        let normalized = model.head.normalize(&model.cpu, hidden.values().view());
-        let logits = model.head.project(&model.cpu, normalized.view());
-
-        // The last token of a sequence predicts nothing: its target is any, its weight 0.
-        let count = sequences.iter().map(|ids| ids.len() - 1).sum::<usize>() as f32;
-        let target = |ids: &Vec<u32>| ids[1..].iter().copied().chain([0]).collect::<Vec<_>>();
-        let weight = |ids: &Vec<u32>| std::iter::repeat_n(1.0 / count, ids.len() - 1).chain([0.0]).collect::<Vec<_>>();
-        let targets: Vec<u32> = sequences.iter().flat_map(target).collect();
-        let weights: Vec<f32> = sequences.iter().flat_map(weight).collect();
-        let losses = cross_entropy(&model.cpu, logits.view(), &targets);
-        let loss = losses.iter().zip(&weights).filter(|(_, weight)| **weight > 0.0).map(|(loss, _)| loss).sum::<f64>();
-
-        let mut d_logits = Matrix::zeros(logits.rows(), logits.cols());
-        cross_entropy_backward(&model.cpu, logits.view(), &targets, &weights, d_logits.view_mut());
-        let d_normalized = model.head.project_backward(&model.cpu, d_logits.view());
-        let d_hidden = model.head.normalize_backward(&model.cpu, hidden.values().view(), d_normalized.view());
-        let d_hidden = HiddenStates::new(d_hidden, hidden.lengths().to_vec()).unwrap();
-        let (_, gradient) = span.backward(saved, d_hidden, pass).unwrap();
-        (loss / f64::from(count), gradient)
+        let causal = causal(model, &sequences, span, pass);
+        (causal.loss, causal.gradient)
     });
+}
+
+/// What a pass of causal language modelling gives.
+struct Causal {
+    logits: Matrix,
+    /// Mean over all tokens that are predicted.
+    loss: f64,
+    gradient: PassGrad,
+}
+
+fn causal(model: &Model, sequences: &[Vec<u32>], span: &dyn Span, pass: &Pass) -> Causal {
+    let hidden = model.embedding.embed(&model.cpu, &slices(sequences)).unwrap();
+    let (hidden, saved) = span.forward(hidden, pass).unwrap();
+    let normalized = model.head.normalize(&model.cpu, hidden.values().view());
+    let logits = model.head.project(&model.cpu, normalized.view());
+
+    // The last token of a sequence predicts nothing: its target is any, its weight 0.
+    let count = sequences.iter().map(|ids| ids.len() - 1).sum::<usize>() as f32;
+    let target = |ids: &Vec<u32>| ids[1..].iter().copied().chain([0]).collect::<Vec<_>>();
+    let weight = |ids: &Vec<u32>| std::iter::repeat_n(1.0 / count, ids.len() - 1).chain([0.0]).collect::<Vec<_>>();
+    let targets: Vec<u32> = sequences.iter().flat_map(target).collect();
+    let weights: Vec<f32> = sequences.iter().flat_map(weight).collect();
+    let losses = cross_entropy(&model.cpu, logits.view(), &targets);
+    let loss = losses.iter().zip(&weights).filter(|(_, weight)| **weight > 0.0).map(|(loss, _)| loss).sum::<f64>();
+
+    let mut d_logits = Matrix::zeros(logits.rows(), logits.cols());
+    cross_entropy_backward(&model.cpu, logits.view(), &targets, &weights, d_logits.view_mut());
+    let d_normalized = model.head.project_backward(&model.cpu, d_logits.view());
+    let d_hidden = model.head.normalize_backward(&model.cpu, hidden.values().view(), d_normalized.view());
+    let d_hidden = HiddenStates::new(d_hidden, hidden.lengths().to_vec()).unwrap();
+    let (_, gradient) = span.backward(saved, d_hidden, pass).unwrap();
+    Causal { logits, loss: loss / f64::from(count), gradient }
+}
+
+/// A model of every family with an adapter on all linears that PEFT reaches: loss, logits and gradients, and how the
+/// tensors of an adapter are called.
+#[test]
+fn adapters_of_every_family_are_those_of_peft() {
+    for model_name in ADAPTED {
+        let (model, golden) = (open(model_name, 2), Golden::load(&format!("lora/{model_name}/golden")));
+        let folder = repository().join("tests/fixtures/families/goldens/lora").join(model_name);
+        let (learned, settings) = Learned::open(&folder, &model.spec).unwrap();
+        let sequences = [golden.ids("input_ids.0"), golden.ids("input_ids.1")].concat();
+        let pass = learned.with(Pass { keep: Keep::Input, ..Pass::default() });
+        let Causal { logits, loss, mut gradient } = causal(&model, &sequences, model.blocks.as_ref(), &pass);
+        let expected = golden.manifest["loss"].as_f64().unwrap();
+        assert!((loss - expected).abs() < 1e-5, "{model_name}: a loss of {loss}, not {expected}");
+
+        // Those of the last tokens of each sequence.
+        let expected = golden.floats("logits");
+        let (of_each, mut end, mut last) = (expected.rows() / sequences.len(), 0, Matrix::zeros(0, expected.cols()));
+        for ids in &sequences {
+            end += ids.len();
+            last.push_rows(logits.slice(end - of_each..end));
+        }
+        let distance = distance(&last, expected);
+        assert!(distance < 1e-4, "{model_name}: logits are {distance} off");
+
+        // Gradients have the shapes of an adapter, and so its names once they are written.
+        let pair = |grad: LowRankGrad| LowRank { a: grad.a, b: grad.b, scale: settings.scale() };
+        let pairs = std::mem::take(&mut gradient.leaves[0].adapter).into_iter().map(|(id, grad)| (id, pair(grad)));
+        let low_rank = Arc::new(Adapter { pairs: pairs.collect(), dropout: 0.0 });
+        let written = TempDir::new().unwrap();
+        Learned { low_rank, ..Learned::default() }.write(written.path(), &settings, &model.spec).unwrap();
+        let bytes = fs::read(written.path().join("adapter_model.safetensors")).unwrap();
+        let written = SafeTensors::deserialize(&bytes).unwrap();
+        let names: BTreeSet<String> = written.names().iter().map(|name| format!("grad.{name}")).collect();
+        assert_eq!(names, golden.names("grad."), "{model_name}");
+        for (name, tensor) in written.tensors() {
+            let expected = golden.floats(&format!("grad.{name}"));
+            let values = tensor.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let error = relative_error(&Matrix::from_vec(expected.rows(), expected.cols(), values), expected);
+            assert!(error < RELATIVE_TOLERANCE, "{model_name}: {name} is {error} off");
+        }
+    }
 }
 
 /// One tower's forward, kept for its backward.
