@@ -30,8 +30,9 @@ fn site(site: Site) -> Option<String> {
 /// # Errors
 /// [`ModelError::Config`](crate::ModelError::Config).
 pub fn spec(config: &Config) -> Result<ModelSpec> {
-    let count = config.number(&["num_local_experts"], limits::EXPERTS)?;
-    let per_token = config.number(&["num_experts_per_tok"], Bounds::up_to(count as u64))?;
+    let number = |field| config.optional_number(field, limits::EXPERTS);
+    let count = number("num_local_experts")?.or(number("num_experts")?).unwrap_or(8);
+    let per_token = config.optional_number("num_experts_per_tok", Bounds::up_to(count as u64))?.unwrap_or(count.min(2));
     let defaults = Defaults { kv_heads: Some(8), head_dim: None, theta: 1e6, epsilon: 1e-5, max_positions: 4096 * 32 };
     let mut spec = llama::decoder("mixtral", config, &defaults)?;
     spec.block.attention.window = config.optional_number("sliding_window", limits::POSITIONS)?;

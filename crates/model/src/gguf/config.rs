@@ -66,7 +66,7 @@ impl Fields<'_> {
                 "layer_norm_epsilon": float("attention.layer_norm_epsilon")?,
                 "ffn_hidden_size": number("feed_forward_length")?,
                 "multi_query": kv_heads == 1,
-                "new_decoder_architecture": kv_heads != 1,
+                "new_decoder_architecture": kv_heads != 1 || has("blk.0.attn_norm_2.weight"),
                 "num_kv_heads": kv_heads,
                 "num_ln_in_parallel_attn": if has("blk.0.attn_norm_2.weight") { 2 } else { 1 },
                 "parallel_attn": true,

@@ -256,6 +256,16 @@ fn files_give_the_bits_of_the_folders_that_they_are_made_from() {
     }
 }
 
+/// Files do not say which style of Falcon they hold; two norms are those of the newer one, however many key heads there are.
+#[test]
+fn a_falcon_of_two_norms_and_one_key_head_keeps_both_norms() {
+    let room = tempfile::tempdir().unwrap();
+    let mut made = convert(&model("falcon-tiny-newarch"), "falcon");
+    made.metadata.set("falcon.attention.head_count_kv", Value::U32(1));
+    let spec = load_spec(&made.write(&room)).unwrap();
+    assert_eq!((spec.names.attention_norm, spec.block.attention.kv_heads), ("ln_attn", 1));
+}
+
 #[test]
 fn files_that_lie_are_refused_by_what_is_wrong() {
     type Change = Box<dyn Fn(&mut Conversion)>;

@@ -163,6 +163,7 @@ fn other_spellings_mean_the_same() {
     same("llama-tiny", json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}));
     same("llama-tiny", json!({"torch_dtype": "bfloat16", "dtype": null, "pretraining_tp": 4}));
     same("mixtral-tiny", json!({"router_jitter_noise": 0.3, "rope_theta": 1_000_000}));
+    same("mixtral-tiny", json!({"num_local_experts": null, "num_experts": 4, "num_experts_per_tok": null}));
     // As transformers 4 and 5 write it.
     let scaling = json!({"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
