@@ -251,6 +251,9 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
             "convert it to safetensors first: load it with transformers (an adapter: PEFT) and call save_pretrained(folder)"
         }
         ModelError::Damaged { .. } => "fetch the file again and compare its size and checksum",
+        ModelError::Unread { .. } => {
+            "give a file of the same model in one of the kinds that are read, such as Q8_0 or Q4_K_M"
+        }
         ModelError::Gguf(_) => "the file may be damaged, or made by a converter that is not known: fetch it again",
         ModelError::Config(_) => "compare config.json with that of the model's makers",
         ModelError::GenerationConfig(_) => "correct or remove generation_config.json; a model runs without it",

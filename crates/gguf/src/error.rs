@@ -85,9 +85,24 @@ pub enum GgufError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A tensor of a kind that is not read.
+    #[error("its tensor {name} {kind}")]
+    Kind {
+        /// Its name, shortened when it is long.
+        name: String,
+        /// The kind, and those that are read.
+        kind: String,
+    },
     /// What was to be written could not be.
     #[error("it cannot be written: {0}")]
     Write(#[from] io::Error),
+}
+
+impl GgufError {
+    /// Whether the file may be as its maker wrote it, but in a way that is not read.
+    pub fn is_unread(&self) -> bool {
+        matches!(self, GgufError::BigEndian | GgufError::Version(_) | GgufError::Kind { .. })
+    }
 }
 
 /// Text of a file for a message: in quotes, without control characters, not long.

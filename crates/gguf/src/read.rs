@@ -200,7 +200,8 @@ fn read_tensors(cursor: &mut Cursor, count: u64) -> Result<Vec<Raw>> {
         }
         // The file begins with the one that is contiguous.
         shape.reverse();
-        let kind = TensorKind::from_id(cursor.u32(what)?).map_err(|problem| tensor(name, problem))?;
+        let kind =
+            TensorKind::from_id(cursor.u32(what)?).map_err(|kind| GgufError::Kind { name: shown(name), kind })?;
         let offset = cursor.u64(what)?;
         let bytes = kind.bytes(&shape).ok_or_else(|| tensor(name, cannot_be(kind, &shape)))?;
         tensors.push(Raw { name: name.to_owned(), shape, kind, bytes, offset });

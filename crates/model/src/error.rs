@@ -95,6 +95,14 @@ pub enum ModelError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file that may be whole, but is written in a way that is not read.
+    #[error("{} cannot be read: {problem}", path.display())]
+    Unread {
+        /// Which file.
+        path: PathBuf,
+        /// What of it is not read, and what is.
+        problem: String,
+    },
     /// A configuration that no model can have, or that asks for what Bouquet does not do.
     #[error("config.json: {0}")]
     Config(String),

@@ -112,6 +112,8 @@ impl Fields<'_> {
             "rope_type": if factor.is_some() { kind.unwrap_or("linear") } else { "default" },
             "factor": factor,
             "attention_factor": attention_factor,
+            "beta_fast": float("scaling.yarn_beta_fast")?,
+            "beta_slow": float("scaling.yarn_beta_slow")?,
             "original_max_position_embeddings": self.read(self.metadata.optional_u64(&key("original_context_length")))?,
         }))
     }

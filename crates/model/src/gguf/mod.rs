@@ -48,7 +48,7 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::Io`]; [`ModelError::Damaged`] for a file that lies, or files that do not belong
-    /// together.
+    /// together; [`ModelError::Unread`].
     pub(crate) fn open(path: &Path) -> Result<GgufFile> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let names = split::parts(name).map_or_else(|| vec![name.to_owned()], |parts| parts.names);
@@ -134,7 +134,10 @@ impl Part {
         if bytes.len() as u64 != length {
             return Err(damaged(path, "its length changed while it was opened"));
         }
-        let header = Gguf::parse(&bytes).map_err(|error| damaged(path, error.to_string()))?;
+        let header = Gguf::parse(&bytes).map_err(|error| match error.is_unread() {
+            true => ModelError::Unread { path: path.to_owned(), problem: error.to_string() },
+            false => damaged(path, error.to_string()),
+        })?;
         Ok(Part { mapped, bytes, header })
     }
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use bouquet_gguf::{Metadata, Planned, TensorKind, Value, Writer};
 use bouquet_kernels::Cpu;
 use bouquet_model::checkpoint::{Checkpoint, Tensor, TensorSource};
-use bouquet_model::families::load_spec;
+use bouquet_model::config::Config;
+use bouquet_model::families::{load_spec, spec};
 use bouquet_model::{Encoding, ModelSpec, Network, OpenOptions};
 use bouquet_span::Pass;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::{json, model, refused};
+use crate::{json as read_json, model, refused};
 
 /// A tensor to be: its name and shape, and its rows in F32.
 struct Made {
@@ -109,7 +110,7 @@ fn renamed(architecture: &str, spec: &ModelSpec, name: &str) -> (String, Option<
 
 fn convert(folder: &Path, architecture: &str) -> Conversion {
     let (spec, source, config) =
-        (load_spec(folder).unwrap(), Checkpoint::open(folder).unwrap(), json(&folder.join("config.json")));
+        (load_spec(folder).unwrap(), Checkpoint::open(folder).unwrap(), read_json(&folder.join("config.json")));
     let mut tensors: Vec<Made> = Vec::new();
     for name in source.names() {
         let tensor = source.tensor(name).unwrap().unwrap();
@@ -256,6 +257,34 @@ fn files_give_the_bits_of_the_folders_that_they_are_made_from() {
     }
 }
 
+/// All that a file says of scaled positions is heard.
+#[test]
+fn scaled_positions_are_those_of_the_folder() {
+    let scaled = |kind: &str| json!({"rope_type": kind, "factor": 4.0, "original_max_position_embeddings": 1024});
+    let mut ramp = scaled("yarn");
+    (ramp["beta_fast"], ramp["beta_slow"]) = (json!(8.0), json!(2.0));
+    for scaling in [scaled("linear"), scaled("yarn"), ramp] {
+        let mut config = read_json(&model("llama-tiny").join("config.json"));
+        (config["rope_scaling"], config["max_position_embeddings"]) = (scaling.clone(), json!(512));
+        let expected = spec(&Config::parse(config.to_string().as_bytes()).unwrap()).unwrap();
+
+        let mut made = convert(&model("llama-tiny"), "llama");
+        let mut set = |key: &str, value: Value| made.metadata.set(format!("llama.rope.scaling.{key}"), value);
+        set("type", Value::from(scaling["rope_type"].as_str().unwrap()));
+        set("factor", Value::F32(4.0));
+        set("original_context_length", Value::U32(1024));
+        for key in ["beta_fast", "beta_slow"] {
+            if let Some(beta) = scaling[key].as_f64() {
+                set(&format!("yarn_{key}"), Value::F32(beta as f32));
+            }
+        }
+        let room = tempfile::tempdir().unwrap();
+        let found = load_spec(&made.write(&room)).unwrap();
+        assert_eq!(found.block.attention.positions, expected.block.attention.positions, "{scaling}");
+        assert_eq!(found.max_positions, expected.max_positions, "{scaling}");
+    }
+}
+
 /// Files do not say which style of Falcon they hold; two norms are those of the newer one, however many key heads there are.
 #[test]
 fn a_falcon_of_two_norms_and_one_key_head_keeps_both_norms() {
@@ -326,6 +355,11 @@ fn files_that_lie_are_refused_by_what_is_wrong() {
         refused(Network::open(&file, &options).map(drop), expected, what);
     }
     let room = tempfile::tempdir().unwrap();
+    let file = room.path().join("model.gguf");
+    let mut bytes = convert(&model("llama-tiny"), "llama").bytes();
+    bytes[4] = 4;
+    fs::write(&file, bytes).unwrap();
+    refused(load_spec(&file), "cannot be read: it is of version 4 of GGUF", "a version to come");
     let file = room.path().join("model-00001-of-00002.gguf");
     fs::write(&file, convert(&model("llama-tiny"), "llama").bytes()).unwrap();
     refused(load_spec(&file), "model-00002-of-00002.gguf", "a part that is missing");
