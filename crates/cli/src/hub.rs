@@ -1,8 +1,8 @@
-//! From what was typed for a MODEL to a folder: a local one as it is, one of the hub from the cache, and fetched where
-//! the cache lacks it. What a command prints of a download, and what to try when it fails.
+//! From what was typed for a MODEL to a folder or a GGUF file: a local one as it is, one of the hub from the cache, and
+//! fetched where the cache lacks it. What a command prints of a download, and what to try when it fails.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -10,9 +10,11 @@ use bouquet_hub::{Event, Hub, HubError, Name, Plan, Settings};
 
 use crate::errors::wrong;
 use crate::interrupt::LastWords;
+use crate::open::is_gguf;
 use crate::output::{self, Progress};
 
-/// The folder of a model. One that the cache has is used as it is, and nobody is asked whether there is a newer one.
+/// The folder of a model, or its GGUF file. One that the cache has is used as it is, and nobody is asked whether there is
+/// a newer one.
 pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
     if model.exists() {
         return Ok(model);
@@ -20,9 +22,19 @@ pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
     // What is no name of the hub is refused by whoever opens it, as a folder that is not there.
     let Some(name) = model.to_str().and_then(Name::parse) else { return Ok(model) };
     let hub = Hub::open(Settings::from_env()?)?;
-    match hub.find(&name) {
-        Some(folder) => Ok(folder),
-        None => fetch(&hub, &name, &plan(&hub, &name)?),
+    if let Some(found) = hub.find(&name) {
+        say_choice(&name, &found);
+        return Ok(found);
+    }
+    let plan = plan(&hub, &name)?;
+    say_choice(&name, &plan.model);
+    fetch(&hub, &name, &plan)
+}
+
+/// Says which GGUF file is taken where nobody said which.
+pub(crate) fn say_choice(name: &Name, model: &Path) {
+    if let (None, true, Some(file)) = (name.choice(), is_gguf(model), model.file_name()) {
+        output::note(&format!("of {name}, {} is taken; {name}:Q8_0, say, means another", file.display()));
     }
 }
 
@@ -58,12 +70,12 @@ pub(crate) fn fetch(hub: &Hub, name: &Name, plan: &Plan) -> Result<PathBuf> {
     let _last_words =
         LastWords::begin(format!("stopped; what came of {name} is kept, and the next try goes on from there"));
     let mut watch = Watch::new(plan, start);
-    let folder = hub.carry_out(plan, &mut |event| watch.see(&event))?;
+    let model = hub.carry_out(plan, &mut |event| watch.see(&event))?;
     drop(watch);
     let (time, bytes) = (start.elapsed(), plan.bytes_to_come());
     let speed = output::bytes((bytes as f64 / time.as_secs_f64().max(1e-3)) as u64);
     output::note(&format!("fetched {} in {}, {speed}/s", output::bytes(bytes), output::seconds(time)));
-    Ok(folder)
+    Ok(model)
 }
 
 /// `3 files, 1.04 GiB, of which 200 MiB are here`.
@@ -190,7 +202,14 @@ pub(crate) fn hint(error: &HubError) -> Option<String> {
             format!("ask for access on the page of {repository}, and set HF_TOKEN to a token of yours")
         }
         HubError::NotAModel { .. } => {
-            "take a repository with config.json and model.safetensors, or its index and parts".into()
+            "take a repository with config.json and model.safetensors, or its index and parts, or one with GGUF files"
+                .into()
+        }
+        HubError::NoSuchFile { repository, known, .. } | HubError::SeveralFiles { repository, known } => {
+            match known.first() {
+                Some(first) => format!("say which one: {repository}:{first}"),
+                None => format!("leave it out: {repository}"),
+            }
         }
         HubError::PickleOnly { .. } => {
             "take a revision or a copy of it in safetensors, or convert it: load it with transformers and call \

@@ -39,8 +39,9 @@ Examples:
   bouquet embed MODEL texts.txt -o vectors.npy   texts to vectors, to search in or to learn from
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
 
-A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), or a
-name of its hub, org/name or org/name@revision, which is fetched if the cache lacks it.";
+A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), a GGUF
+file, or a name of the hub: org/name, org/name@revision, or org/name:Q4_K_M for one of its GGUF files.
+What the cache lacks of it is fetched.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -74,7 +74,7 @@ pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Enco
 }
 
 /// Whether a model is a GGUF file, by its name.
-fn is_gguf(model: &Path) -> bool {
+pub(crate) fn is_gguf(model: &Path) -> bool {
     model.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !model.is_dir()
 }
 

@@ -40,19 +40,32 @@ pub struct Split {
     pub tensors: Option<usize>,
 }
 
-/// The names of all parts, from the name of one; `None` for the name of a file that is whole.
-pub fn parts(name: &str) -> Option<Parts> {
+/// Where a part belongs, as its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// What the names of all parts begin with.
+    pub prefix: &'a str,
+    /// Which part it is, from 0.
+    pub number: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// What the name of a part says; `None` for the name of a file that is whole.
+pub fn place(name: &str) -> Option<Place<'_>> {
     let (front, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (prefix, number) = front.rsplit_once('-')?;
     // Five digits, and five digits only: other names are of files that are whole.
     let digits =
         |text: &str| (text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok());
     let (number, count): (usize, usize) = (digits(number)??, digits(count)??);
-    if !(1..=count).contains(&number) {
-        return None;
-    }
-    let names = (0..count).map(|number| name_of(prefix, number, count)).collect();
-    Some(Parts { number: number - 1, names })
+    (1..=count).contains(&number).then(|| Place { prefix, number: number - 1, count })
+}
+
+/// The names of all parts, from the name of one; `None` for the name of a file that is whole.
+pub fn parts(name: &str) -> Option<Parts> {
+    let Place { prefix, number, count } = place(name)?;
+    Some(Parts { number, names: (0..count).map(|number| name_of(prefix, number, count)).collect() })
 }
 
 /// The name of a part: `number` is from 0.

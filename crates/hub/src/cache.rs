@@ -6,7 +6,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::checksum::Etag;
-use crate::files::{CONFIG, INDEX, MAX_INDEX_BYTES, WEIGHTS, shards};
+use crate::files::{CONFIG, INDEX, MAX_INDEX_BYTES, TOKENIZER, WEIGHTS, shards};
+use crate::gguf::{self, Unclear};
 use crate::name::is_commit;
 use crate::remote::Facts;
 use crate::{HubError, Name, Result, system};
@@ -74,7 +75,61 @@ impl Repository {
         made.map_err(|source| HubError::Write { path, source })
     }
 
-    /// The first file that a model of this commit lacks; `None` when it can be opened.
+    /// What of a commit is meant, when all of it is there: its folder, or a GGUF file, of a split one the first part. Unless
+    /// somebody is `offline`, what the hub may have besides counts as missing.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`], [`HubError::PartlyCached`], [`HubError::SeveralFiles`].
+    pub(crate) fn find(&self, name: &Name, commit: &str, offline: bool) -> Result<PathBuf> {
+        let partly = |file: String| HubError::PartlyCached { name: name.to_string(), file };
+        let mut absent = self.not_cached(name);
+        if name.choice().is_none() {
+            let known = |file: &str| offline || self.has_or_lacks(commit, file);
+            // Who needs no tokenizer may have fetched all but that, with another program.
+            let missing = self.missing(commit).or_else(|| (!known(TOKENIZER)).then(|| TOKENIZER.to_owned()));
+            let Some(missing) = missing else { return Ok(self.snapshot(commit)) };
+            absent = partly(missing);
+            if [WEIGHTS, INDEX].iter().any(|file| self.has(commit, file) || !known(file)) {
+                return Err(absent);
+            }
+        }
+        let files = self.gguf_files(commit);
+        let parts = match gguf::choose(files.iter().map(String::as_str), name.choice()) {
+            Ok(parts) => parts,
+            Err(Unclear::Nothing(_)) => return Err(absent),
+            Err(several) => return Err(HubError::unclear(name, several)),
+        };
+        match parts.iter().find(|part| !files.contains(*part)) {
+            Some(part) => Err(partly(part.clone())),
+            None => Ok(self.snapshot(commit).join(&parts[0])),
+        }
+    }
+
+    /// [`HubError::NotCached`].
+    pub(crate) fn not_cached(&self, name: &Name) -> HubError {
+        let cache = self.folder.parent().unwrap_or(&self.folder).to_owned();
+        HubError::NotCached { name: name.to_string(), cache }
+    }
+
+    /// The GGUF files of a commit that are there: models alone, by their paths in the repository.
+    fn gguf_files(&self, commit: &str) -> BTreeSet<String> {
+        let (mut files, mut folders) = (BTreeSet::new(), vec![(String::new(), 0)]);
+        while let Some((folder, depth)) = folders.pop() {
+            for entry in fs::read_dir(self.snapshot(commit).join(&folder)).into_iter().flatten().flatten() {
+                let Some(path) = entry.file_name().to_str().map(|name| format!("{folder}{name}")) else { continue };
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    if depth < gguf::MAX_FOLDERS {
+                        folders.push((path + "/", depth + 1));
+                    }
+                } else if gguf::is_model(&path) && self.has(commit, &path) {
+                    files.insert(path);
+                }
+            }
+        }
+        files
+    }
+
+    /// The first file that the folder of this commit lacks; `None` when it can be opened.
     pub(crate) fn missing(&self, commit: &str) -> Option<String> {
         let has = |file: &str| self.has(commit, file);
         if !has(CONFIG) {
@@ -157,10 +212,13 @@ impl Repository {
     /// Puts contents that are there under the name that they have in a commit. Whoever calls holds their lock.
     pub(crate) fn link(&self, commit: &str, facts: &Facts) -> Result<()> {
         let path = self.snapshot(commit).join(&facts.file);
-        let (blob, relative) = (self.blob(&facts.etag), Path::new("../../blobs").join(facts.etag.as_str()));
+        let up = "../".repeat(2 + facts.file.matches('/').count());
+        let (blob, relative) = (self.blob(&facts.etag), Path::new(&up).join("blobs").join(facts.etag.as_str()));
         // Not beside the link, where it could be taken for a file of the repository.
         let temporary = blob.with_extension("link");
-        let linked = system::link(&relative, &blob, &temporary).and_then(|()| fs::rename(&temporary, &path));
+        let folder = fs::create_dir_all(path.parent().unwrap_or(&self.folder));
+        let linked = folder.and_then(|()| system::link(&relative, &blob, &temporary));
+        let linked = linked.and_then(|()| fs::rename(&temporary, &path));
         linked.map_err(|source| HubError::Write { path, source })
     }
 

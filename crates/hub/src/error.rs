@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::Name;
+use crate::gguf::Unclear;
+
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, HubError>;
 
@@ -97,6 +100,24 @@ pub enum HubError {
         /// What is missing.
         problem: String,
     },
+    /// A repository without the GGUF file that is meant.
+    #[error("{repository} has no GGUF file {choice}{}", listed(known))]
+    NoSuchFile {
+        /// The model, and the revision if one was given.
+        repository: String,
+        /// What it does not have.
+        choice: String,
+        /// What it has, as it may be chosen.
+        known: Vec<String>,
+    },
+    /// A repository with several GGUF files that may be meant.
+    #[error("{repository} has several GGUF files that may be meant: {}", known.join(", "))]
+    SeveralFiles {
+        /// The model, and the revision if one was given.
+        repository: String,
+        /// These, as they may be chosen.
+        known: Vec<String>,
+    },
     /// A repository with pickled weights only.
     #[error("{name} has only pickled weights ({file}), which may run any code when they are opened")]
     PickleOnly {
@@ -161,7 +182,25 @@ pub enum HubError {
     },
 }
 
+impl HubError {
+    /// Why no GGUF file was chosen.
+    pub(crate) fn unclear(name: &Name, unclear: Unclear) -> HubError {
+        let repository = name.without_choice().to_string();
+        match unclear {
+            Unclear::Several(known) => HubError::SeveralFiles { repository, known },
+            Unclear::Nothing(known) => {
+                HubError::NoSuchFile { repository, choice: name.choice().unwrap_or_default().to_owned(), known }
+            }
+        }
+    }
+}
+
 /// What a hub says, behind a colon.
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+/// The GGUF files that there are, behind a colon.
+fn listed(known: &[String]) -> String {
+    if known.is_empty() { ", nor any other".to_owned() } else { format!(": it has {}", known.join(", ")) }
 }

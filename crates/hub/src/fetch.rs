@@ -1,7 +1,7 @@
-//! The whole way, from a name to a folder:
+//! The whole way, from a name to a folder or a GGUF file:
 //!
 //! ```text
-//! find       a revision that is whole in the cache: that folder, and nobody is asked
+//! find       a revision that is whole in the cache: that, and nobody is asked
 //! plan       ask the hub for the revision's files, which of them hold the weights, and what each missing one is
 //! carry_out  is there room? fetch them, settings first and weights last; note the commit of the revision
 //! ```
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::cache::Repository;
 use crate::download::Download;
-use crate::files::{INDEX, MAX_INDEX_BYTES, TOKENIZER, WEIGHTS, needed, shards};
+use crate::files::{INDEX, MAX_INDEX_BYTES, Needed, TOKENIZER, WEIGHTS, needed, shards};
 use crate::http::Client;
 use crate::remote::{self, Facts, Listing, wrong};
 use crate::{HubError, Name, Result, Settings};
@@ -29,13 +29,15 @@ pub struct Hub {
 pub struct Plan {
     name: Name,
     repository: Repository,
-    /// Whether the hub says that there is no tokenizer.
-    no_tokenizer: bool,
+    /// What the hub says that there is not: a tokenizer, or all but GGUF files.
+    lacks: Vec<&'static str>,
     /// The commit that the revision is at.
     pub commit: String,
-    /// The folder that will have the model.
+    /// The folder of that commit in the cache.
     pub folder: PathBuf,
-    /// What that folder lacks, in the order in which it is fetched.
+    /// What will be the model: that folder, or a GGUF file in it, of a split one the first part.
+    pub model: PathBuf,
+    /// What the folder lacks, in the order in which it is fetched.
     pub missing: Vec<Missing>,
 }
 
@@ -102,14 +104,11 @@ impl Hub {
         self.client.host()
     }
 
-    /// The folder of a model that the cache has: configuration, tokenizer and weights, as they were when the revision was
-    /// last fetched. Asks nobody.
+    /// A model that the cache has, as it was when the revision was last fetched: a folder with configuration, tokenizer and
+    /// weights, or a GGUF file. Asks nobody.
     pub fn find(&self, name: &Name) -> Option<PathBuf> {
         let repository = Repository::new(&self.settings.cache, name);
-        let commit = repository.commit_of(name)?;
-        // Who needs no tokenizer may have fetched all but that, with another program.
-        let complete = self.settings.offline || repository.has_or_lacks(&commit, TOKENIZER);
-        (complete && repository.missing(&commit).is_none()).then(|| repository.snapshot(&commit))
+        repository.find(name, &repository.commit_of(name)?, self.settings.offline).ok()
     }
 
     /// What is to be done to have a model as the hub has it now. Writes nothing.
@@ -123,14 +122,23 @@ impl Hub {
         }
         let listing = remote::listing(&self.client, name, observe)?;
         let commit = listing.commit.as_str();
-        let needed = needed(name, &listing.files)?;
-        let weights = match needed.one_file {
-            true => BTreeSet::from([WEIGHTS.to_owned()]),
-            false => self.shards(&repository, name, &listing, observe)?,
+        let folder = repository.snapshot(commit);
+        let (files, unneeded, model) = match needed(name, &listing.files)? {
+            Needed::Gguf(parts) => {
+                let model = folder.join(&parts[0]);
+                (parts, &[WEIGHTS, INDEX][..], model)
+            }
+            Needed::Folder { small, one_file } => {
+                let weights = match one_file {
+                    true => BTreeSet::from([WEIGHTS.to_owned()]),
+                    false => self.shards(&repository, name, &listing, observe)?,
+                };
+                let index = (!one_file).then_some(INDEX);
+                let settings = small.into_iter().chain(index).map(str::to_owned);
+                (settings.chain(weights).collect(), &[TOKENIZER][..], folder.clone())
+            }
         };
-        let index = (!needed.one_file).then_some(INDEX);
-        let files = needed.small.iter().copied().chain(index).chain(weights.iter().map(String::as_str));
-        let files: Vec<&str> = files.filter(|file| !repository.has(commit, file)).collect();
+        let files: Vec<&str> = files.iter().map(String::as_str).filter(|file| !repository.has(commit, file)).collect();
         let mut missing = Vec::with_capacity(files.len());
         for (file, number) in files.iter().zip(1..) {
             observe(Event::Asks { number, files: files.len() });
@@ -138,8 +146,9 @@ impl Hub {
             missing.push(Missing { arrived: repository.usable(&facts), facts });
         }
         Ok(Plan {
-            no_tokenizer: !listing.files.contains(TOKENIZER),
-            folder: repository.snapshot(commit),
+            lacks: unneeded.iter().copied().filter(|file| !listing.files.contains(*file)).collect(),
+            folder,
+            model,
             commit: listing.commit,
             name: name.clone(),
             repository,
@@ -147,7 +156,7 @@ impl Hub {
         })
     }
 
-    /// Fetches what is missing; returns the folder, which then has the model.
+    /// Fetches what is missing; returns the model, [`Plan::model`], which is then whole.
     ///
     /// # Errors
     /// Any [`HubError`]. What has come until then is kept for the next attempt, under names that nobody takes for whole.
@@ -156,7 +165,7 @@ impl Hub {
         if plan.missing.is_empty() {
             // A cache that cannot be written still has the model.
             let _ = self.note(plan);
-            return Ok(plan.folder.clone());
+            return Ok(plan.model.clone());
         }
         repository.prepare(commit)?;
         let needed = plan.bytes_to_come();
@@ -172,12 +181,12 @@ impl Hub {
             meter.number += 1;
             meter.before = meter.before.saturating_add(facts.size);
         }
-        if let Some(file) = repository.missing(commit) {
+        if let Some(file) = repository.missing(commit).filter(|_| plan.model == plan.folder) {
             let problem = format!("it has changed since it was first asked for, and now wants {file}");
             return Err(wrong(&self.client.host(), INDEX, problem));
         }
         self.note(plan)?;
-        Ok(plan.folder.clone())
+        Ok(plan.model.clone())
     }
 
     /// Plans and carries it out.
@@ -191,14 +200,10 @@ impl Hub {
     /// Nothing to be done, or nothing that can be done.
     fn offline_plan(&self, repository: Repository, name: &Name) -> Result<Plan> {
         let known = repository.commit_of(name).filter(|commit| repository.snapshot(commit).is_dir());
-        let Some(commit) = known else {
-            return Err(HubError::NotCached { name: name.to_string(), cache: self.settings.cache.clone() });
-        };
-        if let Some(file) = repository.missing(&commit) {
-            return Err(HubError::PartlyCached { name: name.to_string(), file });
-        }
+        let Some(commit) = known else { return Err(repository.not_cached(name)) };
+        let model = repository.find(name, &commit, true)?;
         let folder = repository.snapshot(&commit);
-        Ok(Plan { name: name.clone(), repository, no_tokenizer: false, commit, folder, missing: Vec::new() })
+        Ok(Plan { name: name.clone(), repository, lacks: Vec::new(), commit, folder, model, missing: Vec::new() })
     }
 
     /// The files that hold the weights, by their index.
@@ -224,8 +229,8 @@ impl Hub {
 
     /// Notes in the cache what is known of the revision.
     fn note(&self, plan: &Plan) -> Result<()> {
-        if plan.no_tokenizer {
-            plan.repository.set_lacks(&plan.commit, TOKENIZER)?;
+        for file in &plan.lacks {
+            plan.repository.set_lacks(&plan.commit, file)?;
         }
         plan.repository.set_commit_of(&plan.name, &plan.commit)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use crate::{HubError, Name, Result};
+use crate::{HubError, Name, Result, gguf};
 
 /// What says which model it is. Without it there is none.
 pub(crate) const CONFIG: &str = "config.json";
@@ -44,24 +44,38 @@ pub(crate) const MAX_INDEX_BYTES: u64 = 100_000_000;
 
 /// What to fetch of a repository before anything of it has been read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Needed {
-    /// Settings, the tokenizer.
-    pub(crate) small: Vec<&'static str>,
-    /// Whether the weights are one file; else there is an index.
-    pub(crate) one_file: bool,
+pub(crate) enum Needed {
+    /// A folder.
+    Folder {
+        /// Settings, the tokenizer.
+        small: Vec<&'static str>,
+        /// Whether the weights are one file; else there is an index.
+        one_file: bool,
+    },
+    /// A GGUF file, which has everything; or all parts of one that is split.
+    Gguf(Vec<String>),
 }
 
 /// What a repository with these files needs.
 ///
 /// # Errors
-/// No configuration, or no weights that can be opened.
+/// No configuration, or no weights that can be opened; a GGUF file that is not there, or several that could be meant.
 pub(crate) fn needed(name: &Name, files: &BTreeSet<String>) -> Result<Needed> {
     let not_a_model = |problem: &str| HubError::NotAModel { name: name.to_string(), problem: problem.to_owned() };
-    if !files.contains(CONFIG) {
-        return Err(not_a_model("it has no config.json"));
-    }
     let one_file = files.contains(WEIGHTS);
-    if !one_file && !files.contains(INDEX) {
+    let safetensors = one_file || files.contains(INDEX);
+    if name.choice().is_some() || !safetensors && files.iter().any(|file| gguf::is_model(file)) {
+        let parts = gguf::choose(files.iter().map(String::as_str), name.choice());
+        let parts = parts.map_err(|unclear| HubError::unclear(name, unclear))?;
+        return match parts.iter().find(|part| !files.contains(*part)) {
+            Some(part) => Err(not_a_model(&format!("it has no {part}, a part of its GGUF file"))),
+            None => Ok(Needed::Gguf(parts)),
+        };
+    }
+    if !files.contains(CONFIG) {
+        return Err(not_a_model("it has no config.json, and no GGUF file"));
+    }
+    if !safetensors {
         let at_top = |file: &&String| !file.contains('/');
         let pickled = |file: &&String| PICKLED.iter().any(|ending| file.ends_with(ending));
         if files.iter().any(|file| file.ends_with(".safetensors") && at_top(&file)) {
@@ -69,11 +83,11 @@ pub(crate) fn needed(name: &Name, files: &BTreeSet<String>) -> Result<Needed> {
         }
         return Err(match files.iter().filter(at_top).find(pickled) {
             Some(file) => HubError::PickleOnly { name: name.to_string(), file: file.clone() },
-            None => not_a_model("it has no weights in safetensors"),
+            None => not_a_model("it has no weights in safetensors or GGUF"),
         });
     }
     let small = SMALL.into_iter().filter(|file| files.contains(*file)).collect();
-    Ok(Needed { small, one_file })
+    Ok(Needed::Folder { small, one_file })
 }
 
 /// The files that an index names.
@@ -101,7 +115,7 @@ pub(crate) fn limit(file: &str) -> Option<u64> {
     match file {
         INDEX => Some(MAX_INDEX_BYTES),
         TOKENIZER => Some(MAX_TOKENIZER_BYTES),
-        _ if file.ends_with(".safetensors") => None,
+        _ if file.ends_with(".safetensors") || gguf::is_model(file) => None,
         _ => Some(MAX_SETTINGS_BYTES),
     }
 }
@@ -129,8 +143,8 @@ mod tests {
     #[test]
     fn only_what_is_needed_is_taken() {
         let all = [CONFIG, "tokenizer.json", "pytorch_model.bin", "README.md", WEIGHTS, INDEX, "flax_model.msgpack"];
-        assert_eq!(of(&all).unwrap(), Needed { small: vec![CONFIG, "tokenizer.json"], one_file: true });
-        assert_eq!(of(&[CONFIG, INDEX]).unwrap(), Needed { small: vec![CONFIG], one_file: false });
+        assert_eq!(of(&all).unwrap(), Needed::Folder { small: vec![CONFIG, "tokenizer.json"], one_file: true });
+        assert_eq!(of(&[CONFIG, INDEX]).unwrap(), Needed::Folder { small: vec![CONFIG], one_file: false });
     }
 
     #[test]
@@ -138,7 +152,25 @@ mod tests {
         assert!(matches!(of(&[WEIGHTS]), Err(HubError::NotAModel { .. })));
         assert!(matches!(of(&[CONFIG, "pytorch_model.bin"]), Err(HubError::PickleOnly { .. })));
         assert!(matches!(of(&[CONFIG, "adapter.safetensors", "a.bin"]), Err(HubError::NotAModel { .. })));
-        assert!(matches!(of(&[CONFIG, "onnx/model.bin", "model.gguf"]), Err(HubError::NotAModel { .. })));
+        assert!(matches!(of(&[CONFIG, "onnx/model.bin", "mmproj-F16.gguf"]), Err(HubError::NotAModel { .. })));
+        assert!(matches!(of(&["a-BF16.gguf", "a-F16.gguf"]), Err(HubError::SeveralFiles { .. })));
+        assert!(matches!(of(&["a-00001-of-00002.gguf"]), Err(HubError::NotAModel { .. })));
+    }
+
+    #[test]
+    fn a_gguf_file_is_taken_where_it_is_chosen_or_where_nothing_else_is() {
+        let gguf = |file: &str| Needed::Gguf(vec![file.to_owned()]);
+        let files = ["a-Q4_K_M.gguf", "a-Q8_0.gguf", CONFIG, "pytorch_model.bin"];
+        assert_eq!(of(&files).unwrap(), gguf("a-Q4_K_M.gguf"));
+        let with_safetensors = [&files[..], &[WEIGHTS]].concat();
+        assert!(matches!(of(&with_safetensors).unwrap(), Needed::Folder { .. }));
+        let named = |choice: &str| {
+            let files = with_safetensors.iter().map(|&file| file.to_owned()).collect();
+            needed(&Name::parse(&format!("a/b:{choice}")).unwrap(), &files)
+        };
+        assert_eq!(named("q8_0").unwrap(), gguf("a-Q8_0.gguf"));
+        let Err(error) = named("Q5_0") else { panic!("there is none") };
+        assert_eq!(error.to_string(), "a/b has no GGUF file Q5_0: it has Q4_K_M, Q8_0");
     }
 
     #[test]

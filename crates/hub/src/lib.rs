@@ -1,5 +1,5 @@
-//! From the name of a model as people write it, `org/name` or `org/name@revision`, to a folder on this machine. Before
-//! the data path begins: this room knows which files a model is made of, and nothing of what is in them.
+//! From the name of a model as people write it, `org/name`, `org/name@revision` or `org/name:Q4_K_M`, to a folder or a GGUF
+//! file on this machine. Before the data path begins: this room knows which files a model is made of, and nothing of what is in them.
 //!
 //! A model is fetched from a hub that speaks the paths of Hugging Face's into the cache that Python's `huggingface_hub`
 //! uses, laid out as it does, so that each finds what the other put there:
@@ -25,8 +25,9 @@
 //! |---|---|
 //! | [`name`] | what a user may write |
 //! | [`settings`] | the environment variables that users of the hub know |
-//! | [`fetch`] | the whole way, from a [`Name`] to a folder |
+//! | [`fetch`] | the whole way, from a [`Name`] to a folder or a GGUF file |
 //! | `files` | which files of a repository are needed |
+//! | `gguf` | which GGUF file of a repository is meant |
 //! | `remote` | what is asked of a hub, and what it may answer |
 //! | `http` | requests: deadlines, redirects, the token |
 //! | `attempts` | what failed and may pass, and when to try again |
@@ -55,6 +56,7 @@ mod download;
 pub mod error;
 pub mod fetch;
 mod files;
+mod gguf;
 mod http;
 mod lock;
 pub mod name;

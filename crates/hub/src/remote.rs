@@ -83,7 +83,8 @@ pub(crate) fn contents(
 
 /// Where the contents of a file are asked for.
 pub(crate) fn resolve_path(name: &Name, commit: &str, file: &str) -> String {
-    format!("/{}/resolve/{commit}/{}", name.repository(), percent_encoded(file))
+    let file: Vec<String> = file.split('/').map(percent_encoded).collect();
+    format!("/{}/resolve/{commit}/{}", name.repository(), file.join("/"))
 }
 
 /// [`HubError::Wrong`].

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 ///
 /// ```text
 /// kernels <- span <- model <- {compress, embed, generate};  gguf <- model;  embed <- tune;  generate <- serve;
-/// span <- swarm;  hub;  all <- cli
+/// span <- swarm;  gguf <- hub;  all <- cli
 /// ```
 const ROOMS: [(&str, &[&str]); 13] = [
     ("kernels", &[]),
@@ -20,7 +20,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("generate", &["model"]),
     ("swarm", &["span"]),
     ("serve", &["generate"]),
-    ("hub", &[]),
+    ("hub", &["gguf"]),
     ("cli", &["hub", "compress", "tune", "generate", "serve", "swarm"]),
     ("xtask", &[]),
 ];

@@ -22,7 +22,7 @@ use crate::{hub, output, system};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
-    /// Folder of the model, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub
     model: PathBuf,
     /// Print one JSON object, with every tensor
     #[arg(long)]

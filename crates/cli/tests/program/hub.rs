@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::*;
 use crate::server::{self, Reply, Server};
+use crate::tiny_gguf::TinyGguf;
 
 /// A hub with a tiny model, and an empty cache.
 struct Hub {
@@ -152,6 +153,80 @@ fn what_would_be_fetched_is_said_before_anything_is() {
     let again: serde_json::Value = serde_json::from_str(&hub.stdout(&["pull", "org/name", "--json"])).unwrap();
     assert_eq!((&again["files"], &again["bytes"]), (&serde_json::json!([]), &0.into()));
     assert!(hub.stdout(&["pull", "org/name", "--dry-run"]).starts_with("Nothing to fetch"));
+}
+
+/// A repository of GGUF files, as most are that have any: one for each way to store the weights.
+fn gguf_hub() -> Hub {
+    let whole = TinyGguf::new().bytes();
+    let lies: [(&str, &[u8]); 4] = [
+        ("mmproj-F16.gguf", b"pictures"),
+        ("Q8_0/tiny-Q8_0-00001-of-00002.gguf", b"one"),
+        ("Q8_0/tiny-Q8_0-00002-of-00002.gguf", b"two"),
+        ("tiny-imatrix.gguf", b"statistics"),
+    ];
+    Hub::new(&[&lies[..], &[("tiny-F32.gguf", &whole), ("tiny.Q4_K_M.gguf", &whole)]].concat())
+}
+
+#[test]
+fn a_gguf_file_is_named_behind_a_colon() {
+    let hub = gguf_hub();
+    let first = hub.output(&["inspect", "org/name:f32", "--json"]);
+    assert!(text(&first.stderr).starts_with("fetching org/name:f32 from 127.0.0.1"), "{}", text(&first.stderr));
+    let model: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    assert_eq!(model["family"], "llama", "{model}");
+    assert!(hub.server.requests().iter().all(|request| !request.path.contains("Q4_K_M")));
+
+    let offline = hub.command(&["run", "org/name:F32", "x", "--max-tokens", "2"]).env("HF_HUB_OFFLINE", "1").output();
+    assert!(offline.as_ref().unwrap().status.success(), "{}", text(&offline.unwrap().stderr));
+    hub.stdout(&["inspect", "org/name@main:tiny-F32.gguf"]);
+    hub.stdout(&["bench", "org/name:F32", "--dry-run"]);
+    assert!(hub.server.requests().is_empty(), "a cached file needs no network");
+
+    let path = PathBuf::from(hub.stdout(&["pull", "org/name:q8_0"]).trim());
+    assert!(path.ends_with("Q8_0/tiny-Q8_0-00001-of-00002.gguf"), "{}", path.display());
+    assert_eq!(fs::read(path.with_file_name("tiny-Q8_0-00002-of-00002.gguf")).unwrap(), b"two");
+    hub.refused(&["run", "org/name:Q5_K_M", "x"], "org/name has no GGUF file Q5_K_M: it has F32, Q4_K_M, Q8_0", ":F32");
+    hub.refused(&["bench", "org/name:Q4_K_M", "--dry-run"], "org/name:Q4_K_M is not in the cache", "bouquet pull");
+}
+
+#[test]
+fn of_a_repository_of_gguf_files_the_usual_one_is_taken_and_said() {
+    let hub = gguf_hub();
+    let dry = hub.stdout(&["pull", "org/name", "--dry-run"]);
+    assert!(dry.contains("tiny.Q4_K_M.gguf") && !dry.contains("F32") && !dry.contains("mmproj"), "{dry}");
+    let json: serde_json::Value =
+        serde_json::from_str(&hub.stdout(&["pull", "org/name:Q8_0", "--dry-run", "--json"])).unwrap();
+    let files: Vec<&str> =
+        json["files"].as_array().unwrap().iter().map(|file| file["file"].as_str().unwrap()).collect();
+    assert_eq!(files, ["Q8_0/tiny-Q8_0-00001-of-00002.gguf", "Q8_0/tiny-Q8_0-00002-of-00002.gguf"]);
+    assert_eq!((&json["choice"], &json["name"]), (&"Q8_0".into(), &"org/name".into()));
+    assert!(json["model"].as_str().unwrap().ends_with("00001-of-00002.gguf"));
+    assert!(!hub.cache.path().join("hub").exists(), "nothing was written");
+
+    for _ in 0..2 {
+        let run = hub.output(&["run", "org/name", "x", "--max-tokens", "2"]);
+        assert!(run.status.success(), "{}", text(&run.stderr));
+        let said = "of org/name, tiny.Q4_K_M.gguf is taken; org/name:Q8_0, say, means another";
+        assert!(text(&run.stderr).contains(said), "{}", text(&run.stderr));
+    }
+    let sizes = Hub::new(&[("a-1B-Q8_0.gguf", b"1"), ("a-3B-Q8_0.gguf", b"3")]);
+    let several = "org/name has several GGUF files that may be meant: 1B-Q8_0, 3B-Q8_0";
+    sizes.refused(&["run", "org/name", "x"], several, "say which one: org/name:1B-Q8_0");
+}
+
+/// What is on the disk goes first, whatever its name looks like.
+#[cfg(unix)]
+#[test]
+fn a_file_with_a_colon_in_its_name_is_that_file() {
+    let (hub, room) = (gguf_hub(), tempfile::tempdir().unwrap());
+    fs::create_dir(room.path().join("org")).unwrap();
+    fs::write(room.path().join("org/name:tiny.gguf"), TinyGguf::new().bytes()).unwrap();
+    let inspect = hub.command(&["inspect", "org/name:tiny.gguf"]).current_dir(room.path()).output().unwrap();
+    assert!(inspect.status.success(), "{}", text(&inspect.stderr));
+    assert!(hub.server.requests().is_empty());
+    for wrong in ["org/name:", "org/name:Q4_K_M@main", "org/name:a b", "C:\\models\\tiny.gguf"] {
+        assert_eq!(hub.output(&["pull", wrong]).status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 /// A dry run that fetched gigabytes would be the opposite of one.

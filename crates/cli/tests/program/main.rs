@@ -5,6 +5,7 @@
 
 mod adapter;
 mod bad_files;
+mod bad_gguf;
 mod bad_requests;
 mod bench;
 mod chat;
@@ -27,3 +28,4 @@ mod run;
 #[allow(dead_code)]
 #[path = "../../../hub/tests/hub/server.rs"]
 mod server;
+mod tiny_gguf;

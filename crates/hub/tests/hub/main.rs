@@ -5,6 +5,7 @@
 
 mod cache;
 mod failures;
+mod gguf;
 mod lies;
 mod server;
 

@@ -122,7 +122,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn is_large(file: &str) -> bool {
-    file.ends_with(".safetensors") || file == "tokenizer.json"
+    file.ends_with(".safetensors") || file.ends_with(".gguf") || file == "tokenizer.json"
 }
 
 fn answer(stream: &TcpStream, state: &Mutex<State>, is_cdn: bool, cdn: SocketAddr) -> std::io::Result<()> {

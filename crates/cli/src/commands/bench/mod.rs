@@ -36,7 +36,7 @@ use crate::output;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArgs {
-    /// Folder of the model, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub
     #[arg(required_unless_present = "shape", conflicts_with = "shape")]
     model: Option<PathBuf>,
     /// A published shape with random weights, instead of a model

@@ -22,7 +22,7 @@ use crate::{hub, output};
 /// What was typed.
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
-    /// Folder of another model, or its name on the hub
+    /// Folder of another model, its GGUF file, or its name on the hub
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// What weights are held in and computed with [default: int8, unless the folder is encoded already]

@@ -32,7 +32,7 @@ pub(crate) struct SearchArgs {
     /// What to look for
     #[arg(required = true)]
     query: Vec<String>,
-    /// Folder of the model that the vectors are of, or its name on the hub
+    /// Folder or GGUF file of the model that the vectors are of, or its name on the hub
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]
