@@ -49,7 +49,7 @@ fn experts_that_do_not_exist_are_refused() {
         model.tensors.push(("blk.0.ffn_down_exps.weight".to_owned(), vec![2, 32, 64]));
         model.tensors.push(("blk.0.ffn_up_exps.weight".to_owned(), vec![2, 64, 32]));
     };
-    refused_when(with_router, "experts.");
+    refused_when(with_router, "of which expert 1 cannot be taken");
 }
 
 #[test]

@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Local, NaiveDateTime};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Serde, Value, ValueKind};
+use minijinja::value::{Serde, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, context, escape_formatter};
-use serde::Serialize;
-use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::guard::{GENERATION, JOINED, MARKS};
-use super::{ChatTemplate, Message, wrong};
+use super::{ChatTemplate, Message, json, python, wrong};
 use crate::files::shown;
 use crate::{ModelError, Result};
 
@@ -61,29 +59,20 @@ pub(super) fn environment(source: String, clock: Clock) -> Result<Environment<'s
     environment.set_recursion_limit(DEPTH);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_formatter(write);
-    environment.set_unknown_method_callback(call_method);
+    environment.set_unknown_method_callback(python::call_method);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", move |format: Arc<str>| clock.format(&format));
-    environment.add_filter("tojson", to_json);
+    environment.add_filter("tojson", json::to_json);
     environment.add_filter(JOINED, joined);
     environment.add_filter(GENERATION, |text: Arc<str>| format!("{}{text}{}", MARKS[0], MARKS[1]));
-    environment.add_filter("join", |state: &mut State, texts: Value, between: Option<Arc<str>>| {
-        join(state, &texts, between.as_deref().unwrap_or(""))
-    });
-    environment.add_filter("replace", |state: &mut State, text: Arc<str>, from: Arc<str>, to: Arc<str>| {
-        replace(state, &text, &from, &to)
-    });
-    environment.add_filter("indent", indent);
+    python::add_filters(&mut environment);
     environment
         .add_filter("string", |state: &mut State, value: Value| spend_size(state, &value).map(|()| value.to_string()));
     environment.add_filter("list", |state: &mut State, value: Value| {
         spend_size(state, &value)?;
         minijinja::filters::list(state, value)
     });
-    // Widths and precisions of a format are as large as a template likes.
-    for filter in ["format", "pprint", "batch", "slice"] {
-        environment.remove_filter(filter);
-    }
+    environment.remove_filter("pprint");
     environment.add_template_owned(NAME, source).map_err(|error| said(&error))?;
     Ok(environment)
 }
@@ -120,14 +109,14 @@ fn left<'a>(state: &'a mut State<'_, '_>) -> &'a mut usize {
 }
 
 /// Takes bytes from what is left.
-fn spend(state: &mut State, bytes: usize) -> std::result::Result<(), Error> {
+pub(super) fn spend(state: &mut State, bytes: usize) -> std::result::Result<(), Error> {
     let left = left(state);
     *left = left.checked_sub(bytes).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, TOO_LONG))?;
     Ok(())
 }
 
 /// Takes as many bytes as a value has when it is printed, or more.
-fn spend_size(state: &mut State, value: &Value) -> std::result::Result<(), Error> {
+pub(super) fn spend_size(state: &mut State, value: &Value) -> std::result::Result<(), Error> {
     let mut bytes = 0;
     add_size(value, &mut bytes, *left(state), DEPTH);
     spend(state, bytes)
@@ -173,69 +162,6 @@ fn joined(state: &mut State, value: Value) -> std::result::Result<Value, Error> 
     Ok(value)
 }
 
-fn join(state: &mut State, texts: &Value, between: &str) -> std::result::Result<Value, Error> {
-    let mut all = String::new();
-    for (index, text) in texts.try_iter()?.enumerate() {
-        spend_size(state, &text)?;
-        spend(state, between.len())?;
-        if index > 0 {
-            all.push_str(between);
-        }
-        write!(all, "{text}")?;
-    }
-    Ok(all.into())
-}
-
-fn replace(state: &mut State, text: &str, from: &str, to: &str) -> std::result::Result<Value, Error> {
-    spend(state, text.len().saturating_add(text.matches(from).count().saturating_mul(to.len())))?;
-    Ok(text.replace(from, to).into())
-}
-
-/// `indent(width=4, first=false, blank=false)`.
-fn indent(
-    state: &mut State,
-    text: Arc<str>,
-    width: Option<usize>,
-    rest: Rest<Value>,
-) -> std::result::Result<String, Error> {
-    let width = width.unwrap_or(4);
-    spend(state, text.len().saturating_add(text.lines().count().saturating_mul(width)))?;
-    let flag = |index: usize| rest.get(index).is_some_and(Value::is_true);
-    let mut indented = String::new();
-    for (index, line) in text.split('\n').enumerate() {
-        if index > 0 {
-            indented.push('\n');
-        }
-        if (index > 0 || flag(0)) && (flag(1) || !line.trim().is_empty()) {
-            indented.extend(std::iter::repeat_n(' ', width));
-        }
-        indented.push_str(line);
-    }
-    Ok(indented)
-}
-
-/// Methods of Python's texts, lists and dictionaries.
-fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> std::result::Result<Value, Error> {
-    let text = |index: usize| args.get(index).and_then(Value::as_str);
-    match (value.as_str(), method) {
-        (Some(whole), "replace") => {
-            if let (Some(from), Some(to), None) = (text(0), text(1), args.get(2)) {
-                return replace(state, whole, from, to);
-            }
-            let longest = whole.len().saturating_add(1).saturating_mul(text(1).map_or(1, str::len).max(1));
-            spend(state, longest)?;
-        }
-        (Some(between), "join") => return join(state, args.first().unwrap_or(&Value::UNDEFINED), between),
-        (Some(whole), "split" | "splitlines") => {
-            let pieces = text(0).map_or_else(|| whole.split_whitespace().count(), |by| whole.matches(by).count() + 1);
-            spend(state, whole.len().saturating_add(pieces.saturating_mul(size_of::<Value>())))?;
-        }
-        (Some(_), "format") => return Err(Error::from(ErrorKind::UnknownMethod)),
-        _ => spend_size(state, value)?,
-    }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
-}
-
 /// `raise_exception(message)`: how templates refuse a conversation.
 fn raise_exception(message: &str) -> std::result::Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "refused").with_source(Refusal(message.to_owned())))
@@ -264,42 +190,6 @@ impl Clock {
         let mut text = String::new();
         write!(text, "{}", self.0.format(format)).map_err(|_| refuse())?;
         Ok(text)
-    }
-}
-
-/// `tojson(indent=none)` as Python's `json.dumps` without escapes of what is not ASCII: a space behind commas and colons.
-fn to_json(state: &mut State, value: Value, options: Kwargs) -> std::result::Result<String, Error> {
-    spend_size(state, &value)?;
-    let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
-    let failed = |error| Error::new(ErrorKind::BadSerialization, format!("{error}"));
-    match indent {
-        Some(width) if width <= 16 => {
-            let spaces = " ".repeat(width);
-            let formatter = PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter)).map_err(failed)?;
-        }
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson indents by at most 16")),
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)).map_err(failed)?,
-    }
-    spend(state, bytes.len())?;
-    Ok(String::from_utf8(bytes).expect("JSON is UTF-8"))
-}
-
-/// `{"a": [1, 2]}`.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
     }
 }
 

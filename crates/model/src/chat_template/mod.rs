@@ -12,6 +12,8 @@
 //! | `source` | where a folder has its template, and which special tokens it may name |
 //! | `guard` | the text of a template, made ready for limits and for `{% generation %}` |
 //! | `engine` | what a template may call, and how much of it |
+//! | `python` | methods, formats and filters, as Python and Jinja have them |
+//! | `json` | `tojson` |
 //!
 //! # Who may write special tokens
 //!
@@ -22,6 +24,8 @@
 
 mod engine;
 mod guard;
+mod json;
+mod python;
 mod source;
 #[cfg(test)]
 mod tests;
