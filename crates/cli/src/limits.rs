@@ -128,6 +128,6 @@ impl TokenCost {
 pub(crate) fn arithmetic(encoding: Encoding) -> &'static str {
     match encoding {
         Encoding::F32 | Encoding::Nf4 => "f32",
-        Encoding::Int8 | Encoding::Int4 => "int8",
+        Encoding::Stored | Encoding::Int8 | Encoding::Int4 => "int8",
     }
 }

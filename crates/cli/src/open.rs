@@ -7,7 +7,9 @@ use anyhow::Result;
 use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::adapter::Learned;
+use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
+use bouquet_model::inspect::Inspection;
 use bouquet_model::{Encoding, Model, ModelSpec, Network, OpenOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -59,18 +61,13 @@ pub(crate) fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
     names.map(|name| CacheEncoding::ALL.into_iter().find(|known| known.name() == name).expect("one of the names"))
 }
 
-/// The encoding that was asked for, or the usual one: int8, unless the folder is encoded already. Of a GGUF file that is
-/// said aloud: it is not what the file has.
+/// The encoding that was asked for, or the usual one: of a GGUF file its blocks as they are; of a folder int8, unless it is
+/// encoded already.
 pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
     if let Some(encoding) = encoding {
         return Ok(encoding);
     }
-    let usual = load_spec(folder)?.stored.usual();
-    if is_gguf(folder) {
-        let more = "--encoding int4 computes blocks of 4 bits as they are, f32 all of them";
-        output::note(&format!("weights are encoded anew, in {usual}, a row at a time, which loses a little; {more}"));
-    }
-    Ok(usual)
+    Ok(if is_gguf(folder) { Encoding::Stored } else { load_spec(folder)?.stored.usual() })
 }
 
 /// Whether a model is a GGUF file, by its name.
@@ -132,8 +129,19 @@ pub(crate) fn learned(folder: Option<&Path>, spec: &ModelSpec) -> Result<Learned
     Ok(learned)
 }
 
-/// Bytes of all weights in an encoding; where that is f32, of floats in f16. Vectors, which are small, are left out.
-pub(crate) fn weight_bytes(spec: &ModelSpec, encoding: Encoding) -> u64 {
+/// Bytes of all weights of a model as they will be held; vectors, which are small, are left out.
+///
+/// # Errors
+/// A file that cannot be read, where they stay as they are stored.
+pub(crate) fn weight_bytes(folder: &Path, spec: &ModelSpec, encoding: Encoding) -> Result<u64> {
+    match encoding {
+        Encoding::F32 | Encoding::Stored => Ok(Inspection::new(spec, &Checkpoint::open(folder)?)?.weight_bytes),
+        _ => Ok(bytes_in(spec, encoding)),
+    }
+}
+
+/// Bytes of all weights in an encoding; where that is f32, of floats in f16.
+pub(crate) fn bytes_in(spec: &ModelSpec, encoding: Encoding) -> u64 {
     let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
     let linears = spec.block.linears();
     let block: u64 = linears.iter().map(|linear| bytes(encoding, linear.outputs, linear.inputs)).sum();

@@ -4,18 +4,20 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use bouquet_kernels::weight::{BlockFormat, FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
+use bouquet_kernels::weight::{FloatWeight, Int4Weight, Int8Weight, Nf4Weight, NotFinite, int4, nf4};
 use bouquet_kernels::{Arithmetic, Cpu, FloatEncoding, Matrix, Weight};
 use bytes::Bytes;
 
 use crate::checkpoint::mmap::filled;
 use crate::{ModelError, Result};
 
-/// What linears, embedding and head are computed in.
+/// What linears, embedding and head are computed in. Codes of a folder are taken as they are, whatever is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// Weights as they are stored, decoded where they are encoded; arithmetic in f32.
     F32,
+    /// Blocks of a GGUF file as they are stored, activations in int8 for each 32 columns; floats as [`Int8`](Self::Int8).
+    Stored,
     /// int8 with a scale per row; activations in int8 per token, outliers apart (LLM.int8).
     Int8,
     /// 4 bits with a small scale per group of 64; activations as with int8.
@@ -26,12 +28,16 @@ pub enum Encoding {
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Encoding; 4] = [Encoding::F32, Encoding::Int8, Encoding::Int4, Encoding::Nf4];
+    pub const ALL: [Encoding; 5] = [Encoding::F32, Encoding::Stored, Encoding::Int8, Encoding::Int4, Encoding::Nf4];
+
+    /// What the weights of a folder are in: floats, which are computed as they are stored, or codes.
+    pub const OF_FOLDERS: [Encoding; 4] = [Encoding::F32, Encoding::Int8, Encoding::Int4, Encoding::Nf4];
 
     /// As flags and files call it.
     pub fn name(self) -> &'static str {
         match self {
             Encoding::F32 => "f32",
+            Encoding::Stored => "stored",
             Encoding::Int8 => "int8",
             Encoding::Int4 => "int4",
             Encoding::Nf4 => "nf4",
@@ -41,7 +47,7 @@ impl Encoding {
     /// Bytes that a `[rows, cols]` weight takes in this encoding; `None` where that depends on how it is stored.
     pub fn bytes(self, rows: usize, cols: usize) -> Option<u64> {
         let bytes = match self {
-            Encoding::F32 => return None,
+            Encoding::F32 | Encoding::Stored => return None,
             Encoding::Int8 => rows * (cols + 4),
             Encoding::Int4 => rows * (int4::groups(cols) * (int4::GROUP / 2 + 1) + 4),
             Encoding::Nf4 => nf4::code_bytes(rows, cols) + 4 * nf4::blocks(rows, cols),
@@ -53,7 +59,7 @@ impl Encoding {
     /// there cost several times what they cost in all linears together.
     pub fn of_vocabulary(self) -> Encoding {
         match self {
-            Encoding::F32 => Encoding::F32,
+            Encoding::F32 | Encoding::Stored => self,
             Encoding::Int8 | Encoding::Int4 | Encoding::Nf4 => Encoding::Int8,
         }
     }
@@ -68,8 +74,8 @@ impl Encoding {
         }
     }
 
-    /// A stored weight as it is computed in this encoding: floats are encoded, and codes of whatever kind are taken as they
-    /// are. `name` is for messages; `release` is told of every part of the floats that is done with.
+    /// A stored weight as it is computed in this encoding: floats are encoded, and so are blocks unless they are to stay as
+    /// they are stored; codes of whatever kind are taken as they are. `name` is for messages; `release` is told of every part of the floats that is done with.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] for a number that is not finite.
@@ -81,12 +87,9 @@ impl Encoding {
             (_, Weight::Int8(codes, _)) => return Ok(Weight::Int8(codes, Arithmetic::Integer)),
             (_, Weight::Int4(codes, _)) => return Ok(Weight::Int4(codes, Arithmetic::Integer)),
             (_, weight @ Weight::Nf4(_)) | (Encoding::F32, weight) => return Ok(weight),
-            // As few bits as are asked for, which encoding anew could only make worse.
-            (Encoding::Int4, Weight::Blocks(blocks, _)) if in_4_bits(blocks.format()) => {
-                return Ok(Weight::Blocks(blocks, Arithmetic::Integer));
-            }
-            // Floats, and blocks of other programs, which are decoded for it.
-            (Encoding::Int8, weight) => int8(cpu, &weight, release),
+            (Encoding::Stored, Weight::Blocks(blocks, _)) => return Ok(Weight::Blocks(blocks, Arithmetic::Integer)),
+            // Floats, and blocks, which are decoded for it.
+            (Encoding::Stored | Encoding::Int8, weight) => int8(cpu, &weight, release),
             (Encoding::Int4, weight) => int4(cpu, &weight, release),
             (Encoding::Nf4, weight) => nf4(cpu, &weight, release),
         };
@@ -95,11 +98,6 @@ impl Encoding {
             problem: format!("has a number in row {row} that is not finite, or too large to encode"),
         })
     }
-}
-
-/// Whether blocks take no more than 4 bits for a number, and what they need besides.
-fn in_4_bits(format: BlockFormat) -> bool {
-    8 * format.block_bytes() <= 5 * format.block_size()
 }
 
 type Encoded = std::result::Result<Weight, NotFinite>;

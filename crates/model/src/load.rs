@@ -56,9 +56,13 @@ impl Loader<'_> {
     /// # Errors
     /// As [`blocks`](Self::blocks).
     pub fn bytes_of_codes(&self, encoding: Encoding) -> Result<u64> {
-        let bytes = |weight: &Weight, encoding: Encoding| match weight {
-            Weight::Float(_) | Weight::Blocks(..) => encoding.bytes(weight.rows(), weight.cols()).unwrap_or(0),
-            _ => 0,
+        let bytes = |weight: &Weight, encoding: Encoding| {
+            let made = match (weight, encoding) {
+                (Weight::Float(_), Encoding::Stored) => Encoding::Int8,
+                (Weight::Float(_) | Weight::Blocks(..), encoding) => encoding,
+                _ => return 0,
+            };
+            made.bytes(weight.rows(), weight.cols()).unwrap_or(0)
         };
         let vocabulary = encoding.of_vocabulary();
         let embedding = self.embedding()?;

@@ -74,7 +74,7 @@ impl Stored {
     pub fn check(&self, asked: Encoding) -> Result<()> {
         match self.linears {
             Encoding::F32 => Ok(()),
-            stored if asked == Encoding::F32 || asked == stored => Ok(()),
+            stored if matches!(asked, Encoding::F32 | Encoding::Stored) || asked == stored => Ok(()),
             stored => Err(ModelError::StoredEncoding { stored, asked }),
         }
     }
@@ -158,8 +158,9 @@ fn bouquet(field: &Config) -> Result<Stored> {
     }
     let encoding = |name: &str| -> Result<Encoding> {
         let text = field.optional_text(name)?.unwrap_or(Encoding::F32.name());
-        text.parse().map_err(|_| {
-            let known = Encoding::ALL.map(Encoding::name).join(", ");
+        let found = Encoding::OF_FOLDERS.into_iter().find(|known| known.name() == text);
+        found.ok_or_else(|| {
+            let known = Encoding::OF_FOLDERS.map(Encoding::name).join(", ");
             field.error(name, format!("is {}, which is not known (known: {known})", shown(text)))
         })
     };

@@ -37,7 +37,7 @@ pub(crate) struct EmbedArgs {
     /// Make vectors 1 long [default: what the folders say]
     #[arg(long)]
     normalize: bool,
-    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]
@@ -145,7 +145,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
         VectorFormat::Parquet => text_bytes + 4 * numbers,
         VectorFormat::Json => text_bytes + 12 * numbers,
     };
-    let (weights, available) = (weight_bytes(&spec, encoding), system::available_memory_bytes());
+    let (weights, available) = (weight_bytes(folder, &spec, encoding)?, system::available_memory_bytes());
     let normalize = args.normalize || settled.normalize;
     if args.json {
         return output::json(&json!({

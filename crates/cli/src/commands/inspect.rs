@@ -30,7 +30,7 @@ pub(crate) struct InspectArgs {
     /// Print the model's fingerprint instead: a checksum of all that decides the bits of its results. Reads all weights
     #[arg(long)]
     fingerprint: bool,
-    /// With --fingerprint: what weights are computed in [default: int8, unless the folder is encoded already]
+    /// With --fingerprint: what weights are computed in [default: codes and blocks as stored, floats in int8]
     #[arg(long, requires = "fingerprint", value_parser = encoding_names())]
     encoding: Option<Encoding>,
     /// With --fingerprint: how keys and values are kept [default: f32]

@@ -47,7 +47,7 @@ pub(crate) struct RunArgs {
     no_history: bool,
     #[command(flatten)]
     generation: GenerationArgs,
-    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]

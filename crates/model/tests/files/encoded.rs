@@ -76,6 +76,11 @@ fn codes_are_computed_as_they_are_or_in_f32_and_in_nothing_else() {
         let found = Network::open(&fixture("bloom-odd", stored), &options(asked));
         assert!(matches!(found, Err(ModelError::StoredEncoding { .. })), "{stored} in {asked}");
     }
+    for stored in ["int8", "nf4"] {
+        let open = |asked| Network::open(&fixture("bloom-odd", stored), &options(asked)).unwrap();
+        let (asked, usual) = (open(Encoding::Stored), open(stored.parse().unwrap()));
+        assert!(asked.weights.iter().zip(&usual.weights).all(|(a, b)| a.data() == b.data()), "{stored}");
+    }
 }
 
 /// A model in memory, which can be broken.
@@ -274,6 +279,11 @@ fn encodings_that_are_not_known_are_refused_by_name() {
         (
             "int3",
             (json!({"quant_method": "bouquet", "version": 1, "encoding": "int3"}), "is \"int3\", which is not known"),
+        ),
+        // Encodings that something can be computed in, but that say nothing of what a file holds.
+        (
+            "stored",
+            (json!({"quant_method": "bouquet", "version": 1, "encoding": "stored"}), "known: f32, int8, int4, nf4)"),
         ),
     ]);
     for (what, (field, expected)) in cases {

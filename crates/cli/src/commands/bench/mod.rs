@@ -75,7 +75,7 @@ pub(crate) struct BenchArgs {
     /// Rank of what is trained on queries, keys and values
     #[arg(long, value_name = "R", default_value_t = 8, requires = "train", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     rank: u32,
-    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]

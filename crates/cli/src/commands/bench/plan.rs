@@ -7,8 +7,6 @@ use anyhow::Result;
 use bouquet_embed::embedder::TOKENS_PER_PASS;
 use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
-use bouquet_model::checkpoint::Checkpoint;
-use bouquet_model::inspect::Inspection;
 use bouquet_model::random::{RandomModel, Shape};
 use bouquet_model::{Encoding, ModelSpec, Network, families};
 use serde_json::json;
@@ -126,7 +124,11 @@ impl Plan {
             }
             (None, None) => unreachable!("clap asks for one of them"),
         };
-        let encoding = args.encoding.unwrap_or_else(|| spec.stored.usual());
+        let encoding = match (&origin, args.encoding) {
+            (Origin::Folder(folder), asked) => open::or_usual(asked, folder)?,
+            (Origin::Random { .. }, Some(Encoding::Stored)) => return Err(nothing_stored()),
+            (Origin::Random { .. }, asked) => asked.unwrap_or_else(|| spec.stored.usual()),
+        };
         let tests: Vec<Test> = tests(args).filter(|test| test.tokens() > 0).collect();
         if tests.is_empty() {
             return Err(asked_wrongly("there is nothing to measure", "give a number of tokens with -p or -n"));
@@ -138,7 +140,10 @@ impl Plan {
             return Err(asked_wrongly(message, format!("stay within {}", output::tokens(limit))));
         }
         let train_bytes = train_bytes(&spec, &tests)?;
-        let weight_bytes = weight_bytes(&spec, &origin, encoding)?;
+        let weight_bytes = match &origin {
+            Origin::Folder(folder) => open::weight_bytes(folder, &spec, encoding)?,
+            Origin::Random { .. } => open::bytes_in(&spec, encoding),
+        };
         let repetitions = usize::from(args.repetitions);
         let cache_encoding = args.cache.kv_cache;
         Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, weight_bytes, train_bytes, origin })
@@ -273,10 +278,7 @@ fn folder_name(folder: &Path) -> String {
     name.unwrap_or_else(|| folder.display().to_string())
 }
 
-/// Bytes of all weights as they will be held; vectors, which are small, are left out.
-fn weight_bytes(spec: &ModelSpec, origin: &Origin, encoding: Encoding) -> Result<u64> {
-    if let (Origin::Folder(folder), Encoding::F32) = (origin, encoding) {
-        return Ok(Inspection::new(spec, &Checkpoint::open(folder)?)?.weight_bytes);
-    }
-    Ok(open::weight_bytes(spec, encoding))
+/// Random weights are made in the encoding that is asked for.
+pub(super) fn nothing_stored() -> anyhow::Error {
+    asked_wrongly("a shape has nothing stored", "give another --encoding")
 }

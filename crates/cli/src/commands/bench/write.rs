@@ -9,7 +9,7 @@ use bouquet_model::random::{RandomModel, Shape};
 use serde_json::json;
 
 use super::BenchArgs;
-use super::plan::SEED;
+use super::plan::{SEED, nothing_stored};
 use crate::errors::{CANCELLED, Done, asked_wrongly, wrong};
 use crate::interrupt::Work;
 use crate::{open, output, system};
@@ -32,7 +32,10 @@ fn check_memory(shape: Shape) -> Result<()> {
 
 pub(super) fn run(args: &BenchArgs, shape: Shape, folder: &Path, cpu: &Cpu) -> Result<()> {
     let (spec, encoding) = (shape.spec(), args.encoding.unwrap_or(Encoding::F32));
-    let weight_bytes = open::weight_bytes(&spec, encoding);
+    if encoding == Encoding::Stored {
+        return Err(nothing_stored());
+    }
+    let weight_bytes = open::bytes_in(&spec, encoding);
     let stored = if encoding == Encoding::F32 { "f16" } else { encoding.name() };
     if folder.exists() {
         return Err(asked_wrongly(format!("{} is there already", folder.display()), "give the path of a new folder"));

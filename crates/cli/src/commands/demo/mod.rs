@@ -25,7 +25,7 @@ pub(crate) struct DemoArgs {
     /// Folder of another model, its GGUF file, or its name on the hub
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     /// Steps of fine-tuning; 0 leaves it out [default: 92, or 0 with --model]

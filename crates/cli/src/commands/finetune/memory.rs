@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::Result;
-use bouquet_model::checkpoint::Checkpoint;
-use bouquet_model::inspect::Inspection;
-use bouquet_model::{Encoding, families};
+use bouquet_model::families;
 use bouquet_tune::gradient::{Batch, PassPlan};
 use bouquet_tune::plan::{MemoryPlan, Predicted, Request};
 use bouquet_tune::trainer::BatchSource;
@@ -71,10 +69,7 @@ impl Prepared {
     /// need no logits.
     fn weight_bytes(&self) -> Result<u64> {
         let (spec, encoding) = (&self.spec, self.config.encoding);
-        let all = match encoding {
-            Encoding::F32 => Inspection::new(spec, &Checkpoint::open(&self.folder)?)?.weight_bytes,
-            _ => open::weight_bytes(spec, encoding),
-        };
+        let all = open::weight_bytes(&self.folder, spec, encoding)?;
         let in_file = spec.stored.embedding == encoding.of_vocabulary();
         let Examples::Sentences(sentences) = &self.examples else { return Ok(all) };
         let Some(parameters) = families::parameters(spec).filter(|_| in_file) else { return Ok(all) };

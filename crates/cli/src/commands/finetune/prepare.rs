@@ -27,7 +27,7 @@ use super::evaluate::Held;
 use super::settings::Draft;
 use super::whiten;
 use crate::errors::{asked_wrongly, wrong};
-use crate::open::or_usual;
+use crate::open::is_gguf;
 use crate::{hub, output, system};
 
 /// Records as token ids.
@@ -65,7 +65,13 @@ impl Prepared {
         let typed = draft.text("model").expect("a draft has a model").to_owned();
         let folder = hub::folder_for(PathBuf::from(&typed), args.dry_run)?;
         let spec = families::load_spec(&folder)?;
-        let usual = or_usual(None, &folder)?;
+        let usual = spec.stored.usual();
+        if is_gguf(&folder) && draft.text("encoding").is_none() {
+            let more = "for faster gradients; --encoding stored keeps them";
+            output::note(&format!(
+                "blocks are encoded anew, in {usual}, a row at a time, which loses a little, {more}"
+            ));
+        }
         let mut config = draft.known(usual, &default_targets(&spec), spec.max_positions)?;
         config.model = found_again(&typed);
         config.check()?;

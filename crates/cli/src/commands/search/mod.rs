@@ -52,7 +52,7 @@ pub(crate) struct SearchArgs {
     /// Read the texts as JSON lines, and take them from this field [default: text, in files that end with .jsonl]
     #[arg(long, value_name = "NAME", requires = "texts")]
     field: Option<String>,
-    /// What weights are held in and computed with [default: int8, unless the folder is encoded already]
+    /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]

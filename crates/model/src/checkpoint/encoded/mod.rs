@@ -51,7 +51,7 @@ impl Layout {
     /// The tensors of a weight of this shape, `module` being its name without `.weight`. Panics for floats.
     pub fn tensors(self, module: &str, rows: usize, cols: usize) -> Vec<Planned> {
         match self.encoding {
-            Encoding::F32 => unreachable!("{module} has no layout of codes"),
+            Encoding::F32 | Encoding::Stored => unreachable!("{module} has no layout of codes"),
             Encoding::Int8 => int8::layout(module, rows, cols),
             Encoding::Int4 => int4::layout(module, rows, cols),
             Encoding::Nf4 => nf4::layout(module, rows, cols, self.double),
