@@ -87,6 +87,7 @@ enum Source {
 pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
+    let typed = args.model.clone();
     args.model = hub::folder(args.model)?;
     let mut options = options(args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     options.cache_encoding = args.cache.kv_cache;
@@ -97,7 +98,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     }
     let prompt = match source {
         Source::Text(prompt) => prompt,
-        Source::Conversation => return converse(&args, &options, &learned, template.as_ref()),
+        Source::Conversation => return converse(&args, &typed, &options, &learned, template.as_ref()),
     };
     // From here on an interrupted request ends with what there is, be it an object without text.
     let work = Work::begin();
@@ -153,15 +154,23 @@ fn plan(args: &RunArgs, model: &Model, template: Option<&ChatTemplate>) -> Resul
     }
 }
 
-/// A conversation in a terminal.
-fn converse(args: &RunArgs, options: &OpenOptions, learned: &Learned, template: Option<&ChatTemplate>) -> Result<()> {
+/// A conversation in a terminal, with a model that was `typed` so.
+fn converse(
+    args: &RunArgs,
+    typed: &Path,
+    options: &OpenOptions,
+    learned: &Learned,
+    template: Option<&ChatTemplate>,
+) -> Result<()> {
     let opened = open(&args.model, options)?;
     let adapted = Adapted { model: &opened.model, learned: Some(learned) };
     let plan = plan(args, &opened.model, template)?;
     match template {
         Some(template) => {
             let settings = Settings { plan, system: args.system.clone(), verbose: args.verbose };
-            chat::converse(adapted, template, settings, !args.no_history)
+            // Of a path the last part; the name of a hub is one as a whole.
+            let name = if typed.exists() { typed.file_name().map_or(typed, Path::new) } else { typed };
+            chat::converse(adapted, &name.display().to_string(), template, settings, !args.no_history)
         }
         None => {
             if !args.raw {

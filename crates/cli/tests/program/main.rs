@@ -28,4 +28,6 @@ mod run;
 #[allow(dead_code)]
 #[path = "../../../hub/tests/hub/server.rs"]
 mod server;
+#[cfg(unix)]
+mod terminal;
 mod tiny_gguf;

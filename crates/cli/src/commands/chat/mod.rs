@@ -18,11 +18,18 @@ use crate::errors::report;
 use crate::interrupt::Work;
 use crate::output;
 
-/// Reads lines and answers them until somebody leaves. Without `history`, nothing of what is typed is kept.
-pub(super) fn converse(adapted: Adapted<'_>, template: &ChatTemplate, settings: Settings, history: bool) -> Result<()> {
+/// Reads lines and answers them until somebody leaves, with a model that is called `name`. Without `history`, nothing of
+/// what is typed is kept.
+pub(super) fn converse(
+    adapted: Adapted<'_>,
+    name: &str,
+    template: &ChatTemplate,
+    settings: Settings,
+    history: bool,
+) -> Result<()> {
     let mut session = Session::open(adapted, template, settings)?;
     let mut lines = Lines::open(history)?;
-    output::note("Type a message; /help lists the commands, /bye leaves.");
+    output::note(&format!("This is {name}. Type a message; /help lists the commands, /bye leaves."));
     loop {
         let line = match lines.next()? {
             Line::Text(line) => line,
