@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 
 use crate::{json as read_json, model, safetensors};
 
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+/// So many tries; with `PROPTEST_CASES=25600` in the environment, a hundred times as many.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    let cases = (u64::from(cases) * u64::from(usual.cases) / 256).try_into().unwrap_or(u32::MAX);
+    ProptestConfig { cases, failure_persistence: None, ..usual }
 }
 
 /// The names of a file's tensors, when it opens; each has as many bytes as it says.
@@ -33,7 +36,7 @@ fn open(bytes: &[u8]) -> Option<Vec<String>> {
 
 /// One way to damage bytes.
 #[derive(Clone, Debug)]
-enum Damage {
+pub(crate) enum Damage {
     Set(Index, u8),
     Insert(Index, u8),
     Remove(Index),
@@ -41,7 +44,7 @@ enum Damage {
     Repeat(Index, u8),
 }
 
-fn damage() -> impl Strategy<Value = Damage> {
+pub(crate) fn damage() -> impl Strategy<Value = Damage> {
     // Digits, brackets and quotes reach further into a parser than other bytes.
     let byte = || prop_oneof![any::<u8>(), select(b"0123456789-eE[]{}\":, ".to_vec())];
     prop_oneof![
@@ -53,7 +56,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
+pub(crate) fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     for damage in damages {
         if bytes.is_empty() {
             break;

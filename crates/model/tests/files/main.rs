@@ -5,6 +5,7 @@ mod adapter_lies;
 mod encoded;
 mod fingerprint;
 mod fuzz;
+mod fuzz_gguf;
 mod gguf;
 mod gguf_tokenizer;
 mod lies;
