@@ -9,9 +9,9 @@ use bouquet_kernels::Matrix;
 use bouquet_span::{LinearId, LowRank};
 use serde_json::{Map, Value, json};
 
-use super::keys::{self, Half, short_name};
+use super::keys::{self, Half};
 use super::open::{PROMPT_EMBEDDINGS, TENSORS};
-use super::{Learned, Settings, prompts, scale, settings};
+use super::{Learned, Settings, prompts, scale, settings, targets};
 use crate::checkpoint::Dtype;
 use crate::checkpoint::new_file::write_whole;
 use crate::checkpoint::write::{Planned, write};
@@ -99,7 +99,7 @@ impl Learned {
         let sites: Vec<_> = used.collect();
         let everywhere = pairs.len() == sites.len() * spec.num_blocks;
         let modules = match everywhere {
-            true => sites.iter().filter_map(|&site| short_name(&spec.names, site)).collect(),
+            true => targets::names_of(spec, sites),
             false => pairs.keys().map(|&linear| module(linear)).collect(),
         };
         let (mut ranks, mut alphas) = (Map::new(), Map::new());

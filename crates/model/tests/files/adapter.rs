@@ -119,6 +119,17 @@ fn ranks_and_scales_of_their_own_are_written_as_patterns_and_read_as_they_were()
     }
 }
 
+/// Those of all experts have three names together.
+#[test]
+fn each_target_is_named_once() {
+    let spec = load_spec(&model("mixtral-tiny")).unwrap();
+    let settings = settings(2, &targets::parse(&spec, &["all"]).unwrap(), Task::Causal);
+    let learned = Learned::initial(&settings, &spec, 1).unwrap();
+    let (again, _, _, config) = round_trip(&learned, &settings, &spec);
+    assert_eq!(again, learned);
+    assert_eq!(config["target_modules"], json!(["q_proj", "k_proj", "v_proj", "o_proj", "w1", "w3", "w2"]));
+}
+
 #[test]
 fn patterns_count_from_the_first_that_suits_and_begin_at_a_part_of_the_name() {
     let source = fixture("bloom-tiny-adapter");
