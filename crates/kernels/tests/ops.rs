@@ -172,7 +172,8 @@ fn norms_and_their_gradients() {
 
 #[test]
 fn rope_turns_and_turns_back() {
-    for (heads, head_dim, rotary) in [(3, 8, 8), (2, 20, 12), (1, 64, 64), (4, 6, 2), (2, 5, 0)] {
+    let shapes = [(3, 8, 8, 1.0), (2, 20, 12, 1.3), (1, 64, 64, 0.8), (4, 6, 2, 1.0), (2, 5, 0, 2.0)];
+    for (heads, head_dim, rotary, scaling) in shapes {
         let mut numbers = Numbers(3);
         let width = heads * head_dim;
         let (x, dy) = (numbers.matrix(90, width), numbers.matrix(90, width));
@@ -184,13 +185,14 @@ fn rope_turns_and_turns_back() {
                 for i in 0..rotary / 2 {
                     let angle = f64::from(positions[token] as f32 * frequencies[i]);
                     let (a, b) = (head * head_dim + i, head * head_dim + i + rotary / 2);
-                    y[a] = x[a] * angle.cos() - x[b] * angle.sin();
-                    y[b] = x[b] * angle.cos() + x[a] * angle.sin();
+                    let (cos, sin) = (f64::from(scaling) * angle.cos(), f64::from(scaling) * angle.sin());
+                    y[a] = x[a] * cos - x[b] * sin;
+                    y[b] = x[b] * cos + x[a] * sin;
                 }
             }
             y
         };
-        let angles = |rows: std::ops::Range<usize>| Angles::new(&positions[rows], &frequencies, 1.0);
+        let angles = |rows: std::ops::Range<usize>| Angles::new(&positions[rows], &frequencies, scaling);
         let y = everywhere(90, width, |cpu, rows, y| {
             *y = x.slice(rows.clone()).to_matrix();
             rotate(cpu, &angles(rows), heads, y.view_mut());

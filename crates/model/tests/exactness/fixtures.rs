@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 pub(crate) const CACHE_BYTES: u64 = 1 << 30;
 
 /// Every fixture model, with the golden that holds for it.
-pub(crate) const MODELS: [(&str, &str); 23] = [
+pub(crate) const MODELS: [(&str, &str); 24] = [
     ("bloom-tiny", "bloom-tiny"),
     ("bloom-tiny-unprefixed", "bloom-tiny"),
     ("bloom-tiny-sharded", "bloom-tiny"),
@@ -36,10 +36,11 @@ pub(crate) const MODELS: [(&str, &str); 23] = [
     ("opt-tiny", "opt-tiny"),
     ("opt-tiny-postln", "opt-tiny-postln"),
     ("opt-bare-tiny", "opt-bare-tiny"),
+    ("llama-q4_k_m.gguf", "llama-q4_k_m"),
 ];
 
 /// A model per architecture and stored float: what properties are tested on, beyond the recorded outputs.
-pub(crate) const ARCHITECTURES: [&str; 20] = [
+pub(crate) const ARCHITECTURES: [&str; 21] = [
     "bloom-tiny",
     "bloom-tiny-fp16",
     "bloom-tiny-bf16",
@@ -60,15 +61,17 @@ pub(crate) const ARCHITECTURES: [&str; 20] = [
     "opt-tiny",
     "opt-tiny-postln",
     "opt-bare-tiny",
+    "llama-q4_k_m.gguf",
 ];
 
 pub(crate) fn repository() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// Where a model lies: with the program, among the fixtures, or among those that were made for this repository.
+/// Where a model lies, a folder or a GGUF file: with the program, among the fixtures, or among those that were made for this
+/// repository.
 pub(crate) fn folder(model: &str) -> PathBuf {
-    let places = ["models", "tests/fixtures/models", "tests/fixtures/families/models"];
+    let places = ["models", "tests/fixtures/models", "tests/fixtures/families/models", "tests/fixtures/gguf"];
     let folder = places.into_iter().map(|place| repository().join(place).join(model)).find(|folder| folder.exists());
     folder.unwrap_or_else(|| panic!("{model} is nowhere"))
 }
@@ -92,8 +95,8 @@ pub(crate) struct Golden {
 impl Golden {
     /// `path` below `goldens`, without ending.
     pub(crate) fn load(path: &str) -> Golden {
-        let places =
-            ["tests/fixtures/goldens", "tests/fixtures/families/goldens"].map(|place| repository().join(place));
+        let places = ["tests/fixtures/goldens", "tests/fixtures/families/goldens", "tests/fixtures/gguf"]
+            .map(|place| repository().join(place));
         let paths = places.map(|place| place.join(path));
         let path = paths.into_iter().find(|path| path.with_extension("json").exists()).expect("a golden of this name");
         let manifest = serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();

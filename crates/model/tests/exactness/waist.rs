@@ -10,6 +10,7 @@ use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families;
 use bouquet_model::load::Loader;
 use bouquet_model::local::PassBytes;
+use bouquet_model::spec::{DynamicRope, Positions, RopeSpec};
 use bouquet_model::{LocalSpan, ModelSpec};
 use bouquet_span::contract::{self, Random, Subject, gradients, rewinding, sessions};
 use bouquet_span::fake::FakeSpan;
@@ -90,6 +91,18 @@ fn local_spans_of_every_architecture_keep_the_contract() {
         }
         contract::check(&subject);
     }
+}
+
+/// Beyond the trained length frequencies are others. (They depend on the length that is reserved, so a session that may grow
+/// is not one pass: the other clauses do not hold there.)
+#[test]
+fn dynamic_positions_beyond_the_trained_length_have_the_gradients_that_differences_find() {
+    let short = |spec: &mut ModelSpec| {
+        let trained = DynamicRope { theta: 10_000.0, factor: 2.5, trained_tokens: 3 };
+        spec.block.attention.positions = Positions::Rope(RopeSpec::dynamic(spec.block.attention.head_dim, trained));
+    };
+    let (spec, local) = span("llama-dynamic-tiny", short);
+    gradients::backward_matches_finite_differences(&subject("llama-dynamic-tiny", &spec, local));
 }
 
 #[test]
