@@ -254,6 +254,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::Unread { .. } => {
             "give a file of the same model in one of the kinds that are read, such as Q8_0 or Q4_K_M"
         }
+        ModelError::NoGguf(_) => "write a folder, with a name that does not end with .gguf",
         ModelError::Gguf(_) => "the file may be damaged, or made by a converter that is not known: fetch it again",
         ModelError::Config(_) => "compare config.json with that of the model's makers",
         ModelError::GenerationConfig(_) => "correct or remove generation_config.json; a model runs without it",

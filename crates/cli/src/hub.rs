@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_hub::{Event, Hub, HubError, Name, Plan, Settings};
+use bouquet_model::is_gguf;
 
 use crate::errors::wrong;
 use crate::interrupt::LastWords;
-use crate::open::is_gguf;
+
 use crate::output::{self, Progress};
 
 /// The folder of a model, or its GGUF file. One that the cache has is used as it is, and nobody is asked whether there is

@@ -35,6 +35,7 @@ Examples:
   bouquet run MODEL                              talk to a model
   bouquet inspect MODEL                          what it is, and whether it fits
   bouquet quantize MODEL --encoding int8 -o DIR  the same in 8 bits
+  bouquet convert MODEL -o model.gguf            the same as a GGUF file, or from one
   bouquet merge MODEL --adapter DIR -o DIR       the same with an adapter folded in
   bouquet embed MODEL texts.txt -o vectors.npy   texts to vectors, to search in or to learn from
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
@@ -65,6 +66,8 @@ enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// Write a model's folder with weights in 8 bits or fewer
     Quantize(commands::quantize::QuantizeArgs),
+    /// Write a model in another form: a folder, or a GGUF file
+    Convert(commands::convert::ConvertArgs),
     /// Write a model's folder with an adapter folded into its weights
     Merge(commands::merge::MergeArgs),
     /// Fetch a model from the hub, or what is new of it
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Pull(args) => commands::pull::run(args),
         Command::Bench(args) => commands::bench::run(args),

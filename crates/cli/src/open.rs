@@ -10,7 +10,7 @@ use bouquet_model::adapter::Learned;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
 use bouquet_model::inspect::Inspection;
-use bouquet_model::{Encoding, Model, ModelSpec, Network, OpenOptions};
+use bouquet_model::{Encoding, Model, ModelSpec, Network, OpenOptions, is_gguf};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::wrong;
@@ -68,22 +68,6 @@ pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Enco
         return Ok(encoding);
     }
     Ok(if is_gguf(folder) { Encoding::Stored } else { load_spec(folder)?.stored.usual() })
-}
-
-/// Whether a model is a GGUF file, by its name.
-pub(crate) fn is_gguf(model: &Path) -> bool {
-    model.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !model.is_dir()
-}
-
-/// Refuses a GGUF file where only a folder will do.
-///
-/// # Errors
-/// When it is one.
-pub(crate) fn needs_folder(model: &Path, what: &str) -> Result<()> {
-    if !is_gguf(model) {
-        return Ok(());
-    }
-    Err(wrong(format!("{} is a GGUF file, and {what}", model.display()), "give the folder that it was made from"))
 }
 
 /// Bytes that a text takes for each of its own while it is cut into tokens: 130 were measured.

@@ -161,7 +161,7 @@ fn in_parts(
     Ok(scales)
 }
 
-/// Some rows of a weight as floats, and the bytes that they are stored in.
+/// Some rows of a weight as floats, and the bytes that they are stored in. Panics for codes, which are taken as they are.
 fn floats(cpu: &Cpu, weight: &Weight, rows: Range<usize>) -> (FloatWeight, Bytes) {
     match weight {
         Weight::Float(weight) => {
@@ -169,22 +169,28 @@ fn floats(cpu: &Cpu, weight: &Weight, rows: Range<usize>) -> (FloatWeight, Bytes
             let stored = part.data().clone();
             (part, stored)
         }
-        weight => {
-            let ids: Vec<u32> = rows.clone().map(|row| row as u32).collect();
+        Weight::Blocks(blocks, _) => {
+            let row_bytes = blocks.bytes() / blocks.rows().max(1);
+            let stored = blocks.data().slice(rows.start * row_bytes..rows.end * row_bytes);
+            let ids: Vec<u32> = rows.map(|row| row as u32).collect();
             let mut decoded = Matrix::unset(ids.len(), weight.cols());
             weight.gather(cpu, &ids, decoded.view_mut());
-            let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(decoded.data()));
-            let part = FloatWeight::new(FloatEncoding::F32, ids.len(), weight.cols(), bytes);
-            let stored = match weight {
-                Weight::Blocks(blocks, _) => {
-                    let row_bytes = blocks.bytes() / blocks.rows().max(1);
-                    blocks.data().slice(rows.start * row_bytes..rows.end * row_bytes)
-                }
-                _ => Bytes::new(),
-            };
-            (part, stored)
+            (float_weight(decoded), stored)
+        }
+        Weight::Int8(..) | Weight::Int4(..) | Weight::Nf4(_) => unreachable!("codes are taken as they are"),
+    }
+}
+
+/// Numbers as a weight, where they lie.
+pub(crate) fn float_weight(numbers: Matrix) -> FloatWeight {
+    struct Owned(Matrix);
+    impl AsRef<[u8]> for Owned {
+        fn as_ref(&self) -> &[u8] {
+            bytemuck::cast_slice(self.0.data())
         }
     }
+    let (rows, cols) = (numbers.rows(), numbers.cols());
+    FloatWeight::new(FloatEncoding::F32, rows, cols, Bytes::from_owner(Owned(numbers)))
 }
 
 impl fmt::Display for Encoding {

@@ -181,6 +181,9 @@ pub enum ModelError {
     /// Metadata of a GGUF file that no model can have.
     #[error("the file's metadata: {0}")]
     Gguf(String),
+    /// A model that no GGUF file can hold so that llama.cpp computes the same.
+    #[error("no GGUF file is written of this model: {0}")]
+    NoGguf(String),
     /// A position that the model's table of positions does not have.
     #[error("position {position} is beyond the {known} that this model has learned")]
     Position {

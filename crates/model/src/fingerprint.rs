@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::files::{self, MAX_SETTINGS_BYTES, missing};
 use crate::spec::TensorNames;
-use crate::{Encoding, Result, Stored, families};
+use crate::{Encoding, Result, Stored, beside, families, is_gguf};
 
 /// Bytes of a tensor that are held in memory at a time.
 const PIECE_BYTES: usize = 16 << 20;
@@ -41,12 +41,12 @@ pub struct Fingerprint {
 }
 
 /// The part of it that no weight has to be read for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Computed {
     /// What the linears of blocks are stored in.
-    pub stored: &'static str,
+    pub stored: String,
     /// What embedding and head are stored in.
-    pub stored_embedding: &'static str,
+    pub stored_embedding: String,
     /// What weights are computed in.
     pub encoding: &'static str,
     /// How sessions keep keys and values.
@@ -58,9 +58,13 @@ pub struct Computed {
 impl Computed {
     /// That of a model, computed in `encoding`.
     pub fn of(stored: &Stored, encoding: Encoding, kv_cache: CacheEncoding) -> Computed {
+        let (linears, embedding) = match &stored.kinds {
+            Some(kinds) => (kinds.linears.as_str(), kinds.embedding.as_str()),
+            None => (stored.linears.name(), stored.embedding.name()),
+        };
         Computed {
-            stored: stored.linears.name(),
-            stored_embedding: stored.embedding.name(),
+            stored: linears.to_owned(),
+            stored_embedding: embedding.to_owned(),
             encoding: encoding.name(),
             kv_cache: kv_cache.name(),
             arithmetic_version: ARITHMETIC_VERSION,
@@ -76,8 +80,13 @@ impl Fingerprint {
     pub fn of(folder: &Path, cpu: &Cpu, encoding: Encoding, kv_cache: CacheEncoding) -> Result<Fingerprint> {
         let spec = families::load_spec(folder)?;
         spec.stored.check(encoding)?;
-        let path = folder.join("config.json");
-        let config = files::read(&path, MAX_SETTINGS_BYTES)?.ok_or_else(|| missing(path, "it describes the model"))?;
+        let config = match is_gguf(folder) {
+            true => beside::config(folder)?.to_string().into_bytes(),
+            false => {
+                let path = folder.join("config.json");
+                files::read(&path, MAX_SETTINGS_BYTES)?.ok_or_else(|| missing(path, "it describes the model"))?
+            }
+        };
         let (ends, blocks) = checksums(&Checkpoint::open(folder)?, cpu, &spec.names, spec.num_blocks)?;
         let mut fingerprint = Fingerprint {
             fingerprint: String::new(),

@@ -15,6 +15,7 @@
 //! | [`families`] | a page per family: its configuration and its tensor names |
 //! | [`checkpoint`] | tensors by name, from safetensors files in one piece or in shards, mapped into memory |
 //! | [`inspect`] | what a checkpoint holds and needs, without loading it |
+//! | [`gguf`] | models in GGUF files, read and written |
 //! | [`mod@fingerprint`] | what decides the bits of a model's results, in a line |
 //! | [`norm`] | a normalization with its parameters |
 //! | [`load`] | from named tensors to the parts of a model |
@@ -24,8 +25,11 @@
 //! | [`local`] | [`LocalSpan`]: blocks resident in this process |
 //! | [`mod@encoding`] | weights as stored, or encoded when they are loaded |
 //! | [`stored`] | how a folder says that its weights are encoded |
+//! | `beside` | the files of a folder that are not weights |
+//! | `rows` | rows of a weight in another type of numbers |
 //! | `staging` | a folder that is being written, beside its name |
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
+//! | [`floats`] | a folder whose weights are in floats, whatever they were in |
 //! | [`mod@merge`] | a folder with an adapter folded into its weights |
 //! | [`ends`] | embedding and head |
 //! | [`mod@pooling`] | from hidden states to the embedding of a sentence |
@@ -54,6 +58,7 @@
 #![deny(unsafe_code)]
 
 pub mod adapter;
+mod beside;
 pub mod block;
 pub mod chat_template;
 pub mod checkpoint;
@@ -64,8 +69,9 @@ pub mod error;
 pub mod families;
 mod files;
 pub mod fingerprint;
+pub mod floats;
 pub mod generation_config;
-mod gguf;
+pub mod gguf;
 pub mod inspect;
 mod kv_cache;
 mod linear;
@@ -77,6 +83,7 @@ pub mod norm;
 pub mod pooling;
 pub mod quantize;
 pub mod random;
+mod rows;
 pub mod spec;
 mod staging;
 pub mod stored;
@@ -85,6 +92,7 @@ pub mod tokenizer;
 pub use chat_template::{ChatTemplate, Message};
 pub use encoding::Encoding;
 pub use error::{ModelError, Result};
+pub use gguf::is_gguf;
 pub use local::LocalSpan;
 pub use model::{Model, Network, OpenOptions};
 pub use pooling::Pooling;

@@ -182,10 +182,62 @@ pub enum Positions {
 /// Rotary positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
+    /// What the frequencies are made of.
+    pub settings: RopeSettings,
     frequencies: Vec<f32>,
     scaling: f32,
     dynamic: Option<DynamicRope>,
     carried: usize,
+}
+
+/// What the frequencies of rotary positions are made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeSettings {
+    /// The base.
+    pub theta: f64,
+    /// What carries them beyond the trained length.
+    pub scaling: RopeScaling,
+}
+
+/// What carries rotary positions beyond the trained length; the formulas are told in
+/// [`families`](crate::families).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Nothing.
+    None,
+    /// All frequencies are divided by a factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Frequencies that fall with the length.
+    Dynamic(DynamicRope),
+    /// Low frequencies are divided by a factor.
+    Llama3 {
+        /// The factor.
+        factor: f64,
+        /// Frequencies that turn less often over the trained length are low.
+        low_freq_factor: f64,
+        /// Frequencies that turn more often over the trained length are high.
+        high_freq_factor: f64,
+        /// The trained length.
+        trained_tokens: usize,
+    },
+    /// YaRN.
+    Yarn {
+        /// What low frequencies are divided by.
+        factor: f64,
+        /// The trained length.
+        trained_tokens: usize,
+        /// Channels that turn more often over the trained length keep their frequency.
+        beta_fast: f64,
+        /// Those that turn less often are divided.
+        beta_slow: f64,
+        /// Whether the two borders are rounded to whole channels.
+        truncate: bool,
+    },
+    /// Each frequency is divided by a number of its own, which a GGUF file brings.
+    Divided,
 }
 
 /// Frequencies that fall with the length of the sequence once that exceeds the trained one ("NTK-aware" scaling).
@@ -201,14 +253,15 @@ pub struct DynamicRope {
 
 impl RopeSpec {
     /// The same frequencies for all lengths, and a factor of the cosines and sines (1 where a kind has none).
-    pub fn new(frequencies: Vec<f32>, scaling: f32) -> Self {
-        RopeSpec { frequencies, scaling, dynamic: None, carried: 0 }
+    pub fn new(settings: RopeSettings, frequencies: Vec<f32>, scaling: f32) -> Self {
+        RopeSpec { settings, frequencies, scaling, dynamic: None, carried: 0 }
     }
 
     /// Frequencies that depend on the length, for heads whose first `rotary` channels turn.
     pub fn dynamic(rotary: usize, dynamic: DynamicRope) -> Self {
+        let settings = RopeSettings { theta: dynamic.theta, scaling: RopeScaling::Dynamic(dynamic) };
         let frequencies = rope::frequencies(rotary, dynamic.theta);
-        RopeSpec { dynamic: Some(dynamic), ..RopeSpec::new(frequencies, 1.0) }
+        RopeSpec { dynamic: Some(dynamic), ..RopeSpec::new(settings, frequencies, 1.0) }
     }
 
     /// The same, meant to carry a model to `tokens`.

@@ -30,6 +30,17 @@ pub struct Stored {
     pub embedding: Encoding,
     /// Linears that are floats nevertheless: beginnings or ends of their names.
     pub skipped: Vec<String>,
+    /// What a GGUF file has its weights in, where that is more than floats.
+    pub kinds: Option<Kinds>,
+}
+
+/// Kinds of blocks (and `f32` for floats of any size), joined by `+` where there are several: `q4_k+q6_k`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    /// Of the linears of blocks.
+    pub linears: String,
+    /// Of embedding and head.
+    pub embedding: String,
 }
 
 impl Default for Stored {
@@ -42,7 +53,7 @@ impl Default for Stored {
 impl Stored {
     /// Floats, all of them.
     pub const fn floats() -> Self {
-        Stored { linears: Encoding::F32, embedding: Encoding::F32, skipped: Vec::new() }
+        Stored { linears: Encoding::F32, embedding: Encoding::F32, skipped: Vec::new(), kinds: None }
     }
 
     /// What a configuration says.
@@ -147,7 +158,7 @@ fn bitsandbytes(field: &Config, in_4_bits: bool) -> Result<Stored> {
     } else {
         Encoding::Int8
     };
-    Ok(Stored { linears, embedding: Encoding::F32, skipped })
+    Ok(Stored { linears, embedding: Encoding::F32, skipped, kinds: None })
 }
 
 /// The field as Bouquet writes it.
@@ -168,5 +179,5 @@ fn bouquet(field: &Config) -> Result<Stored> {
     if linears == Encoding::F32 {
         return Err(field.error("encoding", "says that linears are floats, where nothing should be said at all"));
     }
-    Ok(Stored { linears, embedding, skipped: Vec::new() })
+    Ok(Stored { linears, embedding, skipped: Vec::new(), kinds: None })
 }

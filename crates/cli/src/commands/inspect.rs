@@ -15,7 +15,7 @@ use bouquet_model::inspect::{Inspection, TensorSummary};
 use bouquet_model::load::Loader;
 use serde_json::json;
 
-use crate::open::{cache_names, encoding_names, needs_folder, or_usual};
+use crate::open::{cache_names, encoding_names, or_usual};
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -49,7 +49,6 @@ all that it is made of, a checksum for each block among them.";
 pub(crate) fn run(mut args: InspectArgs) -> Result<()> {
     args.model = hub::folder(args.model)?;
     if args.fingerprint {
-        needs_folder(&args.model, "only folders have fingerprints so far")?;
         return fingerprint(&args);
     }
     let spec = load_spec(&args.model)?;

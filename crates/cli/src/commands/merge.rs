@@ -1,30 +1,25 @@
 //! `bouquet merge`: a model's folder with an adapter folded into its weights.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bouquet_model::adapter::Learned;
 use bouquet_model::checkpoint::{Checkpoint, Dtype};
 use bouquet_model::families::load_spec;
 use bouquet_model::merge;
-use bouquet_model::quantize::{Job, Plan, unfinished};
-use bouquet_span::Limits;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
-use super::quantize::{check_disk, write};
+use super::writing::{Plan, Task};
 use crate::compute::ComputeArgs;
 use crate::errors::wrong;
-use crate::interrupt::Work;
-use crate::open::needs_folder;
-use crate::{hub, output, system};
+use crate::{hub, output};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct MergeArgs {
-    /// Folder of the model, or its name on the hub, with weights in floats
+    /// Folder of the model, or its name on the hub, with weights in floats; or a GGUF file
     model: PathBuf,
     /// Folder of the adapter, as PEFT saves it
     #[arg(long, value_name = "DIR")]
@@ -66,7 +61,6 @@ fn dtypes() -> impl TypedValueParser<Value = Dtype> {
 
 pub(crate) fn run(mut args: MergeArgs) -> Result<()> {
     args.model = hub::folder_for(args.model, args.dry_run)?;
-    needs_folder(&args.model, "adapters are folded into the floats of folders so far")?;
     let spec = load_spec(&args.model)?;
     let (learned, _) = Learned::open(&args.adapter, &spec)?;
     if learned.soft_prompt.is_some() || !learned.deep_prompts.blocks.is_empty() {
@@ -78,50 +72,23 @@ pub(crate) fn run(mut args: MergeArgs) -> Result<()> {
     let source = Checkpoint::open(&args.model)?;
     let plan = merge::plan(&spec, &source, &learned.low_rank, args.dtype.clone(), args.max_shard_size)?;
     let pairs = learned.low_rank.pairs.len();
-    if args.dry_run {
-        unfinished(&args.output)?;
-        return report(&args, &plan, pairs, None);
-    }
-    check_disk(&args.output, &plan)?;
-    let work = Work::begin();
-    let limits = Limits { deadline: None, cancel: work.cancel.clone() };
-    let cpu = args.compute.cpu()?;
-    let start = Instant::now();
-    let job = Job { cpu: &cpu, source: &source, folder: &args.model, target: &args.output, limits: &limits };
-    let resumed = write(&plan, &job)?;
-    report(&args, &plan, pairs, Some((resumed, start.elapsed())))
-}
-
-/// What was written, of which an earlier try had written so many bytes, and in which time; or what would be.
-fn report(args: &MergeArgs, plan: &Plan, pairs: usize, written: Option<(u64, Duration)>) -> Result<()> {
-    let path = args.output.display();
-    let free = system::free_disk_bytes(&args.output);
-    let dtypes: Vec<String> = plan.dtypes().into_iter().map(|dtype| dtype.name().to_lowercase()).collect();
+    let plan = Plan::Folder(plan);
+    let task = Task {
+        model: &args.model,
+        source: &source,
+        output: &args.output,
+        compute: &args.compute,
+        dry_run: args.dry_run,
+    };
+    let outcome = plan.carry_out(&task)?;
+    let dtypes = plan.dtypes();
     if args.json {
-        let files: Vec<_> =
-            plan.shards.iter().map(|shard| json!({ "file": shard.file, "bytes": shard.bytes })).collect();
-        return output::json(&json!({
-            "output": path.to_string(),
-            "pairs": pairs,
-            "dtypes": dtypes,
-            "weight_bytes": plan.bytes(),
-            "files": files,
-            "free_disk_bytes": free,
-            "written": written.is_some(),
-            "resumed_bytes": written.map(|(resumed, _)| resumed),
-            "seconds": written.map(|(_, time)| time.as_secs_f64()),
-            "peak_memory_bytes": system::peak_memory_bytes(),
-        }));
+        return plan.report(&task, &outcome, json!({ "pairs": pairs, "dtypes": dtypes }));
     }
-    let [bytes, linears, files] =
-        [output::bytes(plan.bytes()), output::counted(pairs, "linear"), output::counted(plan.shards.len(), "file")];
-    let dtypes = dtypes.join(" and ");
-    let would = if written.is_some() { "" } else { "would have " };
+    let files = output::counted(plan.files(&args.output).len(), "file");
+    let [bytes, linears] = [output::bytes(plan.bytes()), output::counted(pairs, "linear")];
+    let (path, would, dtypes) = (args.output.display(), outcome.would(), dtypes.join(" and "));
     output::line(&format!("{path}: {would}{bytes} of weights in {dtypes}, {files}, {linears} changed by the adapter"))?;
-    match (written, free) {
-        (Some((_, time)), _) => output::note(&output::seconds(time)),
-        (None, Some(free)) => output::note(&format!("its disk has {} free", output::bytes(free))),
-        (None, None) => {}
-    }
+    outcome.note();
     Ok(())
 }

@@ -1,28 +1,25 @@
 //! `bouquet quantize`: a model's folder with its weights in codes.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use anyhow::Result;
+use bouquet_model::Encoding;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
-use bouquet_model::quantize::{Job, Plan, Progress, Request, unfinished};
-use bouquet_model::{Encoding, ModelError};
-use bouquet_span::Limits;
+use bouquet_model::quantize::{self, Request};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
+use super::writing::{Plan, Task};
 use crate::compute::ComputeArgs;
-use crate::errors::{asked_wrongly, disk_hint, wrong};
-use crate::interrupt::Work;
-use crate::open::needs_folder;
-use crate::{hub, output, system};
+use crate::errors::asked_wrongly;
+use crate::{hub, output};
 
 /// What was typed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct QuantizeArgs {
-    /// Folder of the model, or its name on the hub, with weights in floats
+    /// Folder of the model, or its name on the hub, with weights in floats; or a GGUF file
     model: PathBuf,
     /// What the linears of blocks are stored in
     #[arg(long, value_parser = names([Encoding::Int8, Encoding::Int4, Encoding::Nf4]))]
@@ -74,7 +71,6 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
         ));
     }
     args.model = hub::folder_for(args.model, args.dry_run)?;
-    needs_folder(&args.model, "only folders are written anew so far")?;
     let spec = load_spec(&args.model)?;
     let source = Checkpoint::open(&args.model)?;
     let request = Request {
@@ -83,93 +79,32 @@ pub(crate) fn run(mut args: QuantizeArgs) -> Result<()> {
         embedding: args.embedding.unwrap_or(Encoding::F32),
         max_shard_bytes: args.max_shard_size,
     };
-    let plan = Plan::new(&spec, &source, request)?;
-    let free = system::free_disk_bytes(&args.output);
-    if args.dry_run {
-        unfinished(&args.output)?;
-        return report(&args, &plan, free, None);
-    }
-    check_disk(&args.output, &plan)?;
-    let work = Work::begin();
-    let limits = Limits { deadline: None, cancel: work.cancel.clone() };
-    let cpu = args.compute.cpu()?;
-    let job = Job { cpu: &cpu, source: &source, folder: &args.model, target: &args.output, limits: &limits };
-    let start = Instant::now();
-    let before = write(&plan, &job)?;
-    report(&args, &plan, free, Some((before, start.elapsed())))
-}
-
-/// Whether the disk has room for a folder to be.
-pub(super) fn check_disk(target: &Path, plan: &Plan) -> Result<()> {
-    let needed = needed(plan.bytes(), unfinished(target)?.as_deref());
-    match system::free_disk_bytes(target).filter(|&free| free < needed) {
-        None => Ok(()),
-        Some(free) => {
-            let (needed, free) = (output::bytes(needed), output::bytes(free));
-            Err(wrong(
-                format!("{} needs {needed}, and its disk has {free} free", target.display()),
-                "make room on the disk, or write to another one",
-            ))
-        }
-    }
-}
-
-/// Carries a plan out and shows how far it is; returns the bytes that an earlier try had written.
-pub(super) fn write(plan: &Plan, job: &Job<'_>) -> Result<u64> {
-    let mut shown = output::Progress::new();
-    let before = plan.write(job, &mut |Progress { label, bytes, total }| {
-        shown.show(&format!("{label}, {} of {}", output::bytes(bytes), output::bytes(total)));
-    });
-    before.map_err(|error| with_what_is_kept(error, job.target))
-}
-
-/// An error of the disk, and that what is finished has been kept, where it has.
-fn with_what_is_kept(error: ModelError, target: &Path) -> anyhow::Error {
-    match (&error, unfinished(target)) {
-        (ModelError::Write { source, .. }, Ok(Some(_))) => {
-            let hint = format!("{}; the same command goes on from what is finished", disk_hint(source));
-            wrong(error.to_string(), hint)
-        }
-        _ => error.into(),
-    }
-}
-
-/// What a folder of so many bytes needs on its disk besides what an earlier try has left there, which is gone on with or
-/// written over.
-fn needed(bytes: u64, unfinished: Option<&Path>) -> u64 {
-    let entries = unfinished.and_then(|folder| folder.read_dir().ok()).into_iter().flatten();
-    let there: u64 = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum();
-    bytes.saturating_sub(there)
-}
-
-/// What was written, of which an earlier try had written so many bytes, and in which time; or what would be.
-fn report(args: &QuantizeArgs, plan: &Plan, free: Option<u64>, written: Option<(u64, Duration)>) -> Result<()> {
-    let path = args.output.display();
-    let ours = !plan.stored.is_of_bitsandbytes();
+    let plan = quantize::Plan::new(&spec, &source, request)?;
+    let stored = plan.stored.clone();
+    let plan = Plan::Folder(plan);
+    let task = Task {
+        model: &args.model,
+        source: &source,
+        output: &args.output,
+        compute: &args.compute,
+        dry_run: args.dry_run,
+    };
+    let outcome = plan.carry_out(&task)?;
+    let ours = !stored.is_of_bitsandbytes();
     if args.json {
-        let files: Vec<_> =
-            plan.shards.iter().map(|shard| json!({ "file": shard.file, "bytes": shard.bytes })).collect();
-        return output::json(&json!({
-            "output": path.to_string(),
-            "encoding": plan.stored.linears.name(),
+        let more = json!({
+            "encoding": stored.linears.name(),
             "double": args.double,
-            "embedding": plan.stored.embedding.name(),
+            "embedding": stored.embedding.name(),
             "opens_in_transformers": !ours,
-            "weight_bytes_before": plan.bytes_before,
-            "weight_bytes": plan.bytes(),
-            "files": files,
-            "free_disk_bytes": free,
-            "written": written.is_some(),
-            "resumed_bytes": written.map(|(before, _)| before),
-            "seconds": written.map(|(_, time)| time.as_secs_f64()),
-            "peak_memory_bytes": system::peak_memory_bytes(),
-        }));
+        });
+        return plan.report(&task, &outcome, more);
     }
-    let files = output::counted(plan.shards.len(), "file");
-    let (bytes, was) = (output::bytes(plan.bytes()), output::bytes(plan.bytes_before));
-    let would = if written.is_some() { "" } else { "would have " };
+    let files = output::counted(plan.files(&args.output).len(), "file");
+    let [bytes, was] = [plan.bytes(), plan.bytes_before()].map(output::bytes);
+    let (path, would) = (args.output.display(), outcome.would());
     output::line(&format!("{path}: {would}{bytes} of weights in {files}, where {was} were before"))?;
-    let in_codes = match (plan.stored.linears, plan.stored.embedding) {
+    let in_codes = match (stored.linears, stored.embedding) {
         (linears, Encoding::F32) => format!("linears in {linears}, embedding and head as they were"),
         (linears, embedding) => format!("linears in {linears}, embedding and head in {embedding}"),
     };
@@ -177,31 +112,6 @@ fn report(args: &QuantizeArgs, plan: &Plan, free: Option<u64>, written: Option<(
         true => format!("{in_codes}; a layout of Bouquet's own, which transformers and bitsandbytes do not open"),
         false => format!("{in_codes}; transformers opens it with bitsandbytes"),
     });
-    if let Some((before, time)) = written {
-        let resumed = match before {
-            0 => String::new(),
-            before => format!(", after {} that were there", output::bytes(before)),
-        };
-        let peak = system::peak_memory_bytes().map(|peak| format!(", peak memory {}", output::bytes(peak)));
-        output::note(&format!("{}{resumed}{}", output::seconds(time), peak.unwrap_or_default()));
-    } else if let Some(free) = free {
-        output::note(&format!("its disk has {} free", output::bytes(free)));
-    }
+    outcome.note();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_an_earlier_try_has_left_needs_no_more_room() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("first"), [0; 300]).unwrap();
-        std::fs::write(folder.path().join("second.part"), [0; 50]).unwrap();
-        assert_eq!(needed(1000, Some(folder.path())), 650);
-        assert_eq!(needed(100, Some(folder.path())), 0);
-        assert_eq!(needed(1000, None), 1000);
-        assert_eq!(needed(1000, Some(&folder.path().join("gone"))), 1000);
-    }
 }

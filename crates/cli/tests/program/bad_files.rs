@@ -184,21 +184,3 @@ fn tokenizers_that_do_not_fit_are_refused() {
     edit_json(&folder.path().join("generation_config.json"), |config| config["temperature"] = json!("hot"));
     refused(&["run", arg(folder.path()), "Hello"], 1, "generation_config.json");
 }
-
-#[test]
-fn a_gguf_file_is_refused_where_only_a_folder_will_do() {
-    let room = tempfile::tempdir().unwrap();
-    let (file, out) = (room.path().join("model.gguf"), room.path().join("out"));
-    std::fs::write(&file, b"GGUF").unwrap();
-    let (file, out) = (arg(&file), arg(&out));
-    for arguments in [
-        &["quantize", file, "--encoding", "int8", "-o", out][..],
-        &["merge", file, "--adapter", out, "-o", out],
-        &["inspect", file, "--fingerprint"],
-    ] {
-        let output = output(arguments);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("is a GGUF file, and") && said.contains("hint: give the folder"), "{said}");
-    }
-}

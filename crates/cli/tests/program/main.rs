@@ -10,6 +10,7 @@ mod bad_requests;
 mod bench;
 mod chat;
 mod compare;
+mod convert;
 mod doctor;
 mod embed;
 mod finetune;

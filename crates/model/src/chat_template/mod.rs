@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 pub use engine::Clock;
 pub use source::SpecialTokens;
+pub(crate) use source::template_of;
 
 use crate::{ModelError, Result};
 

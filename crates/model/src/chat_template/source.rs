@@ -19,22 +19,25 @@ const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "p
 /// Special tokens by name (`bos_token`, `eos_token` and so on), as the vocabulary spells them.
 pub type SpecialTokens = BTreeMap<String, String>;
 
-/// The template of a folder, with its special tokens; `None` where it has none.
-pub(super) fn read(folder: &Path) -> Result<Option<(String, SpecialTokens)>> {
-    if is_gguf(folder) {
-        return GgufFile::open(folder)?.chat_template();
-    }
+/// The template of a model, with its special tokens; `None` where it has none.
+pub(super) fn read(model: &Path) -> Result<Option<(String, SpecialTokens)>> {
+    let (source, special_tokens) =
+        if is_gguf(model) { GgufFile::open(model)?.template_and_tokens()? } else { template_of(model)? };
+    Ok(source.map(|source| (source, special_tokens)))
+}
+
+/// The template of a folder, where it has one, and its special tokens.
+pub(crate) fn template_of(folder: &Path) -> Result<(Option<String>, SpecialTokens)> {
     let config = object(&folder.join("tokenizer_config.json"))?;
     let file = folder.join("chat_template.jinja");
     let source = match files::read(&file, MAX_BYTES as u64)? {
         Some(bytes) => Some(String::from_utf8(bytes).map_err(|_| damaged(&file, "it is not UTF-8"))?),
         None => template(config.get("chat_template").unwrap_or(&Value::Null))?,
     };
-    let Some(source) = source else { return Ok(None) };
     // What tokenizer_config.json says stands above the older file.
     let mut special_tokens = special_tokens(&object(&folder.join("special_tokens_map.json"))?);
     special_tokens.extend(self::special_tokens(&config));
-    Ok(Some((source, special_tokens)))
+    Ok((source, special_tokens))
 }
 
 /// The object of a file, empty where there is none.

@@ -37,16 +37,29 @@ pub fn load_weight(
     inputs: usize,
 ) -> Result<(String, Weight)> {
     let (name, tensor) = find(source, names, name)?;
+    let weight = weight(source, &name, tensor, outputs, inputs)?;
+    Ok((name, weight))
+}
+
+/// The weight of a tensor that has been found.
+///
+/// # Errors
+/// Those of [`load_weight`], but that it is missing.
+pub(crate) fn weight(
+    source: &dyn TensorSource,
+    name: &str,
+    tensor: Tensor,
+    outputs: usize,
+    inputs: usize,
+) -> Result<Weight> {
     if matches!(tensor.dtype, Dtype::I8 | Dtype::U8) {
-        let weight = encoded::load(source, &name, tensor, outputs, inputs)?;
-        return Ok((name, weight));
+        return encoded::load(source, name, tensor, outputs, inputs);
     }
     if let Dtype::Blocks(format) = tensor.dtype {
-        let weight = blocks(&name, format, tensor, outputs, inputs)?;
-        return Ok((name, weight));
+        return blocks(name, format, tensor, outputs, inputs);
     }
-    let encoding = check_floats(&name, &tensor, &[outputs, inputs])?;
-    Ok((name, Weight::from_bytes(encoding, outputs, inputs, tensor.data)))
+    let encoding = check_floats(name, &tensor, &[outputs, inputs])?;
+    Ok(Weight::from_bytes(encoding, outputs, inputs, tensor.data))
 }
 
 /// A weight in blocks, of which each row is a whole number.

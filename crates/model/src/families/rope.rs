@@ -11,7 +11,7 @@ use super::limits;
 use crate::Result;
 use crate::config::Config;
 use crate::files::shown;
-use crate::spec::{DynamicRope, RopeSpec};
+use crate::spec::{DynamicRope, RopeScaling, RopeSettings, RopeSpec};
 
 /// What scales positions: larger factors are mistakes.
 const MAX_FACTOR: f64 = 1e6;
@@ -37,7 +37,10 @@ pub(super) fn read(config: &Config, head_dim: usize, default_theta: f64, max_pos
         }
     }
     let theta = found.unwrap_or(default_theta);
-    let Some((parameters, kind)) = scaled else { return Ok(RopeSpec::new(frequencies(head_dim, theta), 1.0)) };
+    let Some((parameters, kind)) = scaled else {
+        let settings = RopeSettings { theta, scaling: RopeScaling::None };
+        return Ok(RopeSpec::new(settings, frequencies(head_dim, theta), 1.0));
+    };
     let parameters = Parameters { config: &parameters, head_dim, theta, max_positions };
     match kind.as_str() {
         "linear" => parameters.linear(),
@@ -78,7 +81,8 @@ impl Parameters<'_> {
     fn linear(&self) -> Result<RopeSpec> {
         let factor = self.factor()?;
         let scaled = frequencies(self.head_dim, self.theta).into_iter().map(|frequency| frequency / factor as f32);
-        Ok(RopeSpec::new(scaled.collect(), 1.0).carried_to(stretched(self.max_positions, factor)))
+        Ok(RopeSpec::new(self.settings(RopeScaling::Linear { factor }), scaled.collect(), 1.0)
+            .carried_to(stretched(self.max_positions, factor)))
     }
 
     /// The base grows with the length.
@@ -93,9 +97,11 @@ impl Parameters<'_> {
 
     /// Low frequencies are divided by a factor, high ones are not, those between are mixed (Llama 3.1, arXiv 2407.21783).
     fn llama3(&self) -> Result<RopeSpec> {
-        let factor = self.factor()? as f32;
+        let given = self.factor()?;
+        let factor = given as f32;
         let (low, high) = (self.number("low_freq_factor")?, self.number("high_freq_factor")?);
-        let trained = self.trained_tokens()? as f64;
+        let trained_tokens = self.trained_tokens()?;
+        let trained = trained_tokens as f64;
         if high <= low {
             return Err(self.config.error("high_freq_factor", format!("is {high}, not more than the low one, {low}")));
         }
@@ -109,7 +115,10 @@ impl Parameters<'_> {
             let share = (trained as f32 / wavelength - low as f32) / (high - low) as f32;
             (1.0 - share) * divided / factor + share * divided
         };
-        Ok(RopeSpec::new(frequencies(self.head_dim, self.theta).into_iter().map(mixed).collect(), 1.0))
+        let mixed = frequencies(self.head_dim, self.theta).into_iter().map(mixed).collect();
+        let (low_freq_factor, high_freq_factor) = (low, high);
+        let scaling = RopeScaling::Llama3 { factor: given, low_freq_factor, high_freq_factor, trained_tokens };
+        Ok(RopeSpec::new(self.settings(scaling), mixed, 1.0))
     }
 
     /// YaRN (Peng et al. 2023, arXiv 2309.00071): as the above with a ramp over channels, and sharper attention.
@@ -124,7 +133,8 @@ impl Parameters<'_> {
         let channel = |turns: f64| (self.head_dim as f64 * ln(trained / (turns * 2.0 * PI))) / (2.0 * ln(self.theta));
         let (fast, slow) = (self.optional("beta_fast")?.unwrap_or(32.0), self.optional("beta_slow")?.unwrap_or(1.0));
         let (mut first, mut last) = (channel(fast), channel(slow));
-        if self.config.optional_flag("truncate")?.unwrap_or(true) {
+        let truncate = self.config.optional_flag("truncate")?.unwrap_or(true);
+        if truncate {
             (first, last) = (first.floor(), last.ceil());
         }
         (first, last) = (first.max(0.0), last.min(self.head_dim as f64 - 1.0));
@@ -138,7 +148,8 @@ impl Parameters<'_> {
             frequency / factor as f32 * (1.0 - kept) + frequency * kept
         };
         let mixed = frequencies(self.head_dim, self.theta).into_iter().enumerate().map(mixed).collect();
-        let rope = RopeSpec::new(mixed, self.attention_factor(factor)? as f32);
+        let scaling = RopeScaling::Yarn { factor, trained_tokens, beta_fast: fast, beta_slow: slow, truncate };
+        let rope = RopeSpec::new(self.settings(scaling), mixed, self.attention_factor(factor)? as f32);
         Ok(rope.carried_to(stretched(trained_tokens, factor)))
     }
 
@@ -152,6 +163,10 @@ impl Parameters<'_> {
             (Some(numerator), Some(denominator)) => scale(numerator) / scale(denominator),
             _ => scale(1.0),
         })
+    }
+
+    fn settings(&self, scaling: RopeScaling) -> RopeSettings {
+        RopeSettings { theta: self.theta, scaling }
     }
 
     fn factor(&self) -> Result<f64> {

@@ -5,24 +5,35 @@
 //! | module | job |
 //! |---|---|
 //! | `config` | metadata to the fields of `config.json` |
+//! | `layout` | which tensors there are, and the order of their rows |
+//! | `metadata` | the metadata that says what a folder says |
+//! | `rope` | factors of Llama 3's rotary positions |
 //! | `tensors` | the tensors by the names of the family, rows put in order |
+//! | `write` | a model in a file |
 //!
 //! Which metadata and names there are is told by llama.cpp's converters (`convert_hf_to_gguf.py`, `gguf-py/gguf/constants.py`).
 
 mod config;
+mod layout;
+mod metadata;
+mod rope;
 mod tensors;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bouquet_gguf::{Gguf, Metadata, TensorInfo, split};
+use bouquet_gguf::{Gguf, Metadata, TensorInfo, TensorKind, split};
+use bouquet_kernels::weight::BlockFormat;
 use bytes::Bytes;
 
+use crate::checkpoint::Dtype;
 use crate::checkpoint::mmap::{self, Mapped};
 use crate::files::{self, damaged, missing};
 use crate::{ModelError, ModelSpec, Result};
 
 pub(crate) use self::tensors::GgufTensors;
+pub use self::write::{Plan, WRITTEN};
 
 /// A model's GGUF file, or all files of one that is split.
 #[derive(Clone, Debug)]
@@ -33,13 +44,14 @@ pub(crate) struct GgufFile {
 
 #[derive(Clone, Debug)]
 struct Part {
+    path: PathBuf,
     mapped: Mapped,
     bytes: Bytes,
     header: Gguf,
 }
 
 /// Whether a path is that of a GGUF file, by its ending.
-pub(crate) fn is_gguf(path: &Path) -> bool {
+pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !path.is_dir()
 }
 
@@ -86,14 +98,21 @@ impl GgufFile {
         config::spec(self)
     }
 
-    /// The template of conversations, where there is one, with the special tokens that it may name.
+    /// The `config.json` that says the same.
+    ///
+    /// # Errors
+    /// Those of [`spec`](Self::spec); [`ModelError::Gguf`] for what no `config.json` can say.
+    pub(crate) fn config(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        config::json(self)
+    }
+
+    /// The template of conversations, where there is one, and the special tokens that it may name.
     ///
     /// # Errors
     /// [`ModelError::Damaged`] for metadata of another kind.
-    pub(crate) fn chat_template(&self) -> Result<Option<(String, BTreeMap<String, String>)>> {
+    pub(crate) fn template_and_tokens(&self) -> Result<(Option<String>, BTreeMap<String, String>)> {
         let metadata = self.metadata();
         let text = metadata.optional_text("tokenizer.chat_template").map_err(|error| self.damaged(error))?;
-        let Some(source) = text else { return Ok(None) };
         let tokens = metadata.optional_texts("tokenizer.ggml.tokens").map_err(|error| self.damaged(error))?;
         let mut special = BTreeMap::new();
         for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
@@ -103,7 +122,7 @@ impl GgufFile {
                 special.insert(format!("{name}_token"), token.clone());
             }
         }
-        Ok(Some((source.to_owned(), special)))
+        Ok((text.map(str::to_owned), special))
     }
 
     /// A tensor by its own name, and its bytes.
@@ -116,6 +135,20 @@ impl GgufFile {
 
     fn has(&self, name: &str) -> bool {
         self.parts.iter().any(|part| part.header.tensor(name).is_some())
+    }
+
+    /// All tensors, part after part.
+    fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.parts.iter().flat_map(|part| &part.header.tensors)
+    }
+
+    /// The paths of all parts.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
+    fn release(&self, data: &[u8]) {
+        self.parts.iter().for_each(|part| part.mapped.release(data));
     }
 
     fn damaged(&self, problem: impl ToString) -> ModelError {
@@ -138,6 +171,28 @@ impl Part {
             true => ModelError::Unread { path: path.to_owned(), problem: error.to_string() },
             false => damaged(path, error.to_string()),
         })?;
-        Ok(Part { mapped, bytes, header })
+        Ok(Part { path: path.to_owned(), mapped, bytes, header })
     }
+}
+
+/// Kinds as they are called here.
+const KINDS: [(TensorKind, Dtype); 14] = [
+    (TensorKind::F32, Dtype::F32),
+    (TensorKind::F16, Dtype::F16),
+    (TensorKind::Bf16, Dtype::Bf16),
+    (TensorKind::Q4_0, Dtype::Blocks(BlockFormat::Q4_0)),
+    (TensorKind::Q4_1, Dtype::Blocks(BlockFormat::Q4_1)),
+    (TensorKind::Q5_0, Dtype::Blocks(BlockFormat::Q5_0)),
+    (TensorKind::Q5_1, Dtype::Blocks(BlockFormat::Q5_1)),
+    (TensorKind::Q8_0, Dtype::Blocks(BlockFormat::Q8_0)),
+    (TensorKind::Q2K, Dtype::Blocks(BlockFormat::Q2K)),
+    (TensorKind::Q3K, Dtype::Blocks(BlockFormat::Q3K)),
+    (TensorKind::Q4K, Dtype::Blocks(BlockFormat::Q4K)),
+    (TensorKind::Q5K, Dtype::Blocks(BlockFormat::Q5K)),
+    (TensorKind::Q6K, Dtype::Blocks(BlockFormat::Q6K)),
+    (TensorKind::Iq4Nl, Dtype::Blocks(BlockFormat::Iq4Nl)),
+];
+
+fn dtype(kind: TensorKind) -> Dtype {
+    KINDS.into_iter().find(|(known, _)| *known == kind).expect("every kind is in the table").1
 }

@@ -1,4 +1,4 @@
-//! A model's folder with its weights in codes, made from one with floats: planned from headers and shapes, then written a
+//! A model's folder with its weights in codes, made from one with floats, or from a GGUF file: planned from headers and shapes, then written a
 //! linear at a time, so that no more than the codes of one are in memory.
 //!
 //! ```text
@@ -15,7 +15,6 @@
 mod write;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use bouquet_span::{LinearId, Site};
 use serde_json::{Value, json};
@@ -26,10 +25,9 @@ use crate::checkpoint::{Dtype, Tensor, TensorSource, find};
 use crate::load::Loader;
 use crate::merge::Fold;
 use crate::stored::FIELD;
-use crate::{Encoding, ModelError, ModelSpec, Result, Stored};
+use crate::{Encoding, ModelError, ModelSpec, Result, Stored, floats};
 
 pub use crate::staging::unfinished;
-pub(crate) use write::AT_A_TIME;
 pub use write::{Job, Progress};
 
 /// What is wanted.
@@ -93,14 +91,14 @@ pub(crate) enum Change {
     Copied,
     /// Floats become codes.
     Encoded(Layout),
-    /// Floats become floats, with the share of a pair added where there is one.
-    Folded(Option<Fold>),
+    /// Floats, codes or blocks become floats, with the share of a pair added where there is one.
+    Floats(Option<Fold>),
 }
 
 impl Request {
     /// What `config.json` will say.
     fn stored(&self) -> Stored {
-        Stored { linears: self.encoding, embedding: self.embedding, skipped: Vec::new() }
+        Stored { linears: self.encoding, embedding: self.embedding, skipped: Vec::new(), kinds: None }
     }
 
     /// Whether linears of experts are encoded, which only a layout of Bouquet's own has.
@@ -117,7 +115,7 @@ impl Plan {
     /// [`ModelError::AlreadyEncoded`]; whatever is wrong with the tensors.
     pub fn new(spec: &ModelSpec, source: &dyn TensorSource, request: Request) -> Result<Plan> {
         assert_ne!(request.encoding, Encoding::F32, "an encoding to write");
-        if spec.stored != Stored::floats() {
+        if spec.stored.linears != Encoding::F32 {
             return Err(ModelError::AlreadyEncoded { stored: spec.stored.linears });
         }
         let layouts = layouts(spec, source, &request)?;
@@ -127,26 +125,29 @@ impl Plan {
             "double": request.double,
             "embedding": request.embedding.name(),
         });
-        let config = vec![(FIELD.to_owned(), stored.to_config(request.double).expect("not floats"))];
-        let piece = |name: &str, tensor: &Tensor| piece(name, tensor, layouts.get(name).copied());
+        let mut config = vec![(FIELD.to_owned(), stored.to_config(request.double).expect("not floats"))];
+        if spec.stored.kinds.is_some() {
+            config.extend(floats::config(Some(&floats::DECODED)));
+        }
+        let piece = |name: &str, tensor: &Tensor| Some(piece(name, tensor, layouts.get(name).copied()));
         let plan = Plan { stored, bytes_before: 0, shards: Vec::new(), what, config };
         plan.with_pieces(spec, source, request.max_shard_bytes, piece)
     }
 
-    /// Plans the files: a piece for each tensor of the source, which are all checked.
+    /// Plans the files: at most a piece for each tensor of the source, which are all checked.
     pub(crate) fn with_pieces(
         mut self,
         spec: &ModelSpec,
         source: &dyn TensorSource,
         max_shard_bytes: u64,
-        piece: impl Fn(&str, &Tensor) -> Piece,
+        piece: impl Fn(&str, &Tensor) -> Option<Piece>,
     ) -> Result<Plan> {
         Loader { source, spec, encoding: None }.check()?;
         let mut units = units(spec);
         for name in source.names() {
             let Some(tensor) = source.tensor(name)? else { continue };
             self.bytes_before += tensor.data.len() as u64;
-            units[unit_of(spec, name)].pieces.push(piece(name, &tensor));
+            units[unit_of(spec, name)].pieces.extend(piece(name, &tensor));
         }
         units.retain(|unit| !unit.pieces.is_empty());
         self.shards = cut(units, max_shard_bytes);
@@ -267,6 +268,9 @@ fn piece(name: &str, tensor: &Tensor, encoded: Option<Layout>) -> Piece {
             let module = name.strip_suffix(".weight").unwrap_or(name);
             (Change::Encoded(layout), layout.tensors(module, rows, cols))
         }
+        _ if matches!(tensor.dtype, Dtype::Blocks(_)) => {
+            (Change::Floats(None), vec![Planned::new(name, floats::DECODED, &tensor.shape)])
+        }
         _ => (Change::Copied, vec![Planned::new(name, tensor.dtype.clone(), &tensor.shape)]),
     };
     Piece { source: name.to_owned(), change, tensors }
@@ -293,26 +297,4 @@ fn cut(units: Vec<Unit>, max_bytes: u64) -> Vec<Shard> {
         };
     }
     shards
-}
-
-/// Files of a model's folder that are neither weights nor `config.json`, and belong to the weights whatever they are
-/// stored in.
-fn goes_along(file: &Path) -> bool {
-    const NAMES: [&str; 13] = [
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "sentencepiece.bpe.model",
-        "spiece.model",
-        "chat_template.jinja",
-        "chat_template.json",
-    ];
-    let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return false };
-    NAMES.contains(&name) || name.starts_with("LICENSE") || name.starts_with("NOTICE")
 }

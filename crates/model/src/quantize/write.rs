@@ -1,23 +1,20 @@
 //! A plan carried out.
 
-use std::fs;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
-use bouquet_kernels::{ARITHMETIC_VERSION, Cpu, FloatEncoding, Weight};
+use bouquet_kernels::{ARITHMETIC_VERSION, Cpu, FloatEncoding, Matrix, Weight};
 use bouquet_span::{Limits, SpanError};
 use serde_json::{Value, json};
 
-use super::{Change, Piece, Plan, Shard, Unit, bytes, goes_along};
-use crate::checkpoint::parts::{not_finite, wrong};
+use super::{Change, Piece, Plan, Shard, Unit, bytes};
+use crate::beside::{self, Beside, pretty};
+use crate::checkpoint::parts::{self, not_finite, wrong};
 use crate::checkpoint::write::{Planned, Writer};
 use crate::checkpoint::{Dtype, Tensor, TensorSource};
-use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
+use crate::merge::Fold;
+use crate::rows::{AT_A_TIME, Rows, Share, Work};
 use crate::staging::Staging;
-use crate::{ModelError, Result, merge};
-
-/// Bytes of a tensor that are read at a time.
-pub(crate) const AT_A_TIME: usize = 16 << 20;
+use crate::{ModelError, Result};
 
 /// What a plan is carried out with.
 pub struct Job<'a> {
@@ -25,7 +22,7 @@ pub struct Job<'a> {
     pub cpu: &'a Cpu,
     /// The tensors of the plan.
     pub source: &'a dyn TensorSource,
-    /// Where the source's other files are.
+    /// The folder or the GGUF file of the source, for what is said there besides.
     pub folder: &'a Path,
     /// The folder to write: none yet, or an empty one.
     pub target: &'a Path,
@@ -128,30 +125,36 @@ impl Plan {
     }
 
     /// What makes weights into a model, `config.json` last of all.
-    fn write_small_files(&self, folder: &Path, staging: &Staging) -> Result<()> {
+    fn write_small_files(&self, model: &Path, staging: &Staging) -> Result<()> {
         if let Some(index) = self.index() {
             staging.write("model.safetensors.index.json", pretty(&index).as_bytes())?;
         }
-        for entry in fs::read_dir(folder).map_err(|source| ModelError::Io { path: folder.to_owned(), source })? {
-            let path = entry.map_err(|source| ModelError::Io { path: folder.to_owned(), source })?.path();
-            if goes_along(&path) && path.is_file() {
-                staging.copy(&path)?;
+        for file in beside::others(model)? {
+            match file {
+                Beside::Copied(path) => staging.copy(&path)?,
+                Beside::Made(name, bytes) => staging.write(name, &bytes)?,
             }
         }
-        let mut config = config(folder)?;
-        for (field, value) in &self.config {
-            config[field] = value.clone();
+        let mut config = beside::config(model)?;
+        let fields = config.as_object_mut().ok_or_else(|| ModelError::Config("it is no JSON object".to_owned()))?;
+        for (field, value) in self.config.iter().cloned() {
+            // As JSON has it, null is for what is not there.
+            if value.is_null() {
+                fields.remove(&field)
+            } else {
+                fields.insert(field, value)
+            };
         }
         staging.write("config.json", pretty(&config).as_bytes())
     }
 
     /// What is written, and from what.
-    fn what(&self, folder: &Path) -> Result<Value> {
+    fn what(&self, model: &Path) -> Result<Value> {
         Ok(json!({
             "version": [env!("CARGO_PKG_VERSION"), ARITHMETIC_VERSION],
             "wanted": self.what,
-            "config": config(folder)?,
-            "weights": weights_files(folder)?,
+            "config": beside::config(model)?,
+            "weights": beside::weights(model)?,
         }))
     }
 }
@@ -163,21 +166,52 @@ impl Piece {
         job.limits.check()?;
         let layout = match change {
             Change::Copied => return self.copy(&tensor, job, writer, progress),
-            Change::Folded(fold) => return merge::write(&tensor, &tensors[0], fold.as_ref(), job, writer, progress),
+            Change::Floats(fold) => return self.floats(tensor, fold.as_ref(), job, writer, progress),
             Change::Encoded(layout) => layout,
         };
         let was = match tensor.dtype {
-            Dtype::F16 => FloatEncoding::F16,
+            Dtype::F32 => FloatEncoding::F32,
             Dtype::Bf16 => FloatEncoding::Bf16,
-            _ => FloatEncoding::F32,
+            _ => FloatEncoding::F16,
         };
-        let weight = Weight::from_bytes(was, tensor.shape[0], tensor.shape[1], tensor.data);
+        let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+        let weight = parts::weight(job.source, name, tensor, rows, cols)?;
         let weight = layout.encoding.encode(job.cpu, name, weight, &|data| job.source.release(data))?;
         for (planned, contents) in tensors.iter().zip(layout.contents(&weight, was)) {
             writer.write(&planned.name, 0, &contents)?;
             progress(bytes(planned));
         }
         Ok(())
+    }
+
+    fn floats(
+        &self,
+        tensor: Tensor,
+        fold: Option<&Fold>,
+        job: &Job<'_>,
+        writer: &mut Writer,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let Planned { name, dtype, shape } = &self.tensors[0];
+        let weight = match (shape.as_slice(), &tensor.dtype) {
+            (&[rows, cols], _) => parts::weight(job.source, &self.source, tensor, rows, cols)?,
+            // Vectors, and what no part of a model is.
+            (shape, _) => {
+                let cols = shape.last().copied().unwrap_or(1);
+                let encoding = parts::check_floats(&self.source, &tensor, shape)?;
+                Weight::from_bytes(encoding, shape.iter().product::<usize>() / cols.max(1), cols, tensor.data)
+            }
+        };
+        let share = fold.map(|fold| move |first, numbers: &mut Matrix| fold.add(job.cpu, first, numbers));
+        let share = share.as_ref().map(|share| share as Share<'_>);
+        let mut written = 0;
+        let work = Work { cpu: job.cpu, limits: job.limits, release: &|data| job.source.release(data) };
+        Rows { name, weight: &weight, order: None, share, dtype }.write(work, &mut |bytes| {
+            writer.write(name, written, bytes)?;
+            written += bytes.len() as u64;
+            progress(bytes.len() as u64);
+            Ok(())
+        })
     }
 
     fn copy(&self, tensor: &Tensor, job: &Job<'_>, writer: &mut Writer, progress: &mut dyn FnMut(u64)) -> Result<()> {
@@ -195,36 +229,4 @@ impl Piece {
         }
         Ok(())
     }
-}
-
-/// `config.json` as it is.
-fn config(folder: &Path) -> Result<Value> {
-    let path = folder.join("config.json");
-    match files::read(&path, MAX_SETTINGS_BYTES)? {
-        Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error.to_string())),
-        None => Err(missing(path, "it says what kind of model the folder holds")),
-    }
-}
-
-/// Name, length and time of the files with weights, which tell whether they have changed.
-fn weights_files(folder: &Path) -> Result<Vec<Value>> {
-    let failed = |source| ModelError::Io { path: folder.to_owned(), source };
-    let mut weights = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|ending| ending == "safetensors") {
-            let metadata = fs::metadata(&path).map_err(failed)?;
-            let time = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let nanoseconds = time.map(|time| time.as_nanos().to_string());
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            weights.push(json!([name, metadata.len(), nanoseconds]));
-        }
-    }
-    weights.sort_by_key(ToString::to_string);
-    Ok(weights)
-}
-
-/// As transformers writes it.
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
 }

@@ -56,7 +56,8 @@ impl RandomModel {
         staging: &Staging,
         more: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<bool> {
-        let stored = Stored { linears: encoding, embedding: encoding.of_vocabulary(), skipped: Vec::new() };
+        let stored =
+            Stored { linears: encoding, embedding: encoding.of_vocabulary(), skipped: Vec::new(), kinds: None };
         let mut config = shape.config();
         if let Some(field) = stored.to_config(false) {
             config[FIELD] = field;

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod adapter_lies;
+mod convert;
 mod encoded;
 mod fingerprint;
 mod fuzz;

@@ -132,7 +132,7 @@ fn a_folder_in_codes_computes_what_the_floats_compute_when_they_are_encoded_at_l
             for embedding in [Encoding::F32, encoding.of_vocabulary()] {
                 let written = Written::of(&model(name), Request { embedding, max_shard_bytes: SMALL, ..request });
                 let stored = load_spec(&written.path()).unwrap().stored;
-                assert_eq!(stored, Stored { linears: encoding, embedding, skipped: Vec::new() });
+                assert_eq!(stored, Stored { linears: encoding, embedding, skipped: Vec::new(), kinds: None });
                 let same = logits(&written.path(), encoding) == logits(&model(name), encoding);
                 assert!(same, "{name} in {encoding}, embedding in {embedding}");
             }

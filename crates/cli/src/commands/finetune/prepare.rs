@@ -9,7 +9,7 @@ use bouquet_kernels::Matrix;
 use bouquet_model::adapter::initial::soft_prompt;
 use bouquet_model::adapter::{self, Learned, targets};
 use bouquet_model::chat_template::{ChatTemplate, Clock};
-use bouquet_model::{ModelSpec, Tokenizer, families};
+use bouquet_model::{ModelSpec, Tokenizer, families, is_gguf};
 use bouquet_span::{Prompts, Site};
 use bouquet_tune::config::{Config, Kind, Objective};
 use bouquet_tune::data::{
@@ -27,7 +27,7 @@ use super::evaluate::Held;
 use super::settings::Draft;
 use super::whiten;
 use crate::errors::{asked_wrongly, wrong};
-use crate::open::is_gguf;
+
 use crate::{hub, output, system};
 
 /// Records as token ids.
