@@ -113,9 +113,9 @@ pub(crate) fn run(mut args: ConvertArgs) -> Result<()> {
     let max_shard_bytes = args.max_shard_size;
     let plan = match (to_file, to.dtype(), to.encoding()) {
         (true, dtype, _) if is_gguf(&args.model) => {
-            Plan::File(gguf::Plan::of_file(&args.model, dtype.filter(|_| args.to.is_some()).as_ref())?)
+            Plan::File(gguf::Plan::of_file(&args.model, dtype.filter(|_| args.to.is_some()).as_ref())?.into())
         }
-        (true, Some(dtype), _) => Plan::File(gguf::Plan::of_folder(&args.model, &spec, &source, &dtype)?),
+        (true, Some(dtype), _) => Plan::File(gguf::Plan::of_folder(&args.model, &spec, &source, &dtype)?.into()),
         (_, _, Some(encoding)) => {
             let request = Request { encoding, double: false, embedding: Encoding::F32, max_shard_bytes };
             Plan::Folder(quantize::Plan::new(&spec, &source, request)?)

@@ -20,7 +20,7 @@ pub(super) enum Plan {
     /// A folder.
     Folder(quantize::Plan),
     /// A GGUF file.
-    File(gguf::Plan),
+    File(Box<gguf::Plan>),
 }
 
 /// From where to where.

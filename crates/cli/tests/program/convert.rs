@@ -53,9 +53,9 @@ fn a_file_is_quantized_merged_and_known_by_its_fingerprint() {
     }
     assert_eq!(json(&["inspect", arg(&int8), "--json"])["family"], "llama");
     let fingerprint = json(&["inspect", arg(&file), "--fingerprint", "--encoding", "f32", "--json"]);
-    assert_eq!((&fingerprint["stored"], &fingerprint["stored_embedding"]), (&json!("f16+q8_0"), &json!("q8_0")));
+    assert_eq!((&fingerprint["stored"], &fingerprint["stored_embedding"]), (&json!("f32+q8_0"), &json!("q8_0")));
     let run = json(&["run", arg(&file), "a", "--max-tokens", "1", "--encoding", "f32", "--json"]);
-    assert_eq!(run["computed"]["stored"], "f16+q8_0");
+    assert_eq!(run["computed"]["stored"], "f32+q8_0");
 }
 
 #[test]
