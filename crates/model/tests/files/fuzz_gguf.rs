@@ -131,7 +131,7 @@ proptest! {
     #[test]
     fn a_damaged_chat_template_writes_or_is_refused(which in any::<Index>(), damages in vec(damage(), 1..5)) {
         let start = Instant::now();
-        let source = damaged(which.get(&*TEMPLATES).clone().into_bytes(), &damages);
+        let source = damaged(which.get(&TEMPLATES).clone().into_bytes(), &damages);
         let source = String::from_utf8_lossy(&source);
         if let Ok(template) = ChatTemplate::parse(&source, [].into(), Clock::at(0)) {
             let turns = [("system", "Be brief."), ("user", "Hello?"), ("assistant", "Hi."), ("user", "好 <b>?")];
