@@ -4,6 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::blocks::Terms;
 use super::{
     BlockCodes, BlockRows, GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with,
     blocks_with, few_with, many_with, reads_with,
@@ -172,6 +173,12 @@ impl Ints for Halves512 {
     }
 
     #[inline(always)]
+    unsafe fn add_group(self, scales: *const f32, minimums: Option<*const f32>, terms: Terms, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { add_group(self.0, scales, minimums, terms, to) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: see above; a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
@@ -234,5 +241,25 @@ pub(super) unsafe fn add_scaled(sums: __m512i, scale: f32, to: *mut f32) {
     unsafe {
         let sums = _mm512_cvtepi32_ps(sums);
         _mm512_storeu_ps(to, _mm512_fmadd_ps(sums, _mm512_set1_ps(scale), _mm512_loadu_ps(to)));
+    }
+}
+
+/// [`Ints::add_group`].
+#[inline(always)]
+pub(super) unsafe fn add_group(
+    sums: __m512i,
+    scales: *const f32,
+    minimums: Option<*const f32>,
+    terms: Terms,
+    to: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let scales = _mm512_mul_ps(_mm512_loadu_ps(scales), _mm512_set1_ps(terms.scale));
+        let mut total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scales, _mm512_loadu_ps(to));
+        if let Some(minimums) = minimums {
+            total = _mm512_fnmadd_ps(_mm512_loadu_ps(minimums), _mm512_set1_ps(terms.scaled), total);
+        }
+        _mm512_storeu_ps(to, total);
     }
 }

@@ -46,7 +46,7 @@ impl BlockCodes<'_> {
 
 /// The [`TERMS`].
 #[derive(Clone, Copy, Default)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     pub(super) scale: f32,
     pub(super) sum: i32,
     pub(super) scaled: f32,
@@ -158,8 +158,10 @@ unsafe fn tile<I: Ints, const M: usize, const N: usize>(
     y: &mut [f32],
 ) -> usize {
     let (steps, register) = (x.group / I::STEP, I::LANES * 4);
-    let outputs = N * I::LANES;
-    let mut stored = [[0i32; MOST_OUTPUTS]; M];
+    let y: &mut [f32] = &mut y[token * MOST_OUTPUTS..][..M * MOST_OUTPUTS];
+    let y = y.as_mut_ptr();
+    assert!(w.scales.len() >= w.codes.cols / x.group * MOST_OUTPUTS, "scales");
+    assert!(w.minimums.is_none_or(|minimums| minimums.len() >= w.codes.cols / x.group * MOST_OUTPUTS), "minimums");
     for (group, start) in (0..w.codes.cols).step_by(x.group).enumerate() {
         let (mut codes, mut terms) = ([x.tokens.token(token); M], [Terms::default(); M]);
         // SAFETY: the caller's.
@@ -177,13 +179,15 @@ unsafe fn tile<I: Ints, const M: usize, const N: usize>(
                 });
             }
             let sums = many_tile::<I, M, N>(panel.add(group * steps * N * register), steps, codes, sums);
+            let scales = w.scales.as_ptr().add(group * MOST_OUTPUTS);
+            let minimums = w.minimums.map(|minimums| minimums.as_ptr().add(group * MOST_OUTPUTS));
             unroll!(T < M, {
-                unroll!(O < N, { sums[T][O].store(stored[T].as_mut_ptr().add(O * I::LANES).cast()) });
+                unroll!(O < N, {
+                    let (place, to) = (O * I::LANES, y.add(T * MOST_OUTPUTS + O * I::LANES));
+                    let minimums = minimums.map(|minimums| minimums.wrapping_add(place));
+                    sums[T][O].add_group(scales.add(place), minimums, terms[T], to);
+                });
             });
-        }
-        for i in 0..M {
-            let to = &mut y[(token + i) * MOST_OUTPUTS..][..outputs];
-            w.add_group(group, &stored[i][..outputs], terms[i], to);
         }
     }
     M

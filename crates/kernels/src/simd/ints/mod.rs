@@ -42,6 +42,7 @@ use std::ops::Range;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::backward::backward_with;
+use self::blocks::Terms;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use self::blocks::blocks_with;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -119,6 +120,9 @@ pub(crate) trait Ints: Copy {
     unsafe fn interleave(rows: &mut [Self; MOST_STEP]);
     /// `to[lane] += sum · scale`, rounded once, for each lane of sums.
     unsafe fn add_scaled(self, scale: f32, to: *mut f32);
+    /// `to[lane] += sum · (scales[lane] · terms.scale)`, rounded once behind the bracket, for each lane of sums; then
+    /// `to[lane] -= minimums[lane] · terms.scaled`, rounded once, where there are minimums.
+    unsafe fn add_group(self, scales: *const f32, minimums: Option<*const f32>, terms: Terms, to: *mut f32);
 
     /// Asks for a cache line that will be read soon; any address will do.
     #[inline(always)]

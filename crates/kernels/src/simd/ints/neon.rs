@@ -4,6 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
 
+use super::blocks::Terms;
 use super::{
     BlockCodes, BlockRows, GroupCodes, Ints, MOST_LANES, MOST_STEP, STREAMS, Sums, TokenCodes, backward_with,
     blocks_with, few_with, many_with, reads_with, spin_with,
@@ -227,6 +228,19 @@ impl<const DOT: bool> Ints for Bytes128<DOT> {
         unsafe {
             let sums = vcvtq_f32_s32(vreinterpretq_s32_s8(self.0));
             vst1q_f32(to, vfmaq_n_f32(vld1q_f32(to), sums, scale));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_group(self, scales: *const f32, minimums: Option<*const f32>, terms: Terms, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe {
+            let sums = vcvtq_f32_s32(vreinterpretq_s32_s8(self.0));
+            let mut total = vfmaq_f32(vld1q_f32(to), sums, vmulq_n_f32(vld1q_f32(scales), terms.scale));
+            if let Some(minimums) = minimums {
+                total = vfmsq_n_f32(total, vld1q_f32(minimums), terms.scaled);
+            }
+            vst1q_f32(to, total);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::blocks::Terms;
 use super::{
     BlockCodes, BlockRows, GroupCodes, Ints, MOST_LANES, MOST_STEP, Sums, TokenCodes, backward_with, blocks_with,
     few_with, many_with, spin_with,
@@ -207,6 +208,12 @@ impl Ints for Bytes512 {
     }
 
     #[inline(always)]
+    unsafe fn add_group(self, scales: *const f32, minimums: Option<*const f32>, terms: Terms, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { super::avx512::add_group(self.0, scales, minimums, terms, to) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: see above; a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
@@ -301,6 +308,12 @@ impl Ints for Bytes256 {
     unsafe fn add_scaled(self, scale: f32, to: *mut f32) {
         // SAFETY: see above.
         unsafe { super::avx2::add_scaled(self.0, scale, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_group(self, scales: *const f32, minimums: Option<*const f32>, terms: Terms, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { super::avx2::add_group(self.0, scales, minimums, terms, to) }
     }
 
     #[inline(always)]
