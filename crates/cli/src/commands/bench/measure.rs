@@ -67,17 +67,17 @@ impl Bench {
         }
         let mut once: Box<dyn FnMut() -> Result<Duration> + '_> = match test {
             Test::Prompt(tokens) => Box::new(move || self.prompt(tokens)),
-            Test::Generate { tokens, batch } => Box::new(move || self.generate(tokens, batch)),
+            Test::Generate { tokens, batch, depth } => {
+                let mut sessions = self.sessions(tokens, batch, depth)?;
+                Box::new(move || self.generate(&mut sessions, tokens))
+            }
             Test::Embed => Box::new(|| self.embed()),
             Test::Train(step) => {
                 let mut training = Steps::new(step, &self.network, &self.limits)?;
                 Box::new(move || training.step())
             }
         };
-        match test {
-            Test::Generate { tokens, batch } => self.generate(tokens.min(4), batch)?,
-            Test::Prompt(_) | Test::Embed | Test::Train(_) => once()?,
-        };
+        once()?;
         self.network.cpu.take_profile();
         let (mut samples, mut profile) = (Vec::new(), Vec::new());
         let mut before = self.machine_limits();
@@ -102,23 +102,38 @@ impl Bench {
 
     /// A prompt through all blocks, and the logits of its last token.
     fn prompt(&self, tokens: usize) -> Result<Duration> {
-        let mut session = self.open(tokens)?;
-        let ids: Vec<u32> = (0..tokens).map(|place| self.token_id(place)).collect();
+        let mut session = self.open(tokens, 0)?;
         let start = Instant::now();
-        let mut chunks = ids.chunks(self.prompt_chunk()).peekable();
-        while let Some(chunk) = chunks.next() {
-            let returned = if chunks.peek().is_none() { Returned::Last } else { Returned::None };
-            let last = self.step(&mut [&mut session], &[chunk], returned)?;
-            if returned == Returned::Last {
-                self.head(&last);
-            }
+        if let Some(last) = self.read(&mut session, tokens)? {
+            self.head(&last);
         }
         Ok(start.elapsed())
     }
 
-    /// Tokens one by one, each with its logits, in several sequences at once.
-    fn generate(&self, tokens: usize, batch: usize) -> Result<Duration> {
-        let mut sessions = (0..batch).map(|_| self.open(tokens)).collect::<Result<Vec<Session>>>()?;
+    /// Steps a session by so many tokens, and returns the last one, if there is any.
+    fn read(&self, session: &mut Session, tokens: usize) -> Result<Option<Vec<HiddenStates>>> {
+        let ids: Vec<u32> = (0..tokens).map(|place| self.token_id(place)).collect();
+        let (mut chunks, mut last) = (ids.chunks(self.prompt_chunk()).peekable(), None);
+        while let Some(chunk) = chunks.next() {
+            let returned = if chunks.peek().is_none() { Returned::Last } else { Returned::None };
+            last = Some(self.step(&mut [&mut *session], &[chunk], returned)?);
+        }
+        Ok(last)
+    }
+
+    /// Sessions that have read `depth` tokens, with room for more.
+    fn sessions(&self, tokens: usize, batch: usize, depth: usize) -> Result<Vec<Session>> {
+        let session = |_| {
+            let mut session = self.open(depth + tokens, tokens)?;
+            self.read(&mut session, depth)?;
+            Ok(session)
+        };
+        (0..batch).map(session).collect()
+    }
+
+    /// Tokens one by one, each with its logits, in several sequences at once; the sessions are then as they were.
+    fn generate(&self, sessions: &mut [Session], tokens: usize) -> Result<Duration> {
+        let (batch, depth) = (sessions.len(), sessions.first().map_or(0, |session| session.positions()[0]));
         let start = Instant::now();
         for place in 0..tokens {
             let ids: Vec<[u32; 1]> = (0..batch).map(|sequence| [self.token_id(place * batch + sequence)]).collect();
@@ -126,7 +141,9 @@ impl Bench {
             let last = self.step(&mut sessions.iter_mut().collect::<Vec<_>>(), &ids, Returned::Last)?;
             self.head(&last);
         }
-        Ok(start.elapsed())
+        let time = start.elapsed();
+        sessions.iter_mut().try_for_each(|session| session.rewind(0, depth))?;
+        Ok(time)
     }
 
     /// Sentences to vectors, without their tokens being cut out of texts.
@@ -144,8 +161,8 @@ impl Bench {
         Ok(start.elapsed())
     }
 
-    fn open(&self, max_tokens: usize) -> Result<Session> {
-        let shape = SessionShape { sequences: 1, max_tokens, max_rewind: 0 };
+    fn open(&self, max_tokens: usize, max_rewind: usize) -> Result<Session> {
+        let shape = SessionShape { sequences: 1, max_tokens, max_rewind };
         Ok(self.network.blocks.open(shape, &Pass::default())?)
     }
 
@@ -191,10 +208,10 @@ impl Bench {
                 let tokens = tokens as f64;
                 (passes * cost.weight_bytes + tokens * cache, tokens * cost.block_ops + cost.head_ops)
             }
-            Test::Generate { tokens, batch } => {
-                let (tokens, batch) = (tokens as f64, batch as f64);
+            Test::Generate { tokens, batch, depth } => {
+                let [tokens, batch, depth] = [tokens, batch, depth].map(|count| count as f64);
                 // The token at position p sees p + 1.
-                let seen = batch * tokens * (tokens + 1.0) / 2.0;
+                let seen = batch * tokens * (depth + (tokens + 1.0) / 2.0);
                 (tokens * cost.weight_bytes + seen * cache, tokens * batch * (cost.block_ops + cost.head_ops))
             }
             Test::Embed => {

@@ -54,8 +54,11 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate one by one, each a test; 0 for none
     #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_values_t = [64], value_parser = tokens())]
     generate: Vec<u32>,
+    /// Tokens that are in the cache already when tokens are generated
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 0, value_parser = tokens())]
+    depth: u32,
     /// Measure embeddings instead: 512 sentences of 8 to 40 tokens
-    #[arg(long, conflicts_with_all = ["prompt", "generate", "batch"])]
+    #[arg(long, conflicts_with_all = ["prompt", "generate", "batch", "depth"])]
     embed: bool,
     /// Repetitions of each test
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -64,7 +67,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
     /// Measure steps of low-rank training on pairs of sentences instead: activations recomputed, and kept
-    #[arg(long, conflicts_with_all = ["embed", "prompt", "generate", "batch", "write"])]
+    #[arg(long, conflicts_with_all = ["embed", "prompt", "generate", "batch", "depth", "write"])]
     train: bool,
     /// Pairs of a step of training
     #[arg(long, value_name = "N", default_value_t = 8, requires = "train", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -98,12 +101,14 @@ Examples:
   bouquet bench MODEL
   bouquet bench --shape bloom-1b7 --encoding int4 --threads 2
   bouquet bench --shape bloom-560m -p 0 -n 64 --batch 4 --profile
+  bouquet bench --shape llama32-1b -p 0 -n 32 --depth 8192
   bouquet bench --shape bloom-560m --embed
   bouquet bench --shape bloom-560m --train --encoding int8
   bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
 
 pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the
-logits of each and the cache of keys and values; nothing is sampled. Tokens/s are the mean over the
+logits of each and the cache of keys and values; nothing is sampled. tg64 @ d8192: behind 8192 tokens,
+whose time does not count. Tokens/s are the mean over the
 repetitions, after a warm-up, and their standard deviation. embed: from token ids to vectors, without the head.
 
 GB/s are the weights and the cache read, beside them the share of what memory gives. GOP/s are the

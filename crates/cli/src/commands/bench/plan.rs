@@ -31,8 +31,8 @@ pub(super) const SEED: u64 = 1;
 pub(super) enum Test {
     /// A prompt of so many tokens.
     Prompt(usize),
-    /// So many tokens one by one, in so many sequences.
-    Generate { tokens: usize, batch: usize },
+    /// So many tokens one by one, in so many sequences, behind `depth` others in each.
+    Generate { tokens: usize, batch: usize, depth: usize },
     /// Embeddings of [`SENTENCES`] sentences, as long as sentences are.
     Embed,
     /// A step of training.
@@ -75,7 +75,8 @@ impl Test {
     pub(super) fn name(self) -> String {
         match self {
             Test::Prompt(tokens) => format!("pp{tokens}"),
-            Test::Generate { tokens, .. } => format!("tg{tokens}"),
+            Test::Generate { tokens, depth: 0, .. } => format!("tg{tokens}"),
+            Test::Generate { tokens, depth, .. } => format!("tg{tokens} @ d{depth}"),
             Test::Embed => "embed".to_owned(),
             Test::Train(step) => {
                 let activations = if step.keeps_activations { "kept" } else { "recomputed" };
@@ -88,7 +89,7 @@ impl Test {
     pub(super) fn tokens(self) -> usize {
         match self {
             Test::Prompt(tokens) => tokens,
-            Test::Generate { tokens, batch } => tokens * batch,
+            Test::Generate { tokens, batch, .. } => tokens * batch,
             Test::Embed => (0..SENTENCES).map(sentence_tokens).sum(),
             Test::Train(step) => self.batch().saturating_mul(step.pair_tokens),
         }
@@ -109,7 +110,17 @@ impl Test {
         match self {
             Test::Embed => TOKENS_PER_PASS,
             Test::Train(_) => 0,
-            Test::Prompt(_) | Test::Generate { .. } => self.tokens(),
+            Test::Prompt(_) | Test::Generate { .. } => self.positions() * self.batch(),
+        }
+    }
+
+    /// Tokens of the longest sequence.
+    fn positions(self) -> usize {
+        match self {
+            Test::Prompt(tokens) => tokens,
+            Test::Generate { tokens, depth, .. } => depth + tokens,
+            Test::Embed => *SENTENCE_TOKENS.end(),
+            Test::Train(step) => step.pair_tokens,
         }
     }
 }
@@ -134,7 +145,7 @@ impl Plan {
             return Err(asked_wrongly("there is nothing to measure", "give a number of tokens with -p or -n"));
         }
         if let Some(limit) = spec.max_positions
-            && let Some(test) = tests.iter().find(|test| test.tokens() / test.batch() > limit)
+            && let Some(test) = tests.iter().find(|test| test.positions() > limit)
         {
             let message = format!("{} is beyond the {limit} positions that this model is made for", test.name());
             return Err(asked_wrongly(message, format!("stay within {}", output::tokens(limit))));
@@ -257,9 +268,10 @@ fn tests(args: &BenchArgs) -> Box<dyn Iterator<Item = Test> + '_> {
     if args.embed {
         return Box::new([Test::Embed].into_iter());
     }
-    let batch = usize::from(args.batch);
+    let (batch, depth) = (usize::from(args.batch), args.depth as usize);
     let prompts = args.prompt.iter().map(|&tokens| Test::Prompt(tokens as usize));
-    let generations = args.generate.iter().map(move |&tokens| Test::Generate { tokens: tokens as usize, batch });
+    let generation = move |&tokens| Test::Generate { tokens: tokens as usize, batch, depth };
+    let generations = args.generate.iter().map(generation);
     Box::new(prompts.chain(generations))
 }
 

@@ -139,6 +139,7 @@ pub(crate) trait Block {
     /// Numbers that share a scale.
     const GROUP: usize;
     /// Whether the bytes of codes are signed; those that are not are below 64.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "others multiply signed bytes alone"))]
     const SIGNED: bool;
     /// What the byte of a code has too much.
     const ZERO: u8;
