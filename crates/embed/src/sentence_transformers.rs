@@ -2,7 +2,7 @@
 //! be, whether vectors are made 1 long, and what is put before a text. `modules.json` lists the steps; each may have a folder of its own.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path};
 
 use bouquet_model::Pooling;
@@ -146,7 +146,8 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     let origin = path.display().to_string();
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // A model may also be one file, a GGUF, below which there is nothing.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(source) => return Err(EmbedError::read(&origin, source)),
     };
     let mut bytes = Vec::new();
@@ -206,6 +207,12 @@ mod tests {
         };
         assert_eq!(found, Ok(Some(settings)));
         assert_eq!(read(&[]), Ok(None));
+    }
+
+    #[test]
+    fn a_model_in_one_file_says_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(Settings::read(file.path()).unwrap(), None);
     }
 
     #[test]
