@@ -48,6 +48,7 @@ fn main() {
         bench.integer_decoding();
         bench.training();
         bench.attention();
+        bench.long_attention();
         bench.ops();
         bench.jobs();
         bench.peaks();
@@ -296,6 +297,32 @@ impl Bench {
                     }
                 }
             }
+        }
+    }
+
+    /// One token behind a long context, whose keys and values are read from memory.
+    fn long_attention(&self) {
+        let (keys, heads, head_dim) = (8192, 32, 64);
+        for kv_heads in [8, 32] {
+            let name = format!("attention 1 of {keys}, {heads}/{kv_heads} heads of {head_dim}, from memory");
+            if !self.wants(&name) {
+                continue;
+            }
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let shape = AttentionShape { heads, kv_heads, head_dim, scale, alibi: None, window: None };
+            let bytes = 2 * 4 * keys * kv_heads * head_dim;
+            let caches: Vec<Vec<Vec<f32>>> = (0..(1usize << 29) / bytes)
+                .map(|_| (0..2 * keys / KEY_PIECE).map(|_| numbers(kv_heads * KEY_PIECE * head_dim)).collect())
+                .collect();
+            let (q, mut out) = (matrix(1, heads * head_dim), Matrix::zeros(1, heads * head_dim));
+            self.line(&name, (4 * keys * heads * head_dim) as f64, bytes as f64, |call| {
+                let pieces = caches[call % caches.len()]
+                    .chunks(2)
+                    .map(|of| Piece { keys: Numbers::F32(&of[0]), values: Numbers::F32(&of[1]), capacity: KEY_PIECE })
+                    .collect();
+                let sequence = [Sequence { rows: 0..1, start: keys - 1, pieces }];
+                attention(&self.cpu, &shape, q.view(), &sequence, out.view_mut());
+            });
         }
     }
 

@@ -157,6 +157,14 @@ impl<'a> Numbers<'a> {
         self.len() == 0
     }
 
+    /// Where a number lies; an address to nowhere unless it exists.
+    fn address(&self, number: usize) -> *const u8 {
+        match self {
+            Numbers::F32(numbers) => numbers.as_ptr().wrapping_add(number).cast(),
+            Numbers::F16(numbers) => numbers.as_ptr().wrapping_add(number).cast(),
+        }
+    }
+
     fn part(self, range: Range<usize>) -> Self {
         match self {
             Numbers::F32(numbers) => Numbers::F32(&numbers[range]),
@@ -194,6 +202,14 @@ impl<'a> HeadRows<'a> {
 
     fn rows(&self) -> Rows<'_> {
         Rows::new(bytemuck::cast_slice(self.data()), FloatEncoding::F32, self.stride, self.count, self.cols)
+    }
+
+    /// The same, where `next` is read next, unless what is stored was widened already.
+    fn rows_before(&self, next: Option<*const u8>) -> Rows<'_> {
+        match (next, &self.numbers) {
+            (Some(next), HeadNumbers::Stored(_)) => self.rows().before(next),
+            _ => self.rows(),
+        }
     }
 
     fn row(&self, row: usize) -> &[f32] {

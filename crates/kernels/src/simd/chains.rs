@@ -146,11 +146,16 @@ unsafe fn tile<L: Lanes, const M: usize, const N: usize, const TAIL: bool>(
                 }
             });
         }
+        // Once is enough: by the first rows.
+        let ahead = if row == 0 { w.ahead() } else { 0 };
         let mut at = w_row(start);
         let mut offset = start * factors.step_stride;
         for _ in start..end {
             let mut ws = [L::zero(); N];
             unroll!(J < N, { ws[J] = load(at, J) });
+            if ahead != 0 {
+                unroll!(J < N, { L::prefetch(at.wrapping_add(J * LANES).cast::<u8>().wrapping_offset(ahead)) });
+            }
             unroll!(I < M, {
                 let factor = L::splat(*data[I].add(offset));
                 unroll!(J < N, { sums[I][J] = sums[I][J].add_product(factor, ws[J]) });

@@ -16,6 +16,8 @@ pub(crate) struct Rows<'a> {
     stride: usize,
     count: usize,
     cols: usize,
+    /// Bytes from here to rows that will be read next; 0 where nobody knows.
+    ahead: isize,
     bytes: PhantomData<&'a [u8]>,
 }
 
@@ -29,7 +31,13 @@ impl<'a> Rows<'a> {
     pub(crate) fn new(data: &'a [u8], encoding: FloatEncoding, stride: usize, count: usize, cols: usize) -> Self {
         let bytes = numbers(extent(count, stride, cols), encoding.bytes());
         assert!(bytes <= data.len(), "{count} rows of {cols}, {stride} apart, in {}", data.len());
-        Rows { data: data.as_ptr(), encoding, stride, count, cols, bytes: PhantomData }
+        Rows { data: data.as_ptr(), encoding, stride, count, cols, ahead: 0, bytes: PhantomData }
+    }
+
+    /// The same rows, and while they are read, those at `next` are asked for, which lie alike: what is too far apart for
+    /// the machine to guess. Any address will do.
+    pub(crate) fn before(self, next: *const u8) -> Self {
+        Rows { ahead: (next as isize).wrapping_sub(self.data as isize), ..self }
     }
 
     /// `count` rows of `cols` f32, one after the other.
@@ -47,6 +55,11 @@ impl<'a> Rows<'a> {
 
     pub(crate) fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// Bytes to rows that will be read next, or 0.
+    pub(crate) fn ahead(&self) -> isize {
+        self.ahead
     }
 
     pub(crate) fn encoding(&self) -> FloatEncoding {

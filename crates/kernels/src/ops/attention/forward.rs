@@ -73,12 +73,17 @@ fn attend(
     let mut values = Scratch::zeros(rows * head_dim);
     let mut of_piece = Scratch::new(rows * head_dim);
     let mut scores = Scratch::new(rows * KEY_PIECE);
-    for index in shape.pieces(&positions) {
+    let pieces = shape.pieces(&positions);
+    for index in pieces.clone() {
         let seen = |row: usize| within_piece(shape.visible(positions.start + row / group), index);
         // q kᵀ with all keys that any row sees; each row then takes its own.
         let union = seen(0).start / LANES * LANES..seen(rows - 1).end;
         let (keys, piece_values) = sequence.pieces[index].head(cpu, kv_head, head_dim, union.end);
-        dot_products(cpu, &queries, keys.rows(), union.clone(), KEY_PIECE, &mut scores);
+        let next = sequence.pieces.get(index + 1).filter(|_| index + 1 < pieces.end);
+        let next = next.map(|next| (next, kv_head * next.capacity * head_dim));
+        let (next_keys, next_values) =
+            (next.map(|(next, first)| next.keys.address(first)), next.map(|(next, first)| next.values.address(first)));
+        dot_products(cpu, &queries, keys.rows_before(next_keys), union.clone(), KEY_PIECE, &mut scores);
 
         let mut factors = Vec::with_capacity(rows);
         for row in 0..rows {
@@ -100,7 +105,7 @@ fn attend(
         of_piece.fill(0.0);
         let ranges: Vec<_> = (0..rows).map(seen).collect();
         let weights = Factors::new(&scores, rows, KEY_PIECE, union.end, 1).with_ranges(&ranges);
-        chains(cpu, weights, piece_values.rows(), Out::new(&mut of_piece, head_dim, rows, head_dim));
+        chains(cpu, weights, piece_values.rows_before(next_values), Out::new(&mut of_piece, head_dim, rows, head_dim));
         // values = values · before + p v · now.
         for (row, (before, now)) in factors.into_iter().enumerate() {
             let part = row * head_dim..(row + 1) * head_dim;
