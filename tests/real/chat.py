@@ -4,15 +4,12 @@ from common import MODEL, bouquet, hold, keep
 from reference import llama_cpp
 from texts import PROMPTS, QUESTIONS
 
-ENCODINGS = ["f32", "int8", "int4"]
+ENCODINGS = ["f32", "stored", "int8"]
 TOKENS = 96
 GREEDY = ["--temperature", 0, "--repetition-penalty", 1, "--max-tokens", TOKENS]
 
 # The first question has to be answered. Of the others a model of 135 million parameters may not know each.
 LEAST = len(QUESTIONS) - 1
-# int4 rounds activations in groups of the blocks, as llama.cpp does, and this model minds: asked in English for the capital of
-# France, both answer in something like French. So of int4 one answer less is asked for, and not Paris.
-EXACT = ["f32", "int8"]
 # The shortest text that goes on, in letters: one that ends at once, or says nothing, is shorter.
 LETTERS = 12
 
@@ -40,7 +37,7 @@ def main():
             text.append(f"- {name} ({reason}): {' / '.join(answer.split(chr(10)))}")
             if name in ENCODINGS:
                 hold(f"{name}: the answer has words, and no marks of the template", answer.strip() and "<|im_" not in answer)
-            if name in EXACT and question == QUESTIONS[0][0]:
+            if name in ENCODINGS and question == QUESTIONS[0][0]:
                 hold(f"{name}: the capital is Paris", good)
         text.append("")
     for prompt in PROMPTS[:4]:
@@ -52,8 +49,7 @@ def main():
             hold(f"{name}: {prompt[:12]!r} goes on", sum(map(str.isalpha, found[name])) >= LETTERS)
     keep("chat", {"right": right, "of": len(QUESTIONS), "conversations": conversations, "completions": completions}, "\n".join(text))
     for name in ENCODINGS:
-        least = LEAST if name in EXACT else LEAST - 1
-        hold(f"{name} answers {right[name]} of {len(QUESTIONS)} questions, at least {least}", right[name] >= least)
+        hold(f"{name} answers {right[name]} of {len(QUESTIONS)} questions, at least {LEAST}", right[name] >= LEAST)
     hold("the capital goes on with Paris", all("Paris" in completions[0]["texts"][name] for name in ENCODINGS))
 
 

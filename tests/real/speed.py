@@ -13,7 +13,7 @@ from common import BOUQUET, DATA, HOME, MODEL, THREADS, bouquet, hold, keep, tab
 from texts import PROMPTS
 
 TESTS = ["pp512", "tg64"]
-ENCODINGS = ["int8", "int4", "f32"]
+ENCODINGS = ["stored", "int8", "int4", "f32"]
 MIB = 1 << 20
 
 

@@ -55,7 +55,8 @@
 //!     token to int8, `dy W` the gradients of each token, times the scales of the rows of `W`, in groups of 128 rows from
 //!     row 0 on. Sums of integers are exact. Those of the groups, each times its scale, are added by rule 3.
 //!     Blocks of ggml round activations in groups of 32 columns, and add the sums of the groups of `x Wᵀ` by rule 3, too:
-//!     each times its scale, then its minimum. Their `dy W` is that of floats.
+//!     each times its scale, then its minimum; what rounding leaves of groups with one massive activation is a row of its
+//!     own, whose output is added. Their `dy W` is that of floats.
 //!
 //! ```
 //! use bouquet_kernels::{Cpu, Matrix, Weight};
@@ -95,4 +96,4 @@ pub use recycle::{MOST_IDLE_BYTES, set_most_idle_bytes};
 pub use weight::{Arithmetic, FloatEncoding, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.
-pub const ARITHMETIC_VERSION: u32 = 2;
+pub const ARITHMETIC_VERSION: u32 = 3;

@@ -8,6 +8,11 @@
 //! y[o]     = Σ_g (Σ_(k in g) q[k] code[o, k]) * (scale[o, g] * scale[a]) - minimum[o, g] * sum[g]
 //! ```
 //!
+//! A group whose largest is more than 8 times all others together would round these to nothing: they are less than half a
+//! step in the mean. What rounding leaves of such groups, `x[k] - q[k] * scale[a]`, makes another row of activations (0 in
+//! other groups), whose `y`, by the same formula, is added. Language models have such groups at a few tokens, the first
+//! one above all (Sun et al. 2024, "Massive activations", arXiv 2402.17762).
+//!
 //! The inner sums are exact. The outer one is a chain in ascending order of `g`, from +0, of a fused multiply-add for the
 //! scale and another for the minimum, where the format has one. What is not finite makes all of `y` NaN.
 
@@ -15,7 +20,7 @@ use std::ops::Range;
 
 use super::BlockWeight;
 use super::format::{Block, BlockFormat, MOST_GROUPS, in_format};
-use super::tokens::Tokens;
+use super::tokens::{Tokens, remainders};
 use crate::cpu::SharedOut;
 use crate::lanes::f16_to_f32;
 use crate::scratch::Scratch;
@@ -23,7 +28,7 @@ use crate::simd::bytes::Bytes32;
 use crate::simd::ints::{self, BLOCK, BlockRows, MOST_OUTPUTS, block_outputs};
 use crate::simd::{per_isa, prefetch};
 use crate::weight::codes::{Int8Rows, shrinking_tasks};
-use crate::{Cpu, MatrixView, MatrixViewMut};
+use crate::{Cpu, Matrix, MatrixView, MatrixViewMut};
 
 /// Tokens that pass by a panel.
 const TOKENS: usize = 512;
@@ -36,10 +41,21 @@ const LEAST_GROUP: usize = 16;
 
 /// `y = x Wᵀ` in integers.
 pub(super) fn product(cpu: &Cpu, w: &BlockWeight, x: MatrixView<'_>, mut y: MatrixViewMut<'_>) {
-    let (count, rows, cols) = (x.rows(), w.rows, w.cols);
-    if count == 0 || rows == 0 {
+    if x.rows() == 0 || w.rows == 0 {
         return;
     }
+    rounded_product(cpu, w, x, y.reborrow());
+    let Some((tokens, remainders)) = remainders(cpu, x) else { return };
+    let mut more = Matrix::unset(tokens.len(), w.rows);
+    rounded_product(cpu, w, remainders.view(), more.view_mut());
+    for (row, token) in tokens.into_iter().enumerate() {
+        y.row_mut(token).iter_mut().zip(more.row(row)).for_each(|(y, more)| *y += more);
+    }
+}
+
+/// The same of activations that are rounded once.
+fn rounded_product(cpu: &Cpu, w: &BlockWeight, x: MatrixView<'_>, mut y: MatrixViewMut<'_>) {
+    let (count, rows, cols) = (x.rows(), w.rows, w.cols);
     let (group, minimums) = in_format!(w.format, B => (B::GROUP, B::MINIMUMS));
     let tokens = Tokens::encode(cpu, x, group);
     let out = SharedOut::new(&mut y);
