@@ -3,14 +3,17 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use chrono::{DateTime, Local, NaiveDateTime};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value, ValueKind};
+use minijinja::value::{Kwargs, Serde, Tuple, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, context, escape_formatter};
 
-use super::guard::{GENERATION, JOINED, MARKS};
-use super::{ChatTemplate, Message, json, python, wrong};
+use super::guard::{GENERATION, JOINED, KEPT, KEPT_WITHIN, MARKS};
+use super::{ChatTemplate, Message, jinja, json, python, wrong};
 use crate::files::shown;
 use crate::{ModelError, Result};
 
@@ -28,6 +31,10 @@ const OWN_BYTES: u64 = 1 << 30;
 
 /// Calls within calls; the engine needs up to 100 KB of stack for each.
 const DEPTH: usize = 64;
+
+/// How long a template may work, and the stack that it has. Usual ones work for a millisecond.
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
+const STACK_BYTES: usize = 128 << 20;
 
 /// The name of the one template.
 const NAME: &str = "chat_template";
@@ -64,17 +71,46 @@ pub(super) fn environment(source: String, clock: Clock) -> Result<Environment<'s
     environment.add_function("strftime_now", move |format: Arc<str>| clock.format(&format));
     environment.add_filter("tojson", json::to_json);
     environment.add_filter(JOINED, joined);
+    environment.add_filter(KEPT, kept);
+    environment.add_filter(KEPT_WITHIN, kept_within);
     environment.add_filter(GENERATION, |text: Arc<str>| format!("{}{text}{}", MARKS[0], MARKS[1]));
     python::add_filters(&mut environment);
+    jinja::add(&mut environment);
     environment
         .add_filter("string", |state: &mut State, value: Value| spend_size(state, &value).map(|()| value.to_string()));
     environment.add_filter("list", |state: &mut State, value: Value| {
         spend_size(state, &value)?;
         minijinja::filters::list(state, value)
     });
-    environment.remove_filter("pprint");
+    // `pprint` has no bounds, and Jinja does not have the others.
+    for filter in ["pprint", "zip", "chain", "lines", "split", "bool"] {
+        environment.remove_filter(filter);
+    }
+    environment.remove_global("debug");
+    environment.add_function("dict", |state: &mut State, of: Option<Value>, more: Kwargs| {
+        let made = minijinja::functions::dict(of, more)?;
+        joined(state, made)
+    });
     environment.add_template_owned(NAME, source).map_err(|error| said(&error))?;
     Ok(environment)
+}
+
+/// Does what a template asks for in a thread with a stack that is deep enough for all that a template of
+/// [`MAX_BYTES`](super::source::MAX_BYTES) can nest, and waits no longer than `longest`. Steps are counted, but a step may
+/// look at all of a long text.
+pub(super) fn apart<T: Send + 'static>(
+    longest: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (result, done) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES);
+    // Nobody waits for the result of one that took too long.
+    let thread = thread.spawn(move || result.send(work()).unwrap_or_default());
+    thread.map_err(|error| wrong(format!("needs a thread, and there is none: {error}")))?;
+    done.recv_timeout(longest).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => Err(wrong(format!("works for more than {longest:?}, and was given up"))),
+        RecvTimeoutError::Disconnected => Err(wrong("asks for numbers that are too large")),
+    })
 }
 
 /// The text of a conversation, with marks around what the assistant generates.
@@ -91,8 +127,10 @@ pub(super) fn render(template: &ChatTemplate, messages: &[Message], ask: bool) -
         environment.add_global(name.clone(), token.clone());
     }
     let context = context! { messages => Serde(messages), add_generation_prompt => ask, tools => (), documents => () };
-    let compiled = environment.get_template(NAME).map_err(|error| said(&error))?;
-    compiled.render(context).map_err(|error| said(&error))
+    apart(LONGEST, move || {
+        let compiled = environment.get_template(NAME).map_err(|error| said(&error))?;
+        compiled.render(context).map_err(|error| said(&error))
+    })
 }
 
 /// Where a rendering finds its budget of bytes when it begins.
@@ -160,6 +198,40 @@ fn write(output: &mut Output, state: &mut State, value: &Value) -> std::result::
 fn joined(state: &mut State, value: Value) -> std::result::Result<Value, Error> {
     spend_size(state, &value)?;
     Ok(value)
+}
+
+/// What a variable is set to. What is computed when it is looked at (`x * 2`, `x|reverse`) is computed now: it would hold
+/// on to what it is made of, and that to what it is made of in turn.
+fn kept(state: &mut State, value: Value) -> std::result::Result<Value, Error> {
+    spend_size(state, &value)?;
+    match value.kind() {
+        ValueKind::Iterable | ValueKind::Seq if value.downcast_object_ref::<Tuple>().is_none() => {
+            Ok(value.try_iter()?.collect())
+        }
+        _ => Ok(value),
+    }
+}
+
+/// What a variable of a namespace is set to: no namespace, which could then be within itself, nor anything else that
+/// may have one.
+fn kept_within(state: &mut State, value: Value) -> std::result::Result<Value, Error> {
+    let value = kept(state, value)?;
+    if keeps_others(&value) {
+        let problem = "a namespace holds no namespaces, loops and macros";
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+    }
+    Ok(value)
+}
+
+/// Whether there is something of the engine in a value that is small enough to be walked.
+fn keeps_others(value: &Value) -> bool {
+    if ["Namespace", "Loop", "Macro", "Module"].iter().any(|name| jinja::is_engines(value, name)) {
+        return true;
+    }
+    let of_map =
+        |key: &Value| value.kind() == ValueKind::Map && value.get_item(key).is_ok_and(|inner| keeps_others(&inner));
+    let holds = matches!(value.kind(), ValueKind::Seq | ValueKind::Map);
+    holds && value.try_iter().into_iter().flatten().any(|item| keeps_others(&item) || of_map(&item))
 }
 
 /// `raise_exception(message)`: how templates refuse a conversation.

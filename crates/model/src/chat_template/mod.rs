@@ -12,6 +12,7 @@
 //! | `source` | where a folder has its template, and which special tokens it may name |
 //! | `guard` | the text of a template, made ready for limits and for `{% generation %}` |
 //! | `engine` | what a template may call, and how much of it |
+//! | `jinja` | functions, tests and filters of Jinja that the engine lacks |
 //! | `python` | methods, formats and filters, as Python and Jinja have them |
 //! | `json` | `tojson` |
 //!
@@ -24,6 +25,7 @@
 
 mod engine;
 mod guard;
+mod jinja;
 mod json;
 mod python;
 mod source;
@@ -98,9 +100,11 @@ impl ChatTemplate {
         if source.len() > source::MAX_BYTES {
             return Err(wrong(format!("has {} bytes, and more than {} are not read", source.len(), source::MAX_BYTES)));
         }
-        let guarded = guard::guard(source);
-        let environment = engine::environment(guarded.source, clock)?;
+        let guarded = guard::guard(source).ok_or_else(|| {
+            wrong(format!("has more than {} bytes between two brackets, without the texts there", guard::MAX_TAG_BYTES))
+        })?;
         let (marks_generation, longest_text) = (guarded.marks_generation, guarded.longest_text);
+        let environment = engine::apart(engine::LONGEST, move || engine::environment(guarded.source, clock))?;
         Ok(ChatTemplate { environment, special_tokens, marks_generation, longest_text })
     }
 

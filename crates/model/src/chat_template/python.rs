@@ -141,7 +141,7 @@ fn call_text_method(state: &mut State, whole: &str, method: &str, args: &[Value]
     }))
 }
 
-fn invalid(problem: &str) -> Error {
+pub(super) fn invalid(problem: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem.to_owned())
 }
 
@@ -159,7 +159,7 @@ fn check_count(state: &mut State, value: &Value, count: usize) -> Result<()> {
 }
 
 /// Whether a format asks for no more than so many characters for each of its values, and these in turn fit.
-fn check_format<'a>(state: &mut State, format: &str, args: impl Iterator<Item = &'a Value>) -> Result<()> {
+pub(super) fn check_format<'a>(state: &mut State, format: &str, args: impl Iterator<Item = &'a Value>) -> Result<()> {
     let largest = format.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
     // A width may be one of the values, and a field stand within a field.
     if largest > Some(3) || format.contains('*') || format.contains(":{") || format.contains(".{") {

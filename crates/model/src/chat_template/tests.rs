@@ -1,5 +1,7 @@
 //! Templates against transformers, and against those who write hostile ones.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::*;
@@ -66,7 +68,7 @@ fn lines_of_jinja_and_python_are_those_of_transformers() {
         }
         lines += 1;
     }
-    assert_eq!(lines, 68);
+    assert_eq!(lines, 76);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -165,6 +167,14 @@ fn a_template_that_does_not_end_is_stopped() {
         ("{{ ('{:999}' * 99999).format('a') }}", writes),
         ("{{ ('{0}' * 9999).format('a' * 99999) }}", writes),
         ("{{ ('%(a)s' * 9999)|format(a='a' * 99999) }}", writes),
+        ("{{ '%999999999d' % 1 }}", "a format asks for too much"),
+        (
+            "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = '%s%s' % (n.x, n.x) %}{% endfor %}",
+            writes,
+        ),
+        ("{{ 'a'|center(9999999999) }}", writes),
+        ("{{ 'a'|truncate(1) }}", "shorter than its end"),
+        ("{{ cycler() }}", "something to cycle through"),
         ("{{ 'a'.ljust(9999999999) }}", writes),
         ("{{ 'a'.zfill(9999999999) }}", writes),
         ("{{ ('a' * 99999).center(999999999) }}", writes),
@@ -199,6 +209,91 @@ fn brackets_within_brackets_are_refused() {
     for bracket in ["(", "[", "{{", "{% if x %}", "{% for a in b %}"] {
         assert!(parse(&format!("{{{{ {} }}}}", bracket.repeat(20_000))).is_err() || bracket.starts_with("{%"));
         let _ = parse(&bracket.repeat(20_000));
+    }
+}
+
+#[test]
+fn values_are_not_within_each_other_without_end() {
+    let writes = "the chat template writes without end, and was stopped";
+    let holds = "a namespace holds no namespaces, loops and macros";
+    let again = |body: &str| {
+        format!("{{% set n = namespace(x=[1]) %}}{{% for a in range(99999) %}}{body}{{% endfor %}}{{{{ n.x|length }}}}")
+    };
+    for (body, sentence) in [
+        ("{% set n.x = [n.x] %}", writes),
+        ("{% set n.x = (n.x, 1) %}", writes),
+        ("{% set n.x = {'a': n.x} %}", writes),
+        ("{% set n.x = dict(a=n.x) %}", writes),
+        ("{% set n.x = n.x|batch(1) %}", writes),
+        ("{% set n.x = namespace(a=n.x) %}", holds),
+        ("{% for b in [n.x] %}{% set n.x = loop %}{% endfor %}", holds),
+        ("{% set g = n.x %}{% macro f() %}{{ g }}{% endmacro %}{% set n.x = [f] %}", holds),
+        ("{% set n.x = cycler(n.x) %}", "cyclers and joiners take texts and numbers"),
+        // What is computed when it is looked at, and would hold on to what it is made of.
+        ("{% set n.x = n.x|reverse %}", "1"),
+        ("{% set n.x = n.x * 1 %}", "1"),
+    ] {
+        let said = said(&again(body));
+        assert!(said.contains(sentence), "{body}: {said}");
+    }
+    let within_itself =
+        "{% set n = namespace(x=1) %}{% set n.x = [n] %}{% set m = namespace(x=1) %}{% set m.x = [m] %}{{ m == n }}";
+    assert!(said(within_itself).contains(holds));
+    assert!(said(&format!("{{% set x = 1 %}}{}", "{% set x = [x] %}".repeat(9999))).contains(writes));
+    // Each of these compares two of a billion values, or looks for one.
+    for (made, then) in
+        [("[a, a]", "a == b"), ("dict(p=a, q=a)", "a == b"), ("(a, a)", "a in [b]"), ("[a, a]", "{a: 1}")]
+    {
+        let other = made.replace('a', "b").replace("dibt", "dict");
+        let twice = format!(
+            "{{% macro f(a, b, n) %}}{{% if n %}}{{{{ f({made}, {other}, n - 1) }}}}{{% else %}}{{{{ {then} }}}}{{% endif %}}\
+             {{% endmacro %}}{{{{ f(1, 1, 30) }}}}"
+        );
+        let said = said(&twice);
+        assert!(said.contains("recursion") || said.contains(writes), "{made}: {said}");
+    }
+}
+
+#[test]
+fn operators_in_a_row_do_not_take_the_stack() {
+    let long = "more than 16384 bytes between two brackets";
+    let chains = [
+        ("1", "+1"),
+        ("1", "**1"),
+        ("'a'", "|e"),
+        ("a", ".b"),
+        ("a", "[0]"),
+        ("a", "()"),
+        ("1", " and 1"),
+        ("'%s'", "%'%s'"),
+    ];
+    for (first, more) in chains {
+        let chain = |bytes: usize| format!("{{{{ {first}{} }}}}", more.repeat(bytes / more.len()));
+        assert!(said(&chain(100_000)).contains(long), "{more}");
+        assert!(!said(&chain(16_000)).contains(long), "{more}");
+    }
+    for before in ["not ", "-"] {
+        assert!(said(&format!("{{{{ {}1 }}}}", before.repeat(30_000))).contains(long), "{before}");
+        said(&format!("{{{{ {}1 }}}}", before.repeat(16_000 / before.len())));
+    }
+    assert_eq!(said(&format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(20_000))), "");
+    // Text is not counted.
+    assert_eq!(said(&format!("{{{{ '{}'|length }}}}", "x".repeat(100_000))), "100000");
+}
+
+#[test]
+fn a_template_that_takes_too_long_is_given_up() {
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let given_up = engine::apart(Duration::from_millis(1), move || Ok(wait.recv().is_ok()));
+    assert_eq!(given_up.unwrap_err().to_string(), "the chat template works for more than 1ms, and was given up");
+    drop(end);
+}
+
+/// Arithmetic of the engine overflows in builds with checks.
+#[test]
+fn numbers_near_the_limits_end_no_program() {
+    for source in ["{{ range(2**63 - 1, -(2**63), -1)|list }}", "{{ 'abc'[::-(2**63)] }}", "{{ [1][::2**63 - 1] }}"] {
+        said(source);
     }
 }
 
