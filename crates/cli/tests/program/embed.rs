@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::*;
+use crate::tiny_gguf::TinyGguf;
 
 /// How far embeddings may be from those of transformers, in f32: their own rounding, many times over.
 const TOLERANCE: f32 = 1e-4;
@@ -100,6 +101,15 @@ fn json_lines_keep_their_ids_and_come_from_standard_input() {
         line["embedding"].as_array().unwrap().iter().map(|number| number.as_f64().unwrap().powi(2)).sum()
     };
     assert!((length(&lines[0]) - 1.0).abs() < 1e-5 && length(&lines[1]) == 0.0);
+}
+
+#[test]
+fn a_gguf_file_is_embedded_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (TinyGguf::new().write(folder.path()), folder.path().join("out.npy"));
+    stdout(&["embed", arg(&model), arg(&sentences_file(&folder)), "-o", arg(&out)]);
+    // Each weight of this model is 0, and so is what it makes of texts.
+    assert_eq!(npy(&out).1, vec![0.0; sentences().len() * 32]);
 }
 
 #[test]

@@ -76,6 +76,10 @@ pub(super) fn of_folder(
     let context = match &attention.positions {
         Positions::Rope(rope) => match rope.settings.scaling {
             RopeScaling::Dynamic(dynamic) => Some(dynamic.trained_tokens),
+            // What the configuration says, before it is stretched.
+            RopeScaling::Linear { factor } => {
+                spec.max_positions.map(|positions| (positions as f64 / factor.max(1.0)).round() as usize)
+            }
             _ => spec.max_positions,
         },
         _ => config.optional_number("seq_length", crate::families::limits::POSITIONS)?,
