@@ -3,7 +3,7 @@
 /// Makes a function that runs `body` compiled for the instruction set of its [`Cpu`](crate::Cpu), which becomes its
 /// first argument. The body must be plain Rust over `#[inline(always)]` functions; what it computes then cannot differ.
 ///
-/// With a type in angle brackets the body is generic over it, and gets the [`Bytes32`](bytes::Bytes32) of the instruction set;
+/// With a type in angle brackets the body is generic over it, and gets the `Bytes32` of the instruction set;
 /// it then has the body of an unsafe function, whose promise the macro keeps.
 macro_rules! per_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident<$bytes:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
