@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use bouquet_embed::EmbedError;
 use bouquet_generate::GenerateError;
 use bouquet_hub::HubError;
-use bouquet_model::ModelError;
+use bouquet_model::{ModelError, is_gguf};
 use bouquet_span::SpanError;
 use bouquet_tune::TuneError;
 use bouquet_tune::data::DataError;
@@ -260,6 +260,9 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::GenerationConfig(_) => "correct or remove generation_config.json; a model runs without it",
         ModelError::UnknownFamily { .. } => "give a model of a family that is known",
         ModelError::NoSuchBlock { .. } => "ask for blocks that the model has",
+        ModelError::MissingTensor { folder, .. } if is_gguf(folder) => {
+            "the file may be unfinished, or made by a converter that is not known: fetch it again"
+        }
         ModelError::MissingTensor { .. } => {
             "the files may be of another model than config.json: fetch all of them again"
         }

@@ -18,7 +18,7 @@ use crate::output::{self, Progress};
 /// a newer one.
 pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
     if model.exists() {
-        return Ok(model);
+        return in_folder(model);
     }
     // What is no name of the hub is refused by whoever opens it, as a folder that is not there.
     let Some(name) = model.to_str().and_then(Name::parse) else { return Ok(model) };
@@ -30,6 +30,35 @@ pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
     let plan = plan(&hub, &name)?;
     say_choice(&name, &plan.model);
     fetch(&hub, &name, &plan)
+}
+
+/// The GGUF file of a folder that is none of a model itself, as other programs keep them; all else as it is.
+fn in_folder(model: PathBuf) -> Result<PathBuf> {
+    if !model.is_dir() || model.join("config.json").exists() {
+        return Ok(model);
+    }
+    // A folder that cannot be read is told by whoever opens it.
+    let entries = model.read_dir().into_iter().flatten().flatten();
+    let files: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let found = bouquet_hub::models(files.iter().map(String::as_str));
+    match &found[..] {
+        [] => Ok(model),
+        [file] => Ok(model.join(file)),
+        [first, ..] => Err(wrong(
+            format!("{} holds several models: {}", model.display(), listed(&found)),
+            format!("say which one: {}", model.join(first).display()),
+        )),
+    }
+}
+
+/// Names that an error lists.
+const MAX_LISTED: usize = 10;
+
+/// `a.gguf, b.gguf and 3 more`.
+fn listed(names: &[String]) -> String {
+    let (shown, more) = names.split_at(names.len().min(MAX_LISTED));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Says which GGUF file is taken where nobody said which.

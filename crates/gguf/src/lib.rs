@@ -54,7 +54,7 @@ pub use metadata::Metadata;
 pub use read::Gguf;
 pub use tensor::{TensorInfo, TensorKind};
 pub use value::{Array, Value};
-pub use write::{Planned, Writer};
+pub use write::{MAGIC, Planned, Writer};
 
 /// Bytes that all before the data may have. Those of large vocabularies have some 15 MB.
 pub const MAX_HEADER_BYTES: usize = 128 << 20;

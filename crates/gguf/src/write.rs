@@ -13,7 +13,7 @@ use crate::value::{Array, Value};
 use crate::{GgufError, MAX_DIMENSIONS, MAX_ENTRIES, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS, Result};
 
 /// What every file begins with.
-pub(crate) const MAGIC: &[u8] = b"GGUF";
+pub const MAGIC: &[u8; 4] = b"GGUF";
 
 /// The version that is written.
 const VERSION: u32 = 3;

@@ -48,6 +48,12 @@ pub(crate) fn choose<'a>(
     }
 }
 
+/// The models among the files of a folder, in order: each by its file, or by the first of its parts.
+pub fn models<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let models = Models::of(files);
+    models.all().into_iter().filter_map(|model| models.files(model).into_iter().next()).collect()
+}
+
 /// Whether a file is a model, or a part of one, that lies in its repository's folder on every system.
 pub(crate) fn is_model(file: &str) -> bool {
     let known = |c: char| c == ' ' || c.is_ascii_graphic() && !"\\:*?\"<>|".contains(c);

@@ -66,5 +66,6 @@ mod system;
 
 pub use error::{HubError, Result};
 pub use fetch::{Event, Hub, Missing, Plan};
+pub use gguf::models;
 pub use name::Name;
 pub use settings::{Patience, Settings};

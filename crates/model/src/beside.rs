@@ -8,7 +8,8 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Map, Value, json};
 
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged, missing};
-use crate::gguf::{GgufFile, is_gguf};
+use crate::form::Form;
+use crate::gguf::GgufFile;
 use crate::tokenizer::gguf as tokenizer;
 use crate::{ModelError, Result};
 
@@ -25,10 +26,10 @@ pub(crate) enum Beside {
 /// # Errors
 /// A file that is missing or damaged; [`ModelError::Gguf`] for what no `config.json` can say.
 pub(crate) fn config(model: &Path) -> Result<Value> {
-    if is_gguf(model) {
-        return Ok(Value::Object(GgufFile::open(model)?.config()?));
-    }
-    let path = model.join("config.json");
+    let path = match Form::open(model)? {
+        Form::Gguf(file) => return Ok(Value::Object(file.config()?)),
+        Form::Folder(folder) => folder.join("config.json"),
+    };
     match files::read(&path, MAX_SETTINGS_BYTES)? {
         Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error.to_string())),
         None => Err(missing(path, "it says what kind of model the folder holds")),
@@ -40,8 +41,8 @@ pub(crate) fn config(model: &Path) -> Result<Value> {
 /// # Errors
 /// A folder that cannot be read; a tokenizer that is not known.
 pub(crate) fn others(model: &Path) -> Result<Vec<Beside>> {
-    if is_gguf(model) {
-        return made(&GgufFile::open(model)?);
+    if let Form::Gguf(file) = Form::open(model)? {
+        return made(&file);
     }
     let failed = |source| ModelError::Io { path: model.to_owned(), source };
     let mut copied = Vec::new();
@@ -60,12 +61,13 @@ pub(crate) fn others(model: &Path) -> Result<Vec<Beside>> {
 /// [`ModelError::Io`].
 pub(crate) fn weights(model: &Path) -> Result<Vec<Value>> {
     let failed = |source| ModelError::Io { path: model.to_owned(), source };
-    let paths: Vec<PathBuf> = if is_gguf(model) {
-        GgufFile::open(model)?.paths().map(Path::to_owned).collect()
-    } else {
-        let entries = fs::read_dir(model).map_err(failed)?.map(|entry| Ok(entry?.path()));
-        let paths = entries.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
-        paths.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "safetensors")).collect()
+    let paths: Vec<PathBuf> = match Form::open(model)? {
+        Form::Gguf(file) => file.paths().map(Path::to_owned).collect(),
+        Form::Folder(folder) => {
+            let entries = fs::read_dir(folder).map_err(failed)?.map(|entry| Ok(entry?.path()));
+            let paths = entries.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+            paths.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "safetensors")).collect()
+        }
     };
     let mut weights = Vec::new();
     for path in paths {

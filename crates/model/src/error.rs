@@ -128,9 +128,9 @@ pub enum ModelError {
     /// A tensor that should be there is not.
     #[error("the tensor {} is missing from {}", shown(name), folder.display())]
     MissingTensor {
-        /// Its name, as transformers writes it.
+        /// Its name: as transformers writes it, or in a GGUF file its name there.
         name: String,
-        /// The model's folder.
+        /// The model's folder, or its GGUF file.
         folder: PathBuf,
     },
     /// A tensor of another shape or type than the configuration implies.

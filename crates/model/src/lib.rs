@@ -70,6 +70,7 @@ pub mod families;
 mod files;
 pub mod fingerprint;
 pub mod floats;
+mod form;
 pub mod generation_config;
 pub mod gguf;
 pub mod inspect;

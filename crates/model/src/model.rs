@@ -15,10 +15,11 @@ use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::encoding::Encoding;
 use crate::ends::{Embedding, LOGIT_BYTES, LmHead};
 use crate::families;
+use crate::form::Form;
 use crate::generation_config::GenerationConfig;
 use crate::load::Loader;
 use crate::local::LocalSpan;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, Unparsed};
 use crate::{ModelError, ModelSpec, Result};
 
 /// Everything between a text and its logits: a [`Network`], and what texts need besides.
@@ -106,13 +107,14 @@ impl Model {
     /// Whatever is missing, damaged or unknown, by name; [`ModelError::TooLarge`].
     pub fn open(folder: &Path, options: &OpenOptions) -> Result<Model> {
         // Small files first: what is wrong with them is said at once.
-        let spec = families::load_spec(folder)?;
+        let form = Form::open(folder)?;
+        let spec = families::spec_of(&form)?;
         let generation_config = GenerationConfig::load(folder)?;
-        let tokenizer_json = Tokenizer::read(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        options.check_memory(&checkpoint, &spec, TOKENIZER_BYTES_PER_BYTE * tokenizer_json.len() as u64)?;
+        let unparsed = Unparsed::read(&form)?;
+        let checkpoint = Checkpoint::of(form)?;
+        options.check_memory(&checkpoint, &spec, TOKENIZER_BYTES_PER_BYTE * unparsed.bytes())?;
         let vocab_size = spec.vocab_size;
-        let parse = || Tokenizer::parse(&tokenizer_json, vocab_size);
+        let parse = || unparsed.parse(vocab_size);
         // A vocabulary of 250 000 tokens takes half a second, as the weights of a small model do.
         let (tokenizer, network) = thread::scope(|scope| {
             let parsing = thread::Builder::new().name("tokenizer".to_owned()).spawn_scoped(scope, parse);
@@ -142,8 +144,9 @@ impl Network {
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name.
     pub fn open(folder: &Path, options: &OpenOptions) -> Result<Network> {
-        let spec = families::load_spec(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
+        let form = Form::open(folder)?;
+        let spec = families::spec_of(&form)?;
+        let checkpoint = Checkpoint::of(form)?;
         options.check_memory(&checkpoint, &spec, 0)?;
         Network::from_source(&checkpoint, spec, options)
     }

@@ -1,5 +1,5 @@
 //! Text to token ids and back, by the model's own `tokenizer.json`, or by the metadata of its GGUF file ([`gguf`]). The one
-//! place that knows the tokenizers crate.
+//! module that knows the tokenizers crate.
 //!
 //! That crate trusts its files more than we do. What we can check is checked when the file is read, one text is cut as a
 //! trial, and a panic inside of the crate becomes an error.
@@ -10,11 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use bouquet_span::counted;
+use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::ModelWrapper;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::{AddedToken, ModelWrapper};
 
 use crate::files::{self, missing};
-use crate::gguf::{GgufFile, is_gguf};
+use crate::form::Form;
+use crate::gguf::GgufFile;
 use crate::{ModelError, Result};
 
 mod coverage;
@@ -48,7 +51,7 @@ impl Tokenizer {
     /// [`ModelError::Missing`]; [`ModelError::Tokenizer`] for a file that is damaged, or has ids beyond the model's
     /// vocabulary.
     pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
-        Tokenizer::parse(&Tokenizer::read(folder)?, vocab_size)
+        Unparsed::read(&Form::open(folder)?)?.parse(vocab_size)
     }
 
     /// The bytes of `tokenizer.json` of a model's folder; of a GGUF file, what says the same.
@@ -56,21 +59,10 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Missing`]; [`ModelError::Io`]; [`ModelError::GgufTokenizer`].
     pub fn read(folder: &Path) -> Result<Vec<u8>> {
-        if is_gguf(folder) {
-            let file = GgufFile::open(folder)?;
-            return Ok(gguf::json(file.metadata(), file.spec()?.vocab_size)?.to_string().into_bytes());
+        match Unparsed::read(&Form::open(folder)?)? {
+            Unparsed::Json(bytes) => Ok(bytes),
+            Unparsed::Gguf(file) => Ok(gguf::json(file.metadata(), file.spec()?.vocab_size)?.to_string().into_bytes()),
         }
-        files::check_folder(folder)?;
-        let path = folder.join("tokenizer.json");
-        if let Some(bytes) = files::read(&path, MAX_BYTES)? {
-            return Ok(bytes);
-        }
-        let hint = if folder.join("tokenizer.model").exists() {
-            "tokenizer.model alone is not read, it has to be converted to tokenizer.json"
-        } else {
-            "it cuts texts into the model's tokens"
-        };
-        Err(missing(path, hint))
     }
 
     /// A tokenizer from the bytes of its file.
@@ -83,9 +75,37 @@ impl Tokenizer {
         let steps: Steps = serde_json::from_str(text).map_err(|error| wrong(format!("it is not JSON: {error}")))?;
         check_growth(&steps)?;
         let inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))?;
+        Tokenizer::checked(inner, &steps, vocab_size)
+    }
+
+    /// A tokenizer of byte pairs from a `tokenizer.json` without tokens and merges, and from these, which would be nearly all
+    /// of its text.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`].
+    fn of_byte_pairs(rest: &Value, pairs: BytePairs, vocab_size: usize) -> Result<Self> {
+        let steps = Steps::deserialize(rest).map_err(|error| wrong(error.to_string()))?;
+        check_growth(&steps)?;
+        let inner = guarded("be read", || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(rest.to_string())?;
+            let mut model = BPE::builder().vocab_and_merges(pairs.tokens, pairs.merges).build()?;
+            let ModelWrapper::BPE(settings) = inner.get_model() else {
+                return Err("its model has no byte pairs".into());
+            };
+            model.unk_token.clone_from(&settings.unk_token);
+            (model.fuse_unk, model.byte_fallback) = (settings.fuse_unk, settings.byte_fallback);
+            model.ignore_merges = settings.ignore_merges;
+            inner.with_model(model);
+            inner.add_tokens(pairs.added)?;
+            Ok(inner)
+        })?;
+        Tokenizer::checked(inner, &steps, vocab_size)
+    }
+
+    fn checked(inner: tokenizers::Tokenizer, steps: &Steps, vocab_size: usize) -> Result<Self> {
         // A copy of all tokens, which takes a while: one is enough.
         let vocabulary = inner.get_vocab(true);
-        let longest_token_bytes = coverage::longest_token_bytes(&inner, &vocabulary, &steps);
+        let longest_token_bytes = coverage::longest_token_bytes(&inner, &vocabulary, steps);
         let mut tokenizer = Tokenizer { inner, longest_token_bytes };
         // A file may ask for texts to be cut off or filled up; that is for a caller to decide, as in transformers.
         guarded("be read", || tokenizer.inner.with_truncation(None).map(|_| ()))?;
@@ -165,6 +185,65 @@ impl Tokenizer {
     }
 }
 
+/// What a tokenizer is made of, read but not looked at.
+pub(crate) enum Unparsed {
+    /// The bytes of `tokenizer.json`.
+    Json(Vec<u8>),
+    /// The metadata of a file.
+    Gguf(GgufFile),
+}
+
+impl Unparsed {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`]; [`ModelError::Io`].
+    pub(crate) fn read(model: &Form) -> Result<Unparsed> {
+        let folder = match model {
+            Form::Folder(folder) => folder,
+            Form::Gguf(file) => return Ok(Unparsed::Gguf(file.clone())),
+        };
+        files::check_folder(folder)?;
+        let path = folder.join("tokenizer.json");
+        if let Some(bytes) = files::read(&path, MAX_BYTES)? {
+            return Ok(Unparsed::Json(bytes));
+        }
+        let hint = if folder.join("tokenizer.model").exists() {
+            "tokenizer.model alone is not read, it has to be converted to tokenizer.json"
+        } else {
+            "it cuts texts into the model's tokens"
+        };
+        Err(missing(path, hint))
+    }
+
+    /// How many bytes it has.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Unparsed::Json(bytes) => bytes.len() as u64,
+            Unparsed::Gguf(file) => file.header_bytes(),
+        }
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`]; [`ModelError::GgufTokenizer`].
+    pub(crate) fn parse(&self, vocab_size: usize) -> Result<Tokenizer> {
+        match self {
+            Unparsed::Json(bytes) => Tokenizer::parse(bytes, vocab_size),
+            Unparsed::Gguf(file) => Tokenizer::from_gguf(file.metadata(), vocab_size),
+        }
+    }
+}
+
+/// What a tokenizer of byte pairs knows by heart.
+struct BytePairs {
+    tokens: Vocab,
+    merges: Merges,
+    /// Tokens that are found in a text before it is cut.
+    added: Vec<AddedToken>,
+}
+
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
@@ -176,7 +255,7 @@ impl fmt::Debug for Tokenizer {
 const MAX_GROWTH: f64 = 64.0;
 
 /// What a text goes through besides the vocabulary, as the file has it.
-#[derive(Default, serde::Deserialize)]
+#[derive(Default, Deserialize)]
 struct Steps {
     #[serde(default)]
     normalizer: Value,

@@ -18,6 +18,29 @@ fn the_tiny_file_runs_as_it_is() {
     stdout(&["run", arg(&TinyGguf::new().write(room.path())), "Hello", "--max-tokens", "2"]);
 }
 
+/// As other programs keep them: by a checksum, without an ending; or in a folder of their own.
+#[test]
+fn a_file_is_known_by_how_it_begins_and_found_in_its_folder() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    let file = TinyGguf::new().write(room.path());
+    std::fs::write(at("README.md"), "A model.").unwrap();
+    std::fs::write(at("mmproj-model.gguf"), "no model").unwrap();
+    let run = |model: &std::path::Path| stdout(&["run", arg(model), "Hello", "--max-tokens", "2"]);
+    assert_eq!(run(room.path()), run(&file));
+    std::fs::rename(&file, at("sha256-29b8ef5d")).unwrap();
+    run(&at("sha256-29b8ef5d"));
+    std::fs::write(at("b.gguf"), "GGUF").unwrap();
+    std::fs::write(at("a-00001-of-00002.gguf"), "GGUF").unwrap();
+    std::fs::write(at("a-00002-of-00002.gguf"), "GGUF").unwrap();
+    for command in [&["inspect"][..], &["run", "Hello"]] {
+        let args = [&command[..1], &[arg(room.path())], &command[1..]].concat();
+        refused(&args, 1, "holds several models: a-00001-of-00002.gguf, b.gguf");
+    }
+    std::fs::write(at("other"), "GG").unwrap();
+    refused(&["inspect", arg(&at("other"))], 1, "it is a file; a model is");
+}
+
 #[test]
 fn what_is_not_known_is_named() {
     refused_when(
@@ -40,7 +63,7 @@ fn experts_that_do_not_exist_are_refused() {
     refused_when(|model| experts(model, 2, 3), "num_experts_per_tok is 3");
     refused_when(|model| experts(model, 2, 0), "num_experts_per_tok is 0");
     refused_when(|model| experts(model, u32::MAX, 2), "num_local_experts is 4294967295");
-    refused_when(|model| experts(model, 2, 1), "block_sparse_moe");
+    refused_when(|model| experts(model, 2, 1), "the tensor \"blk.0.ffn_gate_inp.weight\" is missing from");
     let with_router = |model: &mut TinyGguf| {
         experts(model, 2, 1);
         model.tensors.retain(|(name, _)| !name.starts_with("blk.0.ffn_gate") && !name.starts_with("blk.0.ffn_up"));
@@ -50,6 +73,11 @@ fn experts_that_do_not_exist_are_refused() {
         model.tensors.push(("blk.0.ffn_up_exps.weight".to_owned(), vec![2, 64, 32]));
     };
     refused_when(with_router, "of which expert 1 cannot be taken");
+    let without_experts = |model: &mut TinyGguf| {
+        with_router(model);
+        model.tensors.retain(|(name, _)| name != "blk.0.ffn_up_exps.weight");
+    };
+    refused_when(without_experts, "the tensor \"blk.0.ffn_up_exps.weight\" is missing from");
 }
 
 #[test]

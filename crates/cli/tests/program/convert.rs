@@ -58,6 +58,29 @@ fn a_file_is_quantized_merged_and_known_by_its_fingerprint() {
     assert_eq!(run["computed"]["stored"], "f32+q8_0");
 }
 
+/// In F32 a file holds the numbers of its folder, so that what is made of either is the same.
+#[test]
+fn what_is_made_of_a_file_has_the_bytes_of_what_is_made_of_its_folder() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    let (folder, file) = (tiny("llama-tiny"), at("model.gguf"));
+    let adapter = root().join("tests/fixtures/goldens/lora/llama-tiny-adapter");
+    stdout(&["convert", arg(&folder), "-o", arg(&file), "--to", "f32"]);
+    let made: [(&str, &[&str]); 3] = [
+        ("quantize", &["--encoding", "int8"]),
+        ("quantize", &["--encoding", "nf4"]),
+        ("merge", &["--adapter", arg(&adapter), "--dtype", "f32"]),
+    ];
+    for (number, (command, flags)) in made.into_iter().enumerate() {
+        let weights = [(&folder, "of-folder"), (&file, "of-file")].map(|(model, name)| {
+            let out = at(&format!("{name}-{number}"));
+            stdout(&[&[command, arg(model), "-o", arg(&out)], flags].concat());
+            fs::read(out.join("model.safetensors")).unwrap()
+        });
+        assert!(weights[0] == weights[1], "{command} {flags:?}");
+    }
+}
+
 #[test]
 fn what_was_asked_wrongly_is_said_in_a_sentence() {
     let room = tempfile::tempdir().unwrap();

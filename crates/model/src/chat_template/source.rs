@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::wrong;
 use crate::Result;
 use crate::files::{self, MAX_SETTINGS_BYTES, damaged};
-use crate::gguf::{GgufFile, is_gguf};
+use crate::form::Form;
 
 /// Bytes that a template may have. The longest in use have some twenty thousand.
 pub(super) const MAX_BYTES: usize = 1 << 18;
@@ -21,8 +21,10 @@ pub type SpecialTokens = BTreeMap<String, String>;
 
 /// The template of a model, with its special tokens; `None` where it has none.
 pub(super) fn read(model: &Path) -> Result<Option<(String, SpecialTokens)>> {
-    let (source, special_tokens) =
-        if is_gguf(model) { GgufFile::open(model)?.template_and_tokens()? } else { template_of(model)? };
+    let (source, special_tokens) = match Form::open(model)? {
+        Form::Gguf(file) => file.template_and_tokens()?,
+        Form::Folder(folder) => template_of(&folder)?,
+    };
     Ok(source.map(|source| (source, special_tokens)))
 }
 

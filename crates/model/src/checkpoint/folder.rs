@@ -10,7 +10,8 @@ use super::safetensors::SafetensorsFile;
 use super::unique::UniqueMap;
 use super::{Tensor, TensorSource};
 use crate::files::{self, damaged, missing, shown};
-use crate::gguf::{GgufTensors, is_gguf};
+use crate::form::Form;
+use crate::gguf::GgufTensors;
 use crate::{ModelError, Result};
 
 /// Weights in one file.
@@ -53,12 +54,21 @@ impl Checkpoint {
     /// # Errors
     /// A folder without weights, with only pickled ones, with a shard missing, or with a file that lies.
     pub fn open(folder: &Path) -> Result<Checkpoint> {
-        if is_gguf(folder) {
-            return Ok(Checkpoint { folder: folder.to_owned(), files: Files::Gguf(GgufTensors::open(folder)?) });
-        }
+        Checkpoint::of(Form::open(folder)?)
+    }
+
+    /// As [`open`](Self::open).
+    pub(crate) fn of(model: Form) -> Result<Checkpoint> {
+        let folder = match model {
+            Form::Folder(folder) => folder,
+            Form::Gguf(file) => {
+                return Ok(Checkpoint { folder: file.path().to_owned(), files: Files::Gguf(GgufTensors::of(file)?) });
+            }
+        };
+        let folder = folder.as_path();
         files::check_folder(folder)?;
         if let Some(file) = SafetensorsFile::open(&folder.join(SINGLE))? {
-            return Ok(Checkpoint::of(folder, vec![file]));
+            return Ok(Checkpoint::of_files(folder, vec![file]));
         }
         let path = folder.join(INDEX);
         match files::read(&path, MAX_INDEX_BYTES)? {
@@ -68,7 +78,7 @@ impl Checkpoint {
     }
 
     /// A checkpoint of files whose tensors are known to differ.
-    fn of(folder: &Path, files: Vec<SafetensorsFile>) -> Checkpoint {
+    fn of_files(folder: &Path, files: Vec<SafetensorsFile>) -> Checkpoint {
         let of_file = |(index, file): (usize, &SafetensorsFile)| {
             file.names().map(|name| (name.to_owned(), index)).collect::<Vec<_>>()
         };
@@ -94,6 +104,14 @@ impl TensorSource for Checkpoint {
             Files::Safetensors { files, tensors } => Ok(tensors.get(name).and_then(|&file| files[file].tensor(name))),
             Files::Gguf(tensors) => tensors.tensor(name),
         }
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        let in_file = match &self.files {
+            Files::Gguf(tensors) => tensors.name_in_file(name),
+            Files::Safetensors { .. } => None,
+        };
+        ModelError::MissingTensor { name: in_file.unwrap_or_else(|| name.to_owned()), folder: self.folder.clone() }
     }
 
     fn release(&self, data: &[u8]) {
@@ -136,7 +154,7 @@ fn open_shards(folder: &Path, index_path: &Path, bytes: &[u8]) -> Result<Checkpo
             return Err(damaged(&folder.join(shard), problem));
         }
     }
-    Ok(Checkpoint::of(folder, files))
+    Ok(Checkpoint::of_files(folder, files))
 }
 
 /// Whether a shard's name stays in its folder.

@@ -19,7 +19,7 @@ use std::path::Path;
 use bouquet_kernels::weight::BlockFormat;
 use bytes::Bytes;
 
-use crate::Result;
+use crate::{ModelError, Result};
 
 pub mod encoded;
 pub mod folder;
@@ -45,6 +45,11 @@ pub trait TensorSource {
 
     /// The tensor of that exact name; `Ok(None)` when there is none.
     fn tensor(&self, name: &str) -> Result<Option<Tensor>>;
+
+    /// That there is no tensor of that name, in the words of where it should be.
+    fn missing(&self, name: &str) -> ModelError {
+        ModelError::MissingTensor { name: name.to_owned(), folder: self.location().to_owned() }
+    }
 
     /// Says that a part of a tensor is not needed for a while, so that it need not be held in memory. It stays what it is.
     fn release(&self, _data: &[u8]) {}

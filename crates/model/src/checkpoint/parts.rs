@@ -19,7 +19,7 @@ pub fn find(source: &dyn TensorSource, names: &TensorNames, name: &str) -> Resul
             return Ok((full_name, tensor));
         }
     }
-    Err(ModelError::MissingTensor { name: names.full_name(name), folder: source.location().to_owned() })
+    Err(source.missing(&names.full_name(name)))
 }
 
 /// The weight `[outputs, inputs]` of a name without prefix, as stored, and its name in the file; its bytes stay where they

@@ -7,7 +7,7 @@ use bouquet_kernels::ops::activation::Activation;
 
 use crate::config::{Bounds, Config};
 use crate::files::shown;
-use crate::gguf::{GgufFile, is_gguf};
+use crate::form::Form;
 use crate::spec::{BlockSpec, ModelSpec};
 use crate::stored::Stored;
 use crate::{ModelError, Result};
@@ -57,7 +57,15 @@ pub(crate) mod limits {
 /// # Errors
 /// Those of [`spec`], and a `config.json` that is missing or cannot be read.
 pub fn load_spec(folder: &Path) -> Result<ModelSpec> {
-    if is_gguf(folder) { GgufFile::open(folder)?.spec() } else { spec(&Config::load(folder)?) }
+    spec_of(&Form::open(folder)?)
+}
+
+/// As [`load_spec`].
+pub(crate) fn spec_of(model: &Form) -> Result<ModelSpec> {
+    match model {
+        Form::Folder(folder) => spec(&Config::load(folder)?),
+        Form::Gguf(file) => file.spec(),
+    }
 }
 
 /// The specification that a `config.json` describes.

@@ -21,9 +21,12 @@ mod tensors;
 mod write;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bouquet_gguf::{Gguf, Metadata, TensorInfo, TensorKind, split};
+use bouquet_gguf::{Gguf, MAGIC, Metadata, TensorInfo, TensorKind, split};
 use bouquet_kernels::weight::BlockFormat;
 use bytes::Bytes;
 
@@ -35,14 +38,14 @@ use crate::{ModelError, ModelSpec, Result};
 pub(crate) use self::tensors::GgufTensors;
 pub use self::write::{Plan, WRITTEN};
 
-/// A model's GGUF file, or all files of one that is split.
+/// A model's GGUF file, or all files of one that is split. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct GgufFile {
     path: PathBuf,
-    parts: Vec<Part>,
+    parts: Arc<[Part]>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Part {
     path: PathBuf,
     mapped: Mapped,
@@ -50,9 +53,17 @@ struct Part {
     header: Gguf,
 }
 
-/// Whether a path is that of a GGUF file, by its ending.
+/// Whether a path is that of a GGUF file: by its first bytes, since a file in the store of another program has no ending; or
+/// by its ending, so that one that is damaged, or not there, is told as what it was meant to be.
 pub fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !path.is_dir()
+    let named = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    let begins = || {
+        let mut start = [0; MAGIC.len()];
+        // A pipe would keep whoever opens it waiting.
+        path.is_file()
+            && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start == *MAGIC)
+    };
+    if named { !path.is_dir() } else { begins() }
 }
 
 impl GgufFile {
@@ -82,7 +93,17 @@ impl GgufFile {
                 ));
             }
         }
-        Ok(GgufFile { path: path.to_owned(), parts })
+        Ok(GgufFile { path: path.to_owned(), parts: parts.into() })
+    }
+
+    /// The path that it was opened by.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes before the tensors, most of them of the tokenizer.
+    pub(crate) fn header_bytes(&self) -> u64 {
+        self.parts[0].header.data.start as u64
     }
 
     /// What is said of the model, in the first part.

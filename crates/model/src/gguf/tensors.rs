@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::layout::{self, RowOrder};
 use super::{GgufFile, dtype};
 use crate::checkpoint::{Tensor, TensorSource};
-use crate::spec::AttentionSpec;
+use crate::spec::{AttentionSpec, ModelSpec};
 use crate::{ModelError, Result};
 
 /// The tensors of a file that its model needs.
@@ -35,28 +35,17 @@ impl GgufTensors {
     /// Finds the tensors of the model that a file describes.
     ///
     /// # Errors
-    /// Those of [`GgufFile::open`] and [`GgufFile::spec`].
-    pub(crate) fn open(path: &Path) -> Result<GgufTensors> {
-        let file = GgufFile::open(path)?;
+    /// Those of [`GgufFile::spec`].
+    pub(crate) fn of(file: GgufFile) -> Result<GgufTensors> {
         let spec = file.spec()?;
-        let interleaved = matches!(file.metadata().optional_text("general.architecture"), Ok(Some("llama")));
-        let mut tensors = BTreeMap::new();
-        for place in layout::places(&spec, interleaved) {
-            let layout::Place { name, in_file, expert, order, .. } = place;
-            let (in_file, expert) = match expert {
-                // Older files have a tensor for each expert.
-                Some(number) if !file.has(&format!("{in_file}_exps.weight")) => (format!("{in_file}.{number}"), None),
-                Some(_) => (format!("{in_file}_exps"), expert),
-                None => (in_file, None),
-            };
-            for part in ["weight", "bias"] {
-                let place = Place { name: format!("{in_file}.{part}"), expert, order };
-                if file.has(&place.name) {
-                    tensors.insert(spec.names.full_name(&format!("{name}.{part}")), place);
-                }
-            }
-        }
+        let tensors = places(&file, &spec).filter(|(_, place)| file.has(&place.name)).collect();
         Ok(GgufTensors { attention: spec.block.attention.clone(), tensors, file })
+    }
+
+    /// What a tensor that the file lacks would be called in it.
+    pub(crate) fn name_in_file(&self, name: &str) -> Option<String> {
+        let spec = self.file.spec().ok()?;
+        places(&self.file, &spec).find(|(known, _)| known == name).map(|(_, place)| place.name)
     }
 
     fn read(&self, place: &Place) -> Result<Option<Tensor>> {
@@ -84,7 +73,7 @@ impl GgufTensors {
 
 impl TensorSource for GgufTensors {
     fn location(&self) -> &Path {
-        &self.file.path
+        self.file.path()
     }
 
     fn names(&self) -> Vec<&str> {
@@ -98,6 +87,23 @@ impl TensorSource for GgufTensors {
     fn release(&self, data: &[u8]) {
         self.file.release(data);
     }
+}
+
+/// Where a file has the tensors of its model, or would have them, by the names of the family.
+fn places(file: &GgufFile, spec: &ModelSpec) -> impl Iterator<Item = (String, Place)> {
+    let interleaved = matches!(file.metadata().optional_text("general.architecture"), Ok(Some("llama")));
+    layout::places(spec, interleaved).into_iter().flat_map(|layout::Place { name, in_file, expert, order, .. }| {
+        let (in_file, expert) = match expert {
+            // Older files have a tensor for each expert.
+            Some(number) if file.has(&format!("{in_file}.{number}.weight")) => (format!("{in_file}.{number}"), None),
+            Some(_) => (format!("{in_file}_exps"), expert),
+            None => (in_file, None),
+        };
+        ["weight", "bias"].map(|part| {
+            let place = Place { name: format!("{in_file}.{part}"), expert, order };
+            (spec.names.full_name(&format!("{name}.{part}")), place)
+        })
+    })
 }
 
 /// Rows put in order.

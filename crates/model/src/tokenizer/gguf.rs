@@ -1,5 +1,5 @@
 //! The tokenizer in the metadata of a GGUF file, `tokenizer.ggml.*`: read by saying the same as a `tokenizer.json`, so
-//! that there is one way from a file to a tokenizer and one set of checks; and written from one ([`metadata`]).
+//! that there is one set of checks, though tokens and merges need not become text for it; and written from one ([`metadata`]).
 //!
 //! Two kinds are known, by the names that llama.cpp gave them: `gpt2`, byte pairs over bytes spelled as characters, where
 //! `tokenizer.ggml.pre` names how texts are cut first (`pre`); and `llama`, byte pairs of SentencePiece, which has scores
@@ -10,8 +10,9 @@ use std::collections::HashSet;
 use bouquet_gguf::{GgufError, Metadata};
 use bouquet_span::counted;
 use serde_json::{Map, Value, json};
+use tokenizers::AddedToken;
 
-use super::Tokenizer;
+use super::{BytePairs, Tokenizer};
 use crate::files::shown;
 use crate::{ModelError, Result};
 
@@ -19,6 +20,7 @@ mod merges;
 mod pre;
 mod write;
 
+use merges::Merge;
 pub use write::{SpecialIds, metadata};
 
 /// Keys of the metadata; `tokenizer.chat_template` is not of the tokenizer.
@@ -65,8 +67,14 @@ impl Tokenizer {
     /// [`ModelError::GgufTokenizer`] for metadata that contradicts itself, for a kind that is not known, and for ids beyond
     /// the model's vocabulary.
     pub fn from_gguf(metadata: &Metadata, vocab_size: usize) -> Result<Self> {
-        let json = json(metadata, vocab_size)?.to_string();
-        Tokenizer::parse(json.as_bytes(), vocab_size).map_err(|error| match error {
+        let Said { rest, vocabulary, merges } = Said::read(metadata, vocab_size)?;
+        let added = vocabulary.added().map(|(_, token, special)| AddedToken::from(token, special).normalized(false));
+        let pairs = BytePairs {
+            tokens: vocabulary.used().map(|(id, token, _)| (token.to_owned(), id as u32)).collect(),
+            merges: merges.into_iter().map(|(first, second)| (first.to_owned(), second.to_owned())).collect(),
+            added: added.collect(),
+        };
+        Tokenizer::of_byte_pairs(&rest, pairs, vocab_size).map_err(|error| match error {
             ModelError::Tokenizer(problem) => ModelError::GgufTokenizer(problem),
             other => other,
         })
@@ -78,34 +86,58 @@ impl Tokenizer {
 /// # Errors
 /// [`ModelError::GgufTokenizer`].
 pub fn json(metadata: &Metadata, vocab_size: usize) -> Result<Value> {
-    let kind = metadata.text(key::MODEL).map_err(unusable)?;
-    let vocabulary = Vocabulary::read(metadata, vocab_size)?;
-    match kind {
-        "gpt2" => byte_level(metadata, &vocabulary),
-        "llama" => sentence_piece(metadata, &vocabulary),
-        _ => Err(wrong(format!("it is of the kind {}; known are gpt2 and llama", shown(kind)))),
+    let Said { rest: mut json, vocabulary, merges } = Said::read(metadata, vocab_size)?;
+    let added = vocabulary.added().map(|(id, token, special)| {
+        json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": special })
+    });
+    json["added_tokens"] = added.collect();
+    json["model"]["vocab"] = vocabulary.used().map(|(id, token, _)| (token, Value::from(id))).collect();
+    json["model"]["merges"] = json!(merges);
+    Ok(json)
+}
+
+/// What a file says of its tokenizer.
+struct Said<'a> {
+    /// A `tokenizer.json` without tokens and merges, of which there are hundreds of thousands.
+    rest: Value,
+    vocabulary: Vocabulary<'a>,
+    merges: Vec<Merge<'a>>,
+}
+
+impl Said<'_> {
+    fn read(metadata: &Metadata, vocab_size: usize) -> Result<Said<'_>> {
+        let kind = metadata.text(key::MODEL).map_err(unusable)?;
+        let vocabulary = Vocabulary::read(metadata, vocab_size)?;
+        let (rest, merges) = match kind {
+            "gpt2" => byte_level(metadata, &vocabulary)?,
+            "llama" => sentence_piece(metadata, &vocabulary)?,
+            _ => return Err(wrong(format!("it is of the kind {}; known are gpt2 and llama", shown(kind)))),
+        };
+        Ok(Said { rest, vocabulary, merges })
     }
 }
 
 /// Byte pairs over bytes spelled as characters.
-fn byte_level(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value> {
+fn byte_level<'a>(metadata: &'a Metadata, vocabulary: &Vocabulary) -> Result<(Value, Vec<Merge<'a>>)> {
     // Files without it are older than the names; what llama.cpp takes for them is called `default`.
     let pre = pre::Pre::named(metadata.optional_text(key::PRE).map_err(unusable)?.unwrap_or("default"))?;
     let merges = merges::written(metadata.texts(key::MERGES).map_err(unusable)?)?;
     let decoder = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
-    Ok(json!({
+    let rest = json!({
         "version": "1.0",
-        "added_tokens": vocabulary.added(),
+        "added_tokens": [],
         "normalizer": pre.normalizer(),
         "pre_tokenizer": pre.pre_tokenizer(),
         "post_processor": template(metadata, vocabulary, Defaults { add_bos: pre.add_bos, bos: None, eos: None })?,
         "decoder": decoder,
-        "model": { "type": "BPE", "ignore_merges": pre.ignore_merges, "vocab": vocabulary.ids(), "merges": merges },
-    }))
+        "model": { "type": "BPE", "ignore_merges": pre.ignore_merges, "vocab": {}, "merges": [] },
+    });
+    Ok((rest, merges))
 }
 
 /// Byte pairs of SentencePiece: spaces are spelled `▁`, and characters without a token in bytes.
-fn sentence_piece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value> {
+fn sentence_piece<'a>(metadata: &'a Metadata, vocabulary: &Vocabulary<'a>) -> Result<(Value, Vec<Merge<'a>>)> {
     let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
     let mut normalizers = vec![replace(" ", "▁")];
     let mut decoders = vec![replace("▁", " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
@@ -120,16 +152,17 @@ fn sentence_piece(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value>
     };
     let unknown = vocabulary.named(metadata, key::UNKNOWN, Some(0))?.map(|(_, token)| token);
     let bytes = vocabulary.types.contains(&TokenType::Byte);
-    Ok(json!({
+    let rest = json!({
         "version": "1.0",
-        "added_tokens": vocabulary.added(),
+        "added_tokens": [],
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
         "pre_tokenizer": null,
         "post_processor": template(metadata, vocabulary, Defaults { add_bos: true, bos: Some(1), eos: Some(2) })?,
         "decoder": { "type": "Sequence", "decoders": decoders },
         "model": { "type": "BPE", "unk_token": unknown, "fuse_unk": true, "byte_fallback": bytes,
-            "vocab": vocabulary.ids(), "merges": merges },
-    }))
+            "vocab": {}, "merges": [] },
+    });
+    Ok((rest, merges))
 }
 
 /// The scores of all tokens: the highest is merged first.
@@ -225,22 +258,14 @@ impl<'a> Vocabulary<'a> {
         all.map(|(id, (token, &kind))| (id, token.as_str(), kind)).filter(|(.., kind)| *kind != TokenType::Unused)
     }
 
-    fn ids(&self) -> Map<String, Value> {
-        self.used().map(|(id, token, _)| (token.to_owned(), id.into())).collect()
-    }
-
-    /// Tokens that are found in a text before it is cut.
-    fn added(&self) -> Vec<Value> {
+    /// Tokens that are found in a text before it is cut, and whether they stand for none.
+    fn added(&self) -> impl Iterator<Item = (usize, &'a str, bool)> {
         let special = |kind| match kind {
             TokenType::Control | TokenType::Unknown => Some(true),
             TokenType::UserDefined => Some(false),
             TokenType::Normal | TokenType::Unused | TokenType::Byte => None,
         };
-        let added = self.used().filter_map(|(id, token, kind)| {
-            Some(json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": special(kind)? }))
-        });
-        added.collect()
+        self.used().filter_map(move |(id, token, kind)| Some((id, token, special(kind)?)))
     }
 
     /// The token that a key gives the id of; `default` where it is missing, and the vocabulary has that id.

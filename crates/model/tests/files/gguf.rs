@@ -314,11 +314,7 @@ fn files_that_lie_are_refused_by_what_is_wrong() {
             Box::new(|made| made.metadata.set("llama.attention.head_count", "four")),
             "llama.attention.head_count",
         ),
-        (
-            "more blocks than tensors",
-            Box::new(|made| made.metadata.set("llama.block_count", Value::U32(3))),
-            "model.layers.2.",
-        ),
+        ("more blocks than tensors", Box::new(|made| made.metadata.set("llama.block_count", Value::U32(3))), "blk.2."),
         (
             "a huge width",
             Box::new(|made| made.metadata.set("llama.embedding_length", Value::U32(u32::MAX))),
@@ -343,7 +339,7 @@ fn files_that_lie_are_refused_by_what_is_wrong() {
                 made.metadata.set("llama.expert_count", Value::U32(8));
                 made.metadata.set("llama.expert_used_count", Value::U32(2));
             }),
-            "block_sparse_moe",
+            "blk.0.ffn_gate_inp.weight",
         ),
     ];
     for (what, change, expected) in cases {

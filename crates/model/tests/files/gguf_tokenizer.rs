@@ -4,7 +4,7 @@ use std::fs;
 
 use bouquet_gguf::{Array, Metadata, Value as Entry};
 use bouquet_model::Tokenizer;
-use bouquet_model::tokenizer::gguf::{SpecialIds, metadata};
+use bouquet_model::tokenizer::gguf::{self, SpecialIds, metadata};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
@@ -71,6 +71,9 @@ fn ids_are_those_of_tokenizer_json() {
         assert_eq!(metadata.texts("tokenizer.ggml.tokens").unwrap().len(), vocab_size, "{name}");
         let own = Tokenizer::load(&model(name), vocab_size).unwrap();
         same(&own, &Tokenizer::from_gguf(&metadata, vocab_size).unwrap(), name);
+        // And so they are when all of it goes through the text of a file, as in a folder made of it.
+        let json = gguf::json(&metadata, vocab_size).unwrap().to_string();
+        same(&own, &Tokenizer::parse(json.as_bytes(), vocab_size).unwrap(), name);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bouquet_embed::text_embedder::tokens;
+use bouquet_hub::Name;
 use bouquet_kernels::Matrix;
 use bouquet_model::adapter::initial::soft_prompt;
 use bouquet_model::adapter::{self, Learned, targets};
@@ -156,10 +157,19 @@ fn check_length(config: &Config, spec: &ModelSpec) -> Result<()> {
     }
 }
 
-/// A folder by its absolute path, wherever the program is started next; a name as it is.
+/// A folder or a file by its absolute path, wherever the program is started next; a name as it is.
 fn found_again(model: &str) -> String {
     match std::path::absolute(model) {
-        Ok(path) if Path::new(model).is_dir() => path.display().to_string(),
+        Ok(path) if Path::new(model).exists() => path.display().to_string(),
+        _ => model.to_owned(),
+    }
+}
+
+/// What an adapter says that it is of: of a name the repository alone, since PEFT gives it to transformers as it is, and
+/// which revision and which GGUF file are meant has no place in it.
+fn base_model(model: &str) -> String {
+    match Name::parse(model) {
+        Some(name) if !Path::new(model).exists() => name.repository(),
         _ => model.to_owned(),
     }
 }
@@ -176,7 +186,7 @@ fn initial(config: &mut Config, spec: &ModelSpec) -> Result<(Learned, adapter::S
         };
         (config.rank, config.alpha, config.rslora) = (found.rank, found.alpha, found.rank_stabilized);
         config.targets = targets::names_of(spec, found.targets.iter().copied());
-        let (task, base_model) = (config.objective.task(), config.model.clone());
+        let (task, base_model) = (config.objective.task(), base_model(&config.model));
         return Ok((learned, adapter::Settings { dropout: config.dropout, task, base_model, ..found }));
     }
     let names: Vec<&str> = config.targets.iter().map(String::as_str).collect();
@@ -194,7 +204,7 @@ fn initial(config: &mut Config, spec: &ModelSpec) -> Result<(Learned, adapter::S
         dropout: if lora { config.dropout } else { 0.0 },
         targets: if lora { sites } else { Vec::new() },
         task: config.objective.task(),
-        base_model: config.model.clone(),
+        base_model: base_model(&config.model),
     };
     let learned = match config.kind {
         Kind::Lora => Learned::initial(&settings, spec, config.seed)
@@ -341,4 +351,22 @@ fn batches(config: &Config, rows: Vec<RowInfo>) -> Result<Batches> {
         seed: config.seed,
     };
     Ok(Batches::new(options, rows)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_is_of_a_repository_or_of_a_path() {
+        for name in ["org/name", "org/name:Q4_K_M", "org/name@main:Q4_K_M", "https://huggingface.co/org/name"] {
+            assert_eq!(base_model(name), "org/name");
+        }
+        for path in ["/models/a.gguf", "/models/a", "a.gguf"] {
+            assert_eq!(base_model(path), path);
+        }
+        let file = std::env::current_dir().unwrap().join("Cargo.toml");
+        assert_eq!(found_again("Cargo.toml"), file.display().to_string());
+        assert_eq!(found_again("org/name:Q4_K_M"), "org/name:Q4_K_M");
+    }
 }
