@@ -79,14 +79,12 @@ impl Adapter {
     /// # Errors
     /// [`SpanError::Adapter`] for the first that does not.
     pub fn check(&self, blocks: Range<usize>, shape: impl Fn(Site) -> Option<[usize; 2]>) -> Result<()> {
+        self.check_dropout(blocks.clone())?;
         for (&linear, pair) in self.pairs.iter().filter(|(linear, _)| blocks.contains(&linear.block)) {
             let refuse = |problem| Err(SpanError::Adapter { linear, problem });
             let Some([outputs, inputs]) = shape(linear.site) else {
                 return refuse("the model has no such linear".into());
             };
-            if !(0.0..1.0).contains(&self.dropout) {
-                return refuse(format!("dropout should be from 0 to below 1, not {}", self.dropout));
-            }
             let LowRank { a, b, .. } = pair;
             let rank = pair.rank();
             if a.cols() != inputs || b.rows() != outputs || b.cols() != rank || rank == 0 {
@@ -99,6 +97,22 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+}
+
+impl Adapter {
+    /// Whether the rate is one that dropout can have, where there is a pair of `blocks` that it is for.
+    ///
+    /// # Errors
+    /// [`SpanError::Adapter`].
+    pub fn check_dropout(&self, blocks: Range<usize>) -> Result<()> {
+        match self.pairs.keys().find(|linear| blocks.contains(&linear.block)) {
+            Some(&linear) if !(0.0..1.0).contains(&self.dropout) => {
+                let problem = format!("dropout should be from 0 to below 1, not {}", self.dropout);
+                Err(SpanError::Adapter { linear, problem })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

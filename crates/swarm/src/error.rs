@@ -6,6 +6,8 @@ use bouquet_span::SpanError;
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::fault::Fault;
+
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, SwarmError>;
 
@@ -62,28 +64,23 @@ pub enum SwarmError {
 /// Why a server does not do what it was asked; as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// No room for the cache of a session.
-    #[error("a cache of {needed} bytes does not fit: {available} are left for it")]
+    /// No room for what it would keep of a session.
+    #[error("a session of {needed} bytes does not fit: {available} are left for it")]
     CacheFull {
         /// Bytes that it would take.
         needed: u64,
         /// Bytes left.
         available: u64,
     },
+    /// Its blocks refuse.
+    #[error("its blocks refuse: {}", SpanError::from(.0.clone()))]
+    Span(Fault),
     /// Blocks that it does not serve.
     #[error("it does not serve blocks {}..{}", .0.start, .0.end)]
     NotServed(Range<u32>),
     /// A session that it does not have, or no longer.
     #[error("it has no such session")]
     NoSession,
-    /// Positions that do not follow those that it has.
-    #[error("positions {found} do not follow {expected}")]
-    Misplaced {
-        /// The position that it stands at.
-        expected: u64,
-        /// The position that was sent.
-        found: u64,
-    },
     /// It is about to leave.
     #[error("it is leaving")]
     Leaving,
@@ -123,6 +120,7 @@ impl From<SwarmError> for SpanError {
             SwarmError::Refused { refusal: Refusal::CacheFull { needed, available }, .. } => {
                 SpanError::CacheFull { needed, available }
             }
+            SwarmError::Refused { refusal: Refusal::Span(fault), .. } => fault.into(),
             SwarmError::Refused { refusal: Refusal::Wrong(problem), .. } => SpanError::Failed(problem),
             other => SpanError::Unavailable(other.to_string()),
         }

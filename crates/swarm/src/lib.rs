@@ -7,15 +7,25 @@
 //! | module | job |
 //! |---|---|
 //! | [`invite`] | the word that lets a machine in |
+//! | [`ledger`] | where a session stands, and what was passed on for it |
 //! | [`record`] | what a server says of itself, signed |
+//! | [`client`] | a session over several servers, mended when one is lost |
+//! | [`server`] | blocks that others run |
+//! | [`compute`] | where blocks are computed |
 //! | [`transport`] | what is needed of a network |
+//! | [`simulated`] | a network that is not there, for tests |
 //! | [`wire`] | frames, messages, and hidden states as bytes |
 
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod compute;
 pub mod error;
 pub mod invite;
+pub mod ledger;
 pub mod record;
+pub mod server;
+pub mod simulated;
 pub mod transport;
 pub mod wire;
 

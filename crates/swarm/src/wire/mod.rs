@@ -3,10 +3,18 @@
 //! | module | job |
 //! |---|---|
 //! | [`frame`] | cutting a stream into frames, none of which may be larger than is said here |
+//! | [`message`] | the headers |
+//! | [`fault`] | errors that travel |
+//! | [`pass`] | what a request carries besides hidden states |
+//! | [`bulk`] | numbers that do not fit into a frame |
 //! | [`codes`] | hidden states as bytes and back, exactly |
 
+pub mod bulk;
 pub mod codes;
+pub mod fault;
 pub mod frame;
+pub mod message;
+pub mod pass;
 
 use bouquet_span::Rounding;
 use serde::{Deserialize, Serialize};
@@ -36,6 +44,15 @@ impl Wire {
             Wire::F32 => "f32",
             Wire::Bf16 => "bf16",
             Wire::Int8 => "int8",
+        }
+    }
+
+    /// The wire that rounds so.
+    pub fn of(rounding: Rounding) -> Wire {
+        match rounding {
+            Rounding::None => Wire::F32,
+            Rounding::Bf16 => Wire::Bf16,
+            Rounding::Int8 => Wire::Int8,
         }
     }
 

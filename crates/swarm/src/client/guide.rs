@@ -1,0 +1,55 @@
+//! Who is asked for which blocks: what a session needs to know of routing.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+
+use crate::Result;
+
+/// A server of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// Which.
+    pub peer: PeerId,
+    /// Where it is.
+    pub addresses: Vec<Multiaddr>,
+    /// The blocks that it is to run.
+    pub blocks: Range<usize>,
+}
+
+/// What is needed of servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// What for.
+    pub purpose: Purpose,
+    /// Tokens of cache.
+    pub cache_tokens: u64,
+    /// Tokens that are computed at a time.
+    pub tokens: usize,
+}
+
+/// What servers are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A session: a token should be back soon.
+    Session,
+    /// Whole sequences: much should go through.
+    Pass,
+}
+
+/// Chooses servers, and learns how they do.
+pub trait Guide: Send + Sync {
+    /// Servers for these blocks, in order and without a gap; none of `without`.
+    ///
+    /// # Errors
+    /// [`SwarmError::Missing`](crate::SwarmError::Missing).
+    fn route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>>;
+
+    /// A server did not do what it was asked.
+    fn failed(&self, peer: PeerId);
+
+    /// A server did what it was asked.
+    fn worked(&self, peer: PeerId);
+}

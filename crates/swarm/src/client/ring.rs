@@ -1,0 +1,602 @@
+//! A session over several servers. Rows go from the client to the first, from each to the next and from the last back, so
+//! that a token costs one trip round the ring. When a server is lost, others take its blocks, and whoever is before them
+//! sends them all that they lack; where that one is lost too, the client does, which keeps everything that went in.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bouquet_kernels::Matrix;
+use bouquet_span::{HiddenStates, Limits, Pass, Returned, SessionShape, SpanError};
+use libp2p_identity::PeerId;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, timeout_at};
+
+use super::guide::{Need, Purpose, Stop};
+use super::hop::{Event, Failure, Hop, HopState};
+use super::{Client, passes};
+use crate::ledger::{Edit, Ledger, Link, Rows, Standing};
+use crate::wire::codes;
+use crate::wire::frame::Frame;
+use crate::wire::message::{MAX_SEQUENCES, Next, OpenSession, Request, SessionId, ToServer};
+use crate::wire::pass::{self, Packed};
+use crate::{Refusal, Result, SwarmError};
+
+/// Tokens that are sent at a time, so that servers work on parts of a prompt side by side.
+const CHUNK_TOKENS: u32 = 128;
+
+/// Events that wait to be looked at.
+const QUEUED_EVENTS: usize = 256;
+
+/// How often it is looked after silent servers.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// How long a token of a prompt may take in the whole ring before somebody is called slow.
+const PATIENCE_PER_TOKEN: Duration = Duration::from_millis(50);
+
+/// A session over several servers.
+pub struct Ring {
+    client: Arc<Client>,
+    id: SessionId,
+    blocks: Range<usize>,
+    pass: Pass,
+    max_tokens: u32,
+    width: usize,
+    /// What went in.
+    ledger: Ledger,
+    link: Link,
+    hops: Vec<Hop>,
+    /// The number of the hop that the link leads to.
+    linked: Option<u64>,
+    numbers: u64,
+    events: mpsc::Receiver<(u64, Event)>,
+    sender: mpsc::Sender<(u64, Event)>,
+    /// What the next step begins with.
+    edits: Vec<Edit>,
+    /// What is on its way back.
+    awaited: Option<Awaited>,
+    /// Servers that failed in this session.
+    avoided: BTreeSet<PeerId>,
+    /// What all servers would refuse.
+    refused: Option<SwarmError>,
+    /// What somebody said who is well and has no room.
+    full: Option<SwarmError>,
+    mended: u64,
+}
+
+/// Output that is on its way.
+struct Awaited {
+    revision: u64,
+    starts: Vec<u32>,
+    wanted: Vec<u32>,
+    ends: Vec<u32>,
+    have: Vec<u32>,
+    rows: Vec<Vec<f32>>,
+    /// The last server has said that it got to the end.
+    confirmed: bool,
+    fault: Option<SpanError>,
+    progress: Instant,
+}
+
+impl Ring {
+    /// A session whose servers are found, and asked, at once.
+    ///
+    /// # Errors
+    /// [`SwarmError::Missing`], [`SwarmError::Refused`].
+    pub async fn open(
+        client: Arc<Client>,
+        id: SessionId,
+        blocks: Range<usize>,
+        width: usize,
+        shape: SessionShape,
+        pass: &Pass,
+    ) -> Result<Ring> {
+        let too_large =
+            |peer| SwarmError::Refused { peer, refusal: Refusal::CacheFull { needed: u64::MAX, available: 0 } };
+        let max_tokens = u32::try_from(shape.max_tokens).map_err(|_| too_large(client.transport.peer_id()))?;
+        if shape.sequences > MAX_SEQUENCES {
+            return Err(too_large(client.transport.peer_id()));
+        }
+        let ledger = Ledger::new(width, shape.sequences, max_tokens, 0, Vec::new());
+        let (sender, events) = mpsc::channel(QUEUED_EVENTS);
+        let mut ring = Ring {
+            link: Link::to_server(ledger.standing().clone()),
+            client,
+            id,
+            blocks,
+            pass: pass.clone(),
+            max_tokens,
+            width,
+            ledger,
+            hops: Vec::new(),
+            linked: None,
+            numbers: 0,
+            events,
+            sender,
+            edits: Vec::new(),
+            awaited: None,
+            avoided: BTreeSet::new(),
+            refused: None,
+            full: None,
+            mended: 0,
+        };
+        ring.mend(&pass.limits).await?;
+        Ok(ring)
+    }
+
+    /// The position of the next token of each sequence.
+    fn positions(&self) -> Vec<u32> {
+        let mut standing = self.ledger.standing().clone();
+        self.edits.iter().for_each(|edit| standing.edit(edit));
+        standing.positions
+    }
+
+    /// The tokens of a sequence from a position on are forgotten, with the next step.
+    pub fn rewind(&mut self, sequence: usize, position: usize) {
+        self.edits.push(Edit::Rewind { sequence: sequence as u32, position: position as u32 });
+    }
+
+    /// Sequence `i` becomes a copy of what sequence `from[i]` was, with the next step.
+    pub fn reorder(&mut self, from: &[usize]) {
+        self.edits.push(Edit::Reorder(from.iter().map(|&from| from as u32).collect()));
+    }
+
+    /// The servers that it runs on, in order.
+    pub fn servers(&self) -> Vec<(PeerId, Range<usize>)> {
+        self.hops.iter().map(|hop| (hop.peer, hop.blocks.clone())).collect()
+    }
+
+    /// How often servers were replaced.
+    pub fn mended(&self) -> u64 {
+        self.mended
+    }
+
+    /// Appends tokens and returns what is asked for of the output of the last block. A step that fails leaves the session
+    /// where it was.
+    ///
+    /// # Errors
+    /// Those of a span; [`SpanError::Unavailable`] when nobody serves some blocks for as long as the client is patient.
+    pub async fn step(
+        &mut self,
+        hidden: &HiddenStates,
+        returned: Returned,
+        limits: &Limits,
+    ) -> std::result::Result<HiddenStates, SpanError> {
+        limits.check()?;
+        if hidden.tokens() == 0 {
+            return Ok(hidden.no_positions());
+        }
+        let starts = self.positions();
+        let lengths: Vec<u32> = hidden.lengths().iter().map(|&length| length as u32).collect();
+        let ends: Vec<u32> = starts.iter().zip(&lengths).map(|(start, length)| start + length).collect();
+        let wanted: Vec<u32> = match returned {
+            Returned::All => starts.clone(),
+            Returned::Last => ends.iter().zip(&lengths).map(|(end, length)| end - length.min(&1)).collect(),
+            Returned::None => ends.clone(),
+        };
+        let edits = std::mem::take(&mut self.edits);
+        let revision = self.ledger.standing().revision + u64::from(!edits.is_empty());
+        let rows = Rows { revision, edits, starts: starts.clone(), lengths: lengths.clone(), wanted };
+        self.ledger.begin(&rows);
+        self.ledger.append(&lengths, hidden.values().data());
+        self.ledger.want(&rows.wanted);
+        self.awaited = Some(Awaited {
+            revision,
+            starts: starts.clone(),
+            have: rows.wanted.clone(),
+            rows: vec![Vec::new(); ends.len()],
+            wanted: rows.wanted,
+            ends,
+            confirmed: false,
+            fault: None,
+            progress: Instant::now(),
+        });
+        let arrived = self.arrive(limits).await;
+        let awaited = self.awaited.take().expect("set above");
+        if let Err(error) = arrived {
+            // With the next step all go back to where they were; who did not get that far stays.
+            for (sequence, &position) in starts.iter().enumerate() {
+                self.edits.push(Edit::Rewind { sequence: sequence as u32, position });
+            }
+            return Err(error);
+        }
+        let lengths = awaited.ends.iter().zip(&awaited.wanted).map(|(end, wanted)| (end - wanted) as usize);
+        let lengths: Vec<usize> = lengths.collect();
+        let tokens = lengths.iter().sum();
+        HiddenStates::new(Matrix::from_vec(tokens, self.width, awaited.rows.concat()), lengths)
+    }
+
+    /// Waits until the output is there, whatever happens meanwhile.
+    async fn arrive(&mut self, limits: &Limits) -> std::result::Result<(), SpanError> {
+        loop {
+            limits.check()?;
+            self.mend(limits).await.map_err(SpanError::from)?;
+            self.pump();
+            let awaited = self.awaited.as_mut().expect("this waits for it");
+            if let Some(fault) = awaited.fault.take() {
+                return Err(fault);
+            }
+            if awaited.is_complete() {
+                self.hops.iter().for_each(|hop| self.client.guide.worked(hop.peer));
+                return Ok(());
+            }
+            let mut until = Instant::now() + WATCH;
+            if let Some(deadline) = limits.deadline {
+                until = until.min(Instant::from_std(deadline));
+            }
+            if let Ok(Some((number, event))) = timeout_at(until, self.events.recv()).await {
+                self.happen(number, event);
+                while let Ok((number, event)) = self.events.try_recv() {
+                    self.happen(number, event);
+                }
+            }
+            self.watch();
+        }
+    }
+
+    /// Sends the first server what it lacks, as far as there is room.
+    fn pump(&mut self) {
+        let Some(first) = self.hops.first().filter(|first| self.linked == Some(first.number)) else { return };
+        while first.has_room() {
+            let (rows, values) = match self.ledger.next_for(&mut self.link, CHUNK_TOKENS) {
+                Ok(Some(next)) => next,
+                Ok(None) => return,
+                Err(_) => {
+                    self.hops[0].state = HopState::Gone;
+                    return;
+                }
+            };
+            let Some(body) = codes::encode(self.client.wire, &values, self.width) else {
+                if let Some(awaited) = &mut self.awaited {
+                    let problem = "what goes into the blocks is not rounded as this swarm's wire is";
+                    awaited.fault = Some(SpanError::Failed(problem.to_owned()));
+                }
+                return;
+            };
+            if !first.send(Frame::new(&ToServer::Rows(rows), &body)) {
+                return;
+            }
+        }
+    }
+
+    fn hop(&mut self, number: u64) -> Option<usize> {
+        self.hops.iter().position(|hop| hop.number == number)
+    }
+
+    /// Takes in what happened at a hop. What comes from one that is no more is passed over.
+    fn happen(&mut self, number: u64, event: Event) {
+        let Some(place) = self.hop(number) else { return };
+        match event {
+            Event::Room | Event::Standing => {}
+            Event::Rows(rows, body) => {
+                let last = place + 1 == self.hops.len();
+                let (wire, width) = (self.client.wire, self.width);
+                let Some(awaited) = self.awaited.as_mut().filter(|_| last) else { return };
+                match awaited.take(&rows, &body, wire, width) {
+                    Some(true) => {}
+                    // It has to begin again from what is there.
+                    Some(false) => self.hops[place].steered = None,
+                    None => self.give_up(place),
+                }
+            }
+            Event::Gap => match place.checked_sub(1) {
+                Some(before) => self.hops[before].steered = None,
+                None => self.linked = None,
+            },
+            Event::Failed(Failure { revision, starts, lengths, fault }) => {
+                let Some(awaited) = self.awaited.as_mut().filter(|awaited| awaited.revision == revision) else {
+                    return;
+                };
+                match fault.is_everywhere() || matches!(fault, crate::wire::fault::Fault::PassTooLarge(..)) {
+                    true => awaited.fault = Some(awaited.place(fault.into(), &starts, &lengths)),
+                    false => self.give_up(place),
+                }
+            }
+            Event::Refused => self.give_up(place),
+            Event::Lost(peer) => {
+                self.hops[place].steered = None;
+                if let Some(next) = self.hops.get_mut(place + 1).filter(|next| next.peer == peer) {
+                    next.losses += 1;
+                    if next.losses > 1 {
+                        self.give_up(place + 1);
+                    }
+                }
+            }
+            // It goes on until nobody needs it; the next session is elsewhere.
+            Event::Leaving => self.client.guide.failed(self.hops[place].peer),
+            Event::Closed => {
+                if self.hops[place].state == HopState::Well {
+                    self.hops[place].state = HopState::Closed;
+                }
+            }
+        }
+    }
+
+    /// A server is not asked any more.
+    fn give_up(&mut self, place: usize) {
+        let hop = &mut self.hops[place];
+        if hop.state != HopState::Gone {
+            hop.state = HopState::Gone;
+            self.avoided.insert(hop.peer);
+            self.client.guide.failed(hop.peer);
+        }
+    }
+
+    /// Gives up on servers that are silent, and on whoever holds up rows for too long.
+    fn watch(&mut self) {
+        let silence = self.client.patience.silence;
+        for place in 0..self.hops.len() {
+            if self.hops[place].state == HopState::Well && self.hops[place].heard().0.elapsed() > silence {
+                self.give_up(place);
+            }
+        }
+        let Some(awaited) = &mut self.awaited else { return };
+        let tokens: u32 = awaited.ends.iter().zip(&awaited.starts).map(|(end, start)| end - start).sum();
+        if awaited.progress.elapsed() < self.client.patience.progress + PATIENCE_PER_TOKEN * tokens {
+            return;
+        }
+        awaited.progress = Instant::now();
+        let ends = awaited.ends.clone();
+        let behind = |standing: &Standing| standing.positions.iter().zip(&ends).any(|(position, end)| position < end);
+        // The first that lacks what the one before has; or the last, which has all and does not say so.
+        let slow = self.hops.iter().position(|hop| behind(&hop.heard().1)).unwrap_or(self.hops.len() - 1);
+        self.give_up(slow);
+    }
+
+    /// Brings the ring into order: every block has a server, and each knows who is next. Does nothing when it is.
+    async fn mend(&mut self, limits: &Limits) -> Result<()> {
+        let patience = self.client.patience;
+        let until = Instant::now() + patience.missing;
+        let mut pause = Duration::from_millis(20);
+        while !self.is_whole() {
+            let mended = self.try_mend().await;
+            if let Some(refused) = self.refused.take() {
+                return Err(refused);
+            }
+            if self.is_whole() {
+                return Ok(());
+            }
+            if let (Some(full), Err(SwarmError::Missing(_))) = (self.full.take(), &mended) {
+                return Err(full);
+            }
+            let cancelled = limits.check().is_err();
+            if let (Err(problem), true) = (mended, cancelled || Instant::now() + pause > until) {
+                return Err(problem);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+            // Who failed once may be back.
+            self.avoided.clear();
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        let well = self.hops.iter().all(|hop| hop.state == HopState::Well);
+        let steered = (0..self.hops.len()).all(|place| self.hops[place].steered == Some(self.after(place)));
+        let covered = self.hops.first().is_some_and(|first| self.linked == Some(first.number));
+        well && steered && covered
+    }
+
+    /// The number of the hop that comes after one; 0 is the client.
+    fn after(&self, place: usize) -> u64 {
+        self.hops.get(place + 1).map_or(0, |next| next.number)
+    }
+
+    async fn try_mend(&mut self) -> Result<()> {
+        self.resume().await;
+        self.hops.retain(|hop| hop.state == HopState::Well);
+        self.drop_the_outdated().await;
+        self.fill().await?;
+        self.steer();
+        Ok(())
+    }
+
+    /// Streams that broke are opened again, where the server still has the session.
+    async fn resume(&mut self) {
+        for place in 0..self.hops.len() {
+            if self.hops[place].state != HopState::Closed {
+                continue;
+            }
+            self.numbers += 1;
+            let Hop { peer, addresses, blocks, .. } = &self.hops[place];
+            let stop = Stop { peer: *peer, addresses: addresses.clone(), blocks: blocks.clone() };
+            let request = (Request::Resume(self.id), &[][..]);
+            match Hop::open(&self.client, stop, self.numbers, request, self.sender.clone()).await {
+                Ok(hop) => self.hops[place] = hop,
+                Err(_) => self.give_up(place),
+            }
+        }
+    }
+
+    /// Asks those that are left where they stand. One that is too far behind to be brought on begins anew.
+    async fn drop_the_outdated(&mut self) {
+        let revision = self.ledger.standing().revision;
+        for hop in &self.hops {
+            hop.say(&ToServer::Report);
+        }
+        let mut open: BTreeSet<u64> = self.hops.iter().map(|hop| hop.number).collect();
+        let until = Instant::now() + self.client.patience.silence;
+        while !open.is_empty() {
+            let Ok(Some((number, event))) = timeout_at(until, self.events.recv()).await else { break };
+            if matches!(event, Event::Standing | Event::Closed) {
+                open.remove(&number);
+            }
+            self.happen(number, event);
+        }
+        for place in 0..self.hops.len() {
+            if open.contains(&self.hops[place].number) {
+                self.give_up(place);
+            } else if self.hops[place].heard().1.revision + 1 < revision {
+                self.hops[place].state = HopState::Gone;
+            }
+        }
+        self.hops.retain(|hop| hop.state == HopState::Well);
+    }
+
+    /// Finds servers for the blocks that have none.
+    async fn fill(&mut self) -> Result<()> {
+        let sequences = self.ledger.standing().positions.len();
+        let cache_tokens = sequences as u64 * u64::from(self.max_tokens);
+        let need = Need { purpose: Purpose::Session, cache_tokens, tokens: sequences };
+        let mut place = 0;
+        let mut covered = self.blocks.start;
+        while covered < self.blocks.end {
+            if let Some(hop) = self.hops.get(place).filter(|hop| hop.blocks.start == covered) {
+                covered = hop.blocks.end;
+                place += 1;
+                continue;
+            }
+            let end = self.hops.get(place).map_or(self.blocks.end, |hop| hop.blocks.start);
+            // A server has a session once: those that are left keep theirs.
+            let mut without = self.avoided.clone();
+            without.extend(self.hops.iter().map(|hop| hop.peer));
+            for stop in self.client.guide.route(covered..end, &without, need)? {
+                let end = stop.blocks.end;
+                let hop = self.begin_at(stop, place).await?;
+                self.hops.insert(place, hop);
+                self.mended += 1;
+                (covered, place) = (end, place + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the session at a server, at the revision of whoever will be before it.
+    async fn begin_at(&mut self, stop: Stop, place: usize) -> Result<Hop> {
+        let current = self.ledger.standing().clone();
+        let revision = match place.checked_sub(1) {
+            Some(before) => self.hops[before].heard().1.revision,
+            None => current.revision,
+        };
+        let too_large = || SwarmError::Network("the prompts of a session do not fit into a message".to_owned());
+        let Packed { header, body, adapter } = pass::pack(&self.pass, stop.blocks.clone()).ok_or_else(too_large)?;
+        self.numbers += 1;
+        let open = OpenSession {
+            id: self.id,
+            blocks: stop.blocks.start as u32..stop.blocks.end as u32,
+            sequences: current.positions.len() as u32,
+            max_tokens: self.max_tokens,
+            revision,
+            // Those of an older one are known to all.
+            edits: if revision == current.revision { self.ledger.edits().to_vec() } else { Vec::new() },
+            pass: header,
+        };
+        let peer = stop.peer;
+        let (number, events) = (self.numbers, &self.sender);
+        let begin = || {
+            let request = (Request::Session(open.clone()), &body[..]);
+            Hop::open(&self.client, stop.clone(), number, request, events.clone())
+        };
+        let mut opened = begin().await;
+        if let (Err(SwarmError::Refused { refusal: Refusal::NoAdapter, .. }), Some(adapter)) = (&opened, &adapter) {
+            opened = match passes::give_adapter(&self.client, &stop, adapter).await {
+                Ok(()) => begin().await,
+                Err(error) => Err(error),
+            };
+        }
+        opened.inspect_err(|error| {
+            self.avoided.insert(peer);
+            let SwarmError::Refused { refusal, .. } = error else { return self.client.guide.failed(peer) };
+            let said = SwarmError::Refused { peer, refusal: refusal.clone() };
+            match refusal {
+                Refusal::Span(fault) if fault.is_everywhere() => self.refused = Some(said),
+                Refusal::Wrong(_) => self.refused = Some(said),
+                Refusal::CacheFull { .. } | Refusal::Span(_) => self.full = Some(said),
+                _ => self.client.guide.failed(peer),
+            }
+        })
+    }
+
+    /// Tells each who is next, where that has changed.
+    fn steer(&mut self) {
+        for place in (0..self.hops.len()).rev() {
+            let after = self.after(place);
+            if self.hops[place].steered == Some(after) {
+                continue;
+            }
+            let next = match self.hops.get(place + 1) {
+                Some(next) => {
+                    Next::Server { peer: next.peer, addresses: next.addresses.clone(), standing: next.heard().1 }
+                }
+                None => {
+                    let standing = self.ledger.standing();
+                    let revision = standing.revision;
+                    let positions = match &self.awaited {
+                        Some(awaited) => awaited.have.clone(),
+                        None => standing.positions.clone(),
+                    };
+                    Next::Client(Standing { revision, positions })
+                }
+            };
+            if self.hops[place].say(&ToServer::Steer(next)) {
+                self.hops[place].steered = Some(after);
+            }
+        }
+        if let Some(first) = self.hops.first().filter(|first| self.linked != Some(first.number)) {
+            self.link = Link::to_server(first.heard().1);
+            self.linked = Some(first.number);
+        }
+    }
+}
+
+impl Awaited {
+    fn is_complete(&self) -> bool {
+        self.confirmed && self.have == self.ends
+    }
+
+    /// Takes output in; `Some(false)` when some before it is missing, `None` when it makes no sense.
+    fn take(&mut self, rows: &Rows, body: &[u8], wire: crate::Wire, width: usize) -> Option<bool> {
+        if rows.revision != self.revision {
+            return Some(true);
+        }
+        let sequences = self.ends.len();
+        if rows.starts.len() != sequences || rows.lengths.len() != sequences {
+            return None;
+        }
+        let values = codes::decode(wire, body, rows.tokens(), width)?;
+        let mut row = 0;
+        for sequence in 0..sequences {
+            let (start, length) = (rows.starts[sequence], rows.lengths[sequence]);
+            let (have, end) = (self.have[sequence], start.saturating_add(length));
+            if start > have {
+                return Some(false);
+            }
+            if end > self.ends[sequence] {
+                return None;
+            }
+            if end > have {
+                let first = row + (have - start) as usize;
+                self.rows[sequence].extend_from_slice(values.slice(first..row + length as usize).data());
+                self.have[sequence] = end;
+            }
+            row += length as usize;
+        }
+        self.confirmed |= rows.ends().zip(&self.ends).all(|(end, &wanted)| end >= wanted);
+        self.progress = Instant::now();
+        Some(true)
+    }
+
+    /// An error with the number of a token among the rows of the whole step, which a server knows a part of.
+    fn place(&self, error: SpanError, starts: &[u32], lengths: &[u32]) -> SpanError {
+        let of_step = |token: usize| {
+            let mut token = token;
+            let mut before = 0;
+            for sequence in 0..self.starts.len() {
+                let length = lengths.get(sequence).copied().unwrap_or(0) as usize;
+                if token < length {
+                    let position = starts.get(sequence).copied().unwrap_or(0) as usize + token;
+                    return before + position.saturating_sub(self.starts[sequence] as usize);
+                }
+                token -= length;
+                before += (self.ends[sequence] - self.starts[sequence]) as usize;
+            }
+            token
+        };
+        match error {
+            SpanError::NotFinite { block, token } => SpanError::NotFinite { block, token: of_step(token) },
+            SpanError::InputNotFinite { block, token } => SpanError::InputNotFinite { block, token: of_step(token) },
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What comes in on a stream: a greeting, which says what the stream is for, and then that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::held::{Held, QUEUED_FRAMES};
+use super::{BEAT, Shared, link, passes};
+use crate::ledger::{Ledger, Link, Rows, check_edits};
+use crate::transport::{Reader, Stream, Writer};
+use crate::wire::frame::{self, Frame, MAX_BODY_BYTES};
+use crate::wire::message::{
+    Greeting, MAX_SEQUENCES, Next, OpenSession, Pushed, Request, SessionId, ToClient, ToServer,
+};
+use crate::wire::{PROTOCOL_VERSION, codes, pass};
+use crate::{Refusal, Wire};
+
+/// How long a greeting may take to come.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a stream may be silent. Clients beat as servers do.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long a frame may take to leave this machine.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers whoever opened a stream. What is no message of this protocol ends it.
+pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
+    let Stream { peer: _, mut reader, mut writer } = stream;
+    let greeting = timeout(GREETING_TIMEOUT, frame::read::<Greeting>(&mut reader, MAX_BODY_BYTES)).await;
+    let Ok(Ok((greeting, body))) = greeting else { return };
+    let Greeting { version, fingerprint, request } = greeting;
+    let known = version == PROTOCOL_VERSION && fingerprint == shared.settings.fingerprint;
+    match request {
+        _ if !known => refuse(&mut writer, Refusal::Wrong("it serves another model, or speaks otherwise".into())).await,
+        Request::Session(open) => {
+            let id = open.id;
+            match open_session(&shared, open, &body).await {
+                Ok(()) => serve_client(shared, id, reader, writer).await,
+                Err(refusal) => refuse(&mut writer, refusal).await,
+            }
+        }
+        Request::Resume(id) => {
+            let known = shared.state().sessions.contains_key(&id);
+            match known {
+                true => serve_client(shared, id, reader, writer).await,
+                false => refuse(&mut writer, Refusal::NoSession).await,
+            }
+        }
+        Request::Pass(request) => passes::serve(&shared, request, reader, writer).await,
+        Request::Adapter { digest, bytes } => passes::keep_adapter(&shared, digest, bytes, reader, writer).await,
+        Request::Push(id) => {
+            let _writer = writer;
+            while let Ok(Ok((pushed, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
+                let Pushed::Rows(rows) = pushed else { continue };
+                if !take_in(&shared, id, rows, &body).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn refuse(writer: &mut Writer, refusal: Refusal) {
+    let _ = timeout(WRITE_TIMEOUT, Frame::new(&ToClient::Refused(refusal), &[]).write(writer)).await;
+}
+
+/// Makes room for a session.
+async fn open_session(shared: &Arc<Shared>, open: OpenSession, body: &[u8]) -> Result<(), Refusal> {
+    let wrong = |problem: &str| Refusal::Wrong(problem.to_owned());
+    let OpenSession { id, blocks, sequences, max_tokens, revision, edits, pass: header } = open;
+    let (range, served) = (blocks.start as usize..blocks.end as usize, shared.blocks.range());
+    if range.is_empty() || range.start < served.start || range.end > served.end {
+        return Err(Refusal::NotServed(blocks));
+    }
+    if sequences as usize > MAX_SEQUENCES || max_tokens > i32::MAX as u32 {
+        return Err(wrong("a session of so many sequences or tokens is not taken"));
+    }
+    check_edits(&edits, sequences as usize).map_err(|_| wrong("it edits a sequence that is not there"))?;
+    let span = shared.blocks.span(range.clone());
+    let width = span.hidden_size();
+    let adapter = shared.adapter(header.adapter)?;
+    let pass = pass::unpack(&header, body, width, adapter, shared.settings.wire)
+        .ok_or_else(|| wrong("what the session carries contradicts itself"))?;
+    let promised = u64::from(sequences) * u64::from(max_tokens) * 4 * width as u64;
+    {
+        let mut state = shared.state();
+        if state.leaving {
+            return Err(Refusal::Leaving);
+        }
+        if state.sessions.len() >= shared.settings.max_sessions {
+            return Err(Refusal::Busy);
+        }
+        let available = shared.settings.ledger_bytes - state.ledger_bytes;
+        if promised > available {
+            return Err(Refusal::CacheFull { needed: promised, available });
+        }
+        // One of the same name, from before its client lost sight of this server, is no more.
+        state.close(id);
+        state.ledger_bytes += promised;
+    }
+    // All of it can be taken back, since a client may have to bring the ring to where its weakest member stands.
+    let (tokens, sequences) = (max_tokens as usize, sequences as usize);
+    let shape = bouquet_span::SessionShape { sequences, max_tokens: tokens, max_rewind: tokens };
+    let opening = span.clone();
+    let opened = shared.compute.run(0, 0, move || opening.open(shape, &pass)).await;
+    let mut state = shared.state();
+    let refusal = match opened {
+        Some(Ok(session)) => {
+            let ledger = Ledger::new(width, sequences, max_tokens, revision, edits);
+            state.opened += 1;
+            let number = state.opened;
+            state.sessions.insert(id, Held::new(number, range, span, session, ledger, promised));
+            return Ok(());
+        }
+        Some(Err(error)) => Refusal::Span(error.into()),
+        None => Refusal::Failed("its blocks failed".to_owned()),
+    };
+    state.ledger_bytes -= promised;
+    Err(refusal)
+}
+
+/// Hears a client and answers it, until either is gone.
+async fn serve_client(shared: Arc<Shared>, id: SessionId, mut reader: Reader, writer: Writer) {
+    let (sender, frames) = mpsc::channel(QUEUED_FRAMES);
+    match shared.state().sessions.get_mut(&id) {
+        Some(held) => held.attach(sender.clone()),
+        None => return,
+    }
+    let writing = write_all(shared.clone(), id, writer, frames);
+    let reading = async {
+        while let Ok(Ok((message, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
+            if !hear(&shared, id, message, &body).await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = reading => {}
+        () = writing => {}
+    }
+    if let Some(held) = shared.state().sessions.get_mut(&id) {
+        held.detach(&sender);
+    }
+}
+
+/// Writes what is for a client, and beats.
+async fn write_all(shared: Arc<Shared>, id: SessionId, mut writer: Writer, mut frames: mpsc::Receiver<Frame>) {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = frames.recv() => frame,
+            _ = beat.tick() => shared.state().sessions.get(&id).map(Held::beat),
+        };
+        let Some(frame) = frame else { return };
+        if !matches!(timeout(WRITE_TIMEOUT, frame.write(&mut writer)).await, Ok(Ok(()))) {
+            return;
+        }
+        if let Some(held) = shared.state().sessions.get_mut(&id) {
+            held.pump(shared.settings.wire, &shared.counters);
+        }
+    }
+}
+
+/// Does what a client says; `false` when that was the last.
+async fn hear(shared: &Arc<Shared>, id: SessionId, message: ToServer, body: &[u8]) -> bool {
+    match message {
+        ToServer::Rows(rows) => return take_in(shared, id, rows, body).await,
+        ToServer::Beat => {}
+        ToServer::Close => {
+            shared.state().close(id);
+            return false;
+        }
+        ToServer::Report => {
+            if let Some(held) = shared.state().sessions.get(&id) {
+                held.report();
+            }
+        }
+        ToServer::Steer(next) => {
+            let mut state = shared.state();
+            let Some(held) = state.sessions.get_mut(&id) else { return false };
+            match next {
+                Next::Client(standing) => {
+                    held.steer(Link::to_client(standing), None);
+                }
+                Next::Server { peer, addresses, standing } => {
+                    let (sender, frames) = mpsc::channel(QUEUED_FRAMES);
+                    let hop = held.steer(Link::to_server(standing), Some((peer, sender)));
+                    tokio::spawn(link::run(Arc::downgrade(shared), id, hop, peer, addresses, frames));
+                }
+            }
+            held.pump(shared.settings.wire, &shared.counters);
+        }
+    }
+    true
+}
+
+/// Takes rows in, when there is room for them; `false` when they make no sense.
+async fn take_in(shared: &Shared, id: SessionId, rows: Rows, body: &[u8]) -> bool {
+    let Some(values) = decode(shared, id, &rows, body) else { return false };
+    let mut values = Some(values);
+    while values.is_some() {
+        let drained = match shared.state().sessions.get_mut(&id) {
+            Some(held) => {
+                held.take_in(&rows, &mut values);
+                held.drained.clone()
+            }
+            None => return false,
+        };
+        if values.is_some() {
+            // Whoever empties the inbox may have done so just now.
+            let _ = timeout(BEAT, drained.notified()).await;
+        }
+    }
+    shared.work.notify_one();
+    true
+}
+
+fn decode(shared: &Shared, id: SessionId, rows: &Rows, body: &[u8]) -> Option<bouquet_kernels::Matrix> {
+    let wire: Wire = shared.settings.wire;
+    let width = shared.state().sessions.get(&id)?.span.hidden_size();
+    let tokens = rows.lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length as usize))?;
+    codes::decode(wire, body, tokens, width)
+}

@@ -1,0 +1,5 @@
+//! A swarm in one process: servers of fake blocks over a simulated network, with faults at random moments.
+
+mod contract;
+mod faults;
+mod world;
