@@ -12,6 +12,8 @@
 //! | [`client`] | a session over several servers, mended when one is lost |
 //! | [`server`] | blocks that others run |
 //! | [`compute`] | where blocks are computed |
+//! | [`registry`] | the table of records that everybody has, and how two tables become one |
+//! | [`health`] | who has failed, and when to try it again |
 //! | [`transport`] | what is needed of a network |
 //! | [`simulated`] | a network that is not there, for tests |
 //! | [`wire`] | frames, messages, and hidden states as bytes |
@@ -21,16 +23,20 @@
 pub mod client;
 pub mod compute;
 pub mod error;
+pub mod health;
 pub mod invite;
 pub mod ledger;
 pub mod record;
 pub mod server;
 pub mod simulated;
+pub mod registry;
 pub mod transport;
 pub mod wire;
 
 pub use error::{Digest, Refusal, Result, SwarmError};
+pub use health::Health;
 pub use invite::Invite;
 pub use record::{Figures, Record, ServerState, SignedRecord};
+pub use registry::Registry;
 pub use transport::{Stream, Transport};
 pub use wire::Wire;

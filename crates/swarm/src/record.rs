@@ -2,7 +2,7 @@
 //!
 //! Clocks need not agree. A record carries no time at which it ends, but how long it holds ([`Record::lifetime_ms`]),
 //! counted from when its number was first heard of; who passes it on says how long ago that was
-//! (`registry`).
+//! ([`registry`](crate::registry)).
 
 use std::ops::Range;
 
@@ -139,7 +139,8 @@ impl SignedRecord {
         Ok((key.to_peer_id(), record))
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of its three parts.
+    pub(crate) fn bytes(&self) -> usize {
         self.key.len() + self.record.len() + self.signature.len()
     }
 }
