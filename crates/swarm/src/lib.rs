@@ -14,6 +14,8 @@
 //! | [`compute`] | where blocks are computed |
 //! | [`registry`] | the table of records that everybody has, and how two tables become one |
 //! | [`health`] | who has failed, and when to try it again |
+//! | [`route`](mod@route) | which servers a client goes through |
+//! | [`balance`] | which blocks a server takes |
 //! | [`transport`] | what is needed of a network |
 //! | [`simulated`] | a network that is not there, for tests |
 //! | [`wire`] | frames, messages, and hidden states as bytes |
@@ -22,6 +24,7 @@
 
 pub mod client;
 pub mod compute;
+pub mod balance;
 pub mod error;
 pub mod health;
 pub mod invite;
@@ -30,6 +33,7 @@ pub mod record;
 pub mod server;
 pub mod simulated;
 pub mod registry;
+pub mod route;
 pub mod transport;
 pub mod wire;
 
@@ -38,5 +42,6 @@ pub use health::Health;
 pub use invite::Invite;
 pub use record::{Figures, Record, ServerState, SignedRecord};
 pub use registry::Registry;
+pub use route::{Hop, Measured, Need, Servers};
 pub use transport::{Stream, Transport};
 pub use wire::Wire;
