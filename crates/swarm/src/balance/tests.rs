@@ -1,3 +1,5 @@
+//! Places, memory, and who yields.
+
 use libp2p_identity::Keypair;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Numbers, ages, and tables that become one.
+
 use libp2p_identity::Keypair;
 use proptest::prelude::*;
 

@@ -11,6 +11,9 @@ const NEW_SHARE: f64 = 0.25;
 /// A time that was measured long ago counts half as much after so many seconds.
 const HALF_LIFE: f64 = 30.0;
 
+/// Pairs of other machines that a round trip is kept of, since others can say what they like.
+const MAX_PAIRS: usize = 1 << 14;
+
 /// Round trips and times of steps, as exponential means.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
@@ -38,8 +41,11 @@ impl Measured {
         blend(self.round_trips.entry(peer).or_insert(took.as_secs_f64()), took.as_secs_f64());
     }
 
-    /// The same between two other machines, as one of them said.
+    /// The same between two other machines, as one of them said. Beyond a bound, new pairs are ignored.
     pub fn round_trip_between(&mut self, one: PeerId, other: PeerId, took: Duration) {
+        if self.between.len() >= MAX_PAIRS && !self.between.contains_key(&pair(one, other)) {
+            return;
+        }
         blend(self.between.entry(pair(one, other)).or_insert(took.as_secs_f64()), took.as_secs_f64());
     }
 

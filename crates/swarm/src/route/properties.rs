@@ -146,6 +146,10 @@ proptest! {
             Ok(route) => {
                 check(&scene, &route, 0..BLOCKS)?;
                 prop_assert!(route.iter().all(|hop| usable(&scene, &hop.peer)));
+                // Whoever asks again is told the same, in whatever order it has heard of the servers.
+                let live = scene.records.iter().rev().map(|(peer, record)| (*peer, record));
+                let again = Servers::new(scene.client, live, &scene.measured, &scene.health, NOW);
+                prop_assert_eq!(&again.fastest(0..BLOCKS, &need).unwrap(), &route);
                 let peers: Vec<PeerId> = scene.records.keys().copied().filter(|peer| usable(&scene, peer)).collect();
                 let spans = spans(&scene, &peers);
                 let took = seconds(&scene, &route, &need);
@@ -190,9 +194,10 @@ proptest! {
 
     #[test]
     fn whoever_fails_is_replaced_and_survivors_keep_their_ranges(drawn in drawn(), failing in 1..32u8, need in need()) {
-        let scene = scene(&drawn);
+        let mut scene = scene(&drawn);
         let Ok(route) = scene.servers().fastest(0..BLOCKS, &need) else { return Ok(()) };
         let failed: Vec<PeerId> = (0..5).filter(|place| failing >> place & 1 == 1).map(peer).collect();
+        failed.iter().for_each(|peer| scene.health.failed(*peer, NOW));
         let healthy = |peer: &PeerId| usable(&scene, peer) && !failed.contains(peer);
         let lost: Vec<&Hop> = route.iter().filter(|hop| failed.contains(&hop.peer)).collect();
         let unserved = |block: &usize| !served(&scene, *block, healthy);

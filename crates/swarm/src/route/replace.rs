@@ -25,21 +25,21 @@ impl Servers<'_> {
     /// are, but where nobody else than a server of the route has some of the lost blocks: since it is in a route once,
     /// its hop is made anew as well, and those between.
     ///
-    /// `need` is what the route is for from now on; its prompt is what the successors have to be told again.
+    /// `need` is what the route is for from now on; its prompt is what the successors have to be told again. Who failed
+    /// is banned for a while ([`Health`](crate::Health)) and not asked; when it comes back, it may succeed itself.
     ///
     /// # Errors
-    /// [`SwarmError::Missing`], with those of the lost blocks that nobody serves who has not failed.
+    /// [`SwarmError::Missing`], with those of the lost blocks that nobody serves at the moment.
     pub fn replace(&self, route: &[Hop], failed: &[PeerId], need: &Need) -> Result<Vec<Hop>> {
         let fails = |hop: &Hop| failed.contains(&hop.peer) || self.banned.contains_key(&hop.peer);
         let mut lost: Vec<bool> = route.iter().map(fails).collect();
         let ranges: Vec<Range<usize>> = gaps(&lost).into_iter().map(|gap| blocks(route, &gap)).collect();
-        let healthy = self.without(failed);
-        healthy.covered(&ranges)?;
+        self.covered(&ranges)?;
         loop {
-            match healthy.fill_gaps(route, &lost, need) {
+            match self.fill_gaps(route, &lost, need) {
                 Ok(hops) => return Ok(hops),
                 // Each time around at least one more hop is made anew.
-                Err(Lack { gap, missing }) => match healthy.nearest(route, &lost, &gap, &missing) {
+                Err(Lack { gap, missing }) => match self.nearest(route, &lost, &gap, &missing) {
                     Some(helper) => lost[helper.min(gap.start)..gap.end.max(helper + 1)].fill(true),
                     None if gaps(&lost).len() > 1 => lost.fill(true),
                     None => return Err(SwarmError::Missing(missing)),

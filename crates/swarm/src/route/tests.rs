@@ -1,3 +1,5 @@
+//! Each choice, case by case, and the swarms for it.
+
 // Blocks that are missing are one range, mostly.
 #![allow(clippy::single_range_in_vec_init)]
 
@@ -58,6 +60,13 @@ impl Scene {
     pub(super) fn servers(&self) -> Servers<'_> {
         let live = self.records.iter().map(|(peer, record)| (*peer, record));
         Servers::new(self.client, live, &self.measured, &self.health, NOW)
+    }
+
+    /// A route after some of its servers have failed.
+    pub(super) fn fail_and_replace(&mut self, route: &[Hop], failed: &[u8]) -> Result<Vec<Hop>> {
+        let failed: Vec<PeerId> = failed.iter().map(|number| peer(*number)).collect();
+        failed.iter().for_each(|peer| self.health.failed(*peer, NOW));
+        self.servers().replace(route, &failed, &Need::token(1))
     }
 
     fn fastest(&self, blocks: Range<usize>, need: &Need) -> Vec<(u8, Range<usize>)> {
@@ -210,21 +219,27 @@ fn a_gap_is_filled_and_all_else_stays() {
     for (name, change, failed, expected) in cases {
         let mut scene = Scene::new(&servers);
         change(&mut scene);
-        let failed: Vec<PeerId> = failed.iter().map(|number| peer(*number)).collect();
-        let replaced = scene.servers().replace(&route, &failed, &Need::token(1)).unwrap();
+        let replaced = scene.fail_and_replace(&route, failed).unwrap();
         assert_eq!(numbered(&replaced), expected, "{name}");
     }
 }
 
 #[test]
 fn a_neighbour_takes_over_only_where_nobody_else_can() {
-    let scene = Scene::new(&[(0..6, 1.0), (4..8, 1.0), (6..12, 1.0)]);
+    let mut scene = Scene::new(&[(0..6, 1.0), (4..8, 1.0), (6..12, 1.0)]);
     let route = hops(&[(0, 0..4), (1, 4..8), (2, 8..12)]);
-    let replaced = scene.servers().replace(&route, &[peer(1)], &Need::token(1)).unwrap();
-    assert_eq!(numbered(&replaced), [(0, 0..6), (2, 6..12)]);
-    let scene = Scene::new(&[(0..6, 1.0), (4..8, 1.0), (8..12, 1.0)]);
-    let lost = scene.servers().replace(&route, &[peer(1)], &Need::token(1));
+    assert_eq!(numbered(&scene.fail_and_replace(&route, &[1]).unwrap()), [(0, 0..6), (2, 6..12)]);
+}
+
+#[test]
+fn where_nobody_else_can_the_one_that_failed_is_waited_for() {
+    let mut scene = Scene::new(&[(0..6, 1.0), (4..8, 1.0), (8..12, 1.0)]);
+    let route = hops(&[(0, 0..4), (1, 4..8), (2, 8..12)]);
+    let lost = scene.fail_and_replace(&route, &[1]);
     assert!(matches!(lost, Err(SwarmError::Missing(missing)) if missing == [6..8]));
+    assert_eq!(scene.servers().returns(&[6..8]), Some(NOW + crate::health::FIRST_BAN));
+    scene.health.succeeded(&peer(1));
+    assert_eq!(scene.servers().replace(&route, &[peer(1)], &Need::token(1)).unwrap(), route);
 }
 
 #[test]
