@@ -15,6 +15,8 @@
 //! | [`registry`] | the table of records that everybody has, and how two tables become one |
 //! | [`health`] | who has failed, and when to try it again |
 //! | [`route`](mod@route) | which servers a client goes through |
+//! | [`directory`] | what a machine knows of its swarm, and how it hears more |
+//! | [`member`] | a server's life in a swarm |
 //! | [`balance`] | which blocks a server takes |
 //! | [`transport`] | what is needed of a network |
 //! | [`simulated`] | a network that is not there, for tests |
@@ -22,18 +24,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod client;
 pub mod compute;
-pub mod balance;
+pub mod directory;
 pub mod error;
 pub mod health;
 pub mod invite;
 pub mod ledger;
+pub mod member;
 pub mod record;
-pub mod server;
-pub mod simulated;
 pub mod registry;
 pub mod route;
+pub mod server;
+pub mod simulated;
 pub mod transport;
 pub mod wire;
 

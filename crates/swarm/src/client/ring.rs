@@ -451,7 +451,21 @@ impl Ring {
             // A server has a session once: those that are left keep theirs.
             let mut without = self.avoided.clone();
             without.extend(self.hops.iter().map(|hop| hop.peer));
-            for stop in self.client.guide.route(covered..end, &without, need)? {
+            let stops = match self.client.guide.route(covered..end, &without, need) {
+                Ok(stops) => stops,
+                Err(missing) => {
+                    // It may be one of this route that alone has some of these blocks: it gets them, and others its place.
+                    let stops = self.client.guide.route(covered..end, &self.avoided, need).map_err(|_| missing)?;
+                    let before = self.hops.len();
+                    self.hops.retain(|hop| stops.iter().all(|stop| stop.peer != hop.peer));
+                    if self.hops.len() == before {
+                        return Err(SwarmError::Missing(std::iter::once(covered..end).collect()));
+                    }
+                    (covered, place) = (self.blocks.start, 0);
+                    continue;
+                }
+            };
+            for stop in stops {
                 let end = stop.blocks.end;
                 let hop = self.begin_at(stop, place).await?;
                 self.hops.insert(place, hop);

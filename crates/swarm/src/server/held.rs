@@ -259,8 +259,8 @@ fn not_skipped(rows: &Rows, values: &Matrix, skip: &[u32]) -> Option<HiddenState
 }
 
 impl State {
-    /// The session that some work was taken from, if it is still there.
-    pub(super) fn of_work(&mut self, id: SessionId, number: u64) -> Option<&mut Held> {
+    /// The session of a name, if it is still the one of this number.
+    pub(super) fn same(&mut self, id: SessionId, number: u64) -> Option<&mut Held> {
         self.sessions.get_mut(&id).filter(|held| held.number == number)
     }
 

@@ -15,6 +15,7 @@ mod schedule;
 mod streams;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -25,9 +26,10 @@ use tokio::task::JoinSet;
 use self::held::Held;
 use self::passes::Adapters;
 use crate::compute::{Blocks, Compute};
+use crate::directory::Directory;
 use crate::transport::Transport;
 use crate::wire::message::{SessionId, ToClient};
-use crate::{Digest, Wire};
+use crate::{Digest, Figures, Wire};
 
 /// How often a server says that it is there.
 pub const BEAT: Duration = Duration::from_millis(500);
@@ -61,6 +63,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     blocks: Arc<dyn Blocks>,
     compute: Compute,
+    directory: Arc<Directory>,
     settings: Settings,
     state: Mutex<State>,
     /// There may be something to compute.
@@ -106,10 +109,35 @@ struct State {
 }
 
 impl Server {
-    /// A server of `blocks`.
-    pub fn new(transport: Arc<dyn Transport>, blocks: Arc<dyn Blocks>, compute: Compute, settings: Settings) -> Server {
+    /// A server of `blocks`, which shares what it knows of the swarm in `directory`.
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        blocks: Arc<dyn Blocks>,
+        compute: Compute,
+        directory: Arc<Directory>,
+        settings: Settings,
+    ) -> Server {
         let (state, work, counters) = (Mutex::default(), Notify::new(), Counters::default());
-        Server(Arc::new(Shared { transport, blocks, compute, settings, state, work, counters }))
+        Server(Arc::new(Shared { transport, blocks, compute, directory, settings, state, work, counters }))
+    }
+
+    /// Its blocks.
+    pub fn blocks(&self) -> Range<usize> {
+        self.0.blocks.range()
+    }
+
+    /// What is free and waits at the moment, beside what does not change.
+    pub fn figures(&self, measured: Figures) -> Figures {
+        let state = self.0.state();
+        let row = 4 * self.0.blocks.span(self.blocks()).hidden_size() as u64;
+        let free = (self.0.settings.ledger_bytes - state.ledger_bytes) / row.max(1);
+        let waiting: usize = state.sessions.values().filter_map(Held::waiting).sum();
+        Figures {
+            free_cache_tokens: free.min(measured.cache_tokens),
+            queued_seconds: waiting as f32 * measured.prompt_seconds_per_block * self.blocks().len() as f32,
+            sessions: state.sessions.len() as u32,
+            ..measured
+        }
     }
 
     /// Serves until the machine leaves the network. Dropping the future ends all of it.

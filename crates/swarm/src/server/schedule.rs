@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             None => {
                 let mut state = shared.state();
                 for (id, number) in ids {
-                    if let Some(held) = state.of_work(id, number) {
+                    if let Some(held) = state.same(id, number) {
                         held.tell(&ToClient::Refused(Refusal::Failed("its blocks failed".to_owned())));
                         state.close(id);
                     }
@@ -133,7 +133,7 @@ fn finish(shared: &Shared, done: Vec<Done>) {
     let mut state = shared.state();
     for Done { work, edited, output } in done {
         // A session that was closed meanwhile is gone.
-        let Some(held) = state.of_work(work.id, work.number) else { continue };
+        let Some(held) = state.same(work.id, work.number) else { continue };
         match output {
             Ok(output) => {
                 let lengths: Vec<u32> = work.hidden.lengths().iter().map(|&length| length as u32).collect();

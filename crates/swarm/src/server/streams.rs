@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Link, Rows, check_edits};
 use crate::transport::{Reader, Stream, Writer};
 use crate::wire::frame::{self, Frame, MAX_BODY_BYTES};
 use crate::wire::message::{
-    Greeting, MAX_SEQUENCES, Next, OpenSession, Pushed, Request, SessionId, ToClient, ToServer,
+    Greeting, MAX_SEQUENCES, Next, OpenSession, Pushed, Request, SessionId, Tables, ToClient, ToServer,
 };
 use crate::wire::{PROTOCOL_VERSION, codes, pass};
 use crate::{Refusal, Wire};
@@ -34,6 +34,10 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
     let Greeting { version, fingerprint, request } = greeting;
     let known = version == PROTOCOL_VERSION && fingerprint == shared.settings.fingerprint;
     match request {
+        Request::Exchange(_) if version == PROTOCOL_VERSION && !known => {
+            let other = Tables::Other(shared.settings.fingerprint);
+            let _ = timeout(WRITE_TIMEOUT, Frame::new(&other, &[]).write(&mut writer)).await;
+        }
         _ if !known => refuse(&mut writer, Refusal::Wrong("it serves another model, or speaks otherwise".into())).await,
         Request::Session(open) => {
             let id = open.id;
@@ -49,6 +53,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
                 false => refuse(&mut writer, Refusal::NoSession).await,
             }
         }
+        Request::Exchange(summary) => shared.directory.answer(&summary, &mut reader, &mut writer).await,
         Request::Pass(request) => passes::serve(&shared, request, reader, writer).await,
         Request::Adapter { digest, bytes } => passes::keep_adapter(&shared, digest, bytes, reader, writer).await,
         Request::Push(id) => {
@@ -125,14 +130,17 @@ async fn open_session(shared: &Arc<Shared>, open: OpenSession, body: &[u8]) -> R
 /// Hears a client and answers it, until either is gone.
 async fn serve_client(shared: Arc<Shared>, id: SessionId, mut reader: Reader, writer: Writer) {
     let (sender, frames) = mpsc::channel(QUEUED_FRAMES);
-    match shared.state().sessions.get_mut(&id) {
-        Some(held) => held.attach(sender.clone()),
+    let number = match shared.state().sessions.get_mut(&id) {
+        Some(held) => {
+            held.attach(sender.clone());
+            held.number
+        }
         None => return,
-    }
+    };
     let writing = write_all(shared.clone(), id, writer, frames);
     let reading = async {
         while let Ok(Ok((message, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
-            if !hear(&shared, id, message, &body).await {
+            if !hear(&shared, id, number, message, &body).await {
                 return;
             }
         }
@@ -168,12 +176,16 @@ async fn write_all(shared: Arc<Shared>, id: SessionId, mut writer: Writer, mut f
 }
 
 /// Does what a client says; `false` when that was the last.
-async fn hear(shared: &Arc<Shared>, id: SessionId, message: ToServer, body: &[u8]) -> bool {
+async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServer, body: &[u8]) -> bool {
     match message {
         ToServer::Rows(rows) => return take_in(shared, id, rows, body).await,
         ToServer::Beat => {}
         ToServer::Close => {
-            shared.state().close(id);
+            // One of the same name that was opened since stays.
+            let mut state = shared.state();
+            if state.same(id, number).is_some() {
+                state.close(id);
+            }
             return false;
         }
         ToServer::Report => {

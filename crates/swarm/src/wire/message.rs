@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Wire;
 use super::fault::Fault;
 use crate::ledger::{Edit, Rows, Standing};
+use crate::registry::{News, Summary};
 use crate::{Digest, Refusal};
 
 /// Sequences that a session or a pass may have.
@@ -35,6 +36,8 @@ pub enum Request {
     Resume(SessionId),
     /// The machine before in the ring: [`Pushed`] follows.
     Push(SessionId),
+    /// What the opener's table of records has: [`Tables`] follow, one from each.
+    Exchange(Summary),
     /// Whole sequences forward or backward through some blocks: [`Answer`] follows.
     Pass(PassRequest),
     /// Bytes of an adapter, in parts, which the server may keep under their hash: [`Answer`] follows.
@@ -44,6 +47,17 @@ pub enum Request {
         /// How many.
         bytes: u64,
     },
+}
+
+/// What two machines tell each other of the records that they have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tables {
+    /// What the opener lacks, and what the other one has.
+    News(News, Summary),
+    /// What the other one lacked.
+    Thanks(News),
+    /// The other one is of another swarm.
+    Other(Digest),
 }
 
 /// A request without a session. In parts follow the prompts of the pass, the rows as the wire has them, and for a backward

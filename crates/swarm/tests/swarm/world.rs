@@ -12,6 +12,7 @@ use bouquet_swarm::client::guide::{Guide, Need, Stop};
 use bouquet_swarm::client::ring::Ring;
 use bouquet_swarm::client::{Client, Patience};
 use bouquet_swarm::compute::{Blocks, Compute};
+use bouquet_swarm::directory::Directory;
 use bouquet_swarm::server::{Server, Settings};
 use bouquet_swarm::simulated::{Road, Simulation};
 use bouquet_swarm::wire::message::SessionId;
@@ -131,7 +132,9 @@ impl World {
         };
         let simulated = Compute::Simulated { call: Duration::from_millis(1), token: Duration::from_micros(200) };
         let compute = if self.threads { Compute::thread().unwrap() } else { simulated };
-        let server = Server::new(transport, Arc::new(Fakes::new(blocks.clone())), compute, settings);
+        let directory = Arc::new(Directory::new(peer, FINGERPRINT));
+        let blocks_here = Arc::new(Fakes::new(blocks.clone()));
+        let server = Server::new(transport, blocks_here, compute, directory, settings);
         let running = server.clone();
         let task = tokio::spawn(async move { running.run().await });
         self.running.insert(peer, (server, task));

@@ -1,0 +1,217 @@
+//! What a machine knows of its swarm: the table of records, what it has measured, and who has failed; and how it hears more,
+//! by exchanging tables with others.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+use tokio::time::{Instant, timeout};
+
+use crate::client::guide::{Guide, Need, Purpose, Stop};
+use crate::invite::Peer;
+use crate::registry::{News, Summary};
+use crate::transport::{Reader, Stream, Writer};
+use crate::wire::PROTOCOL_VERSION;
+use crate::wire::frame::{self, Frame};
+use crate::wire::message::{Greeting, Request, Tables};
+use crate::{Digest, Health, Measured, Record, Registry, Result, Servers, SignedRecord, SwarmError, Transport, route};
+
+/// How long an exchange may take.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Tokens that a session is expected to bring as a prompt, and to make.
+const USUAL_PROMPT: usize = 128;
+const USUAL_TOKENS: usize = 128;
+
+/// What a machine knows of its swarm.
+pub struct Directory {
+    me: PeerId,
+    fingerprint: Digest,
+    start: Instant,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    registry: Registry,
+    measured: Measured,
+    health: Health,
+}
+
+impl Directory {
+    /// Of a machine that knows nobody yet.
+    pub fn new(me: PeerId, fingerprint: Digest) -> Directory {
+        let known = Known { registry: Registry::new(fingerprint), measured: Measured::new(), health: Health::new() };
+        Directory { me, fingerprint, start: Instant::now(), known: Mutex::new(known) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no task panics while it holds this")
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Takes in what a server said of itself just now.
+    ///
+    /// # Errors
+    /// [`SwarmError::Record`], [`SwarmError::OtherModel`].
+    pub fn learn(&self, signed: SignedRecord) -> Result<()> {
+        self.known().registry.learn(signed, Duration::ZERO, self.now()).map(|_| ())
+    }
+
+    /// All whose records hold, in order of peers.
+    pub fn records(&self) -> Vec<(PeerId, Record)> {
+        self.known().registry.live(self.now()).map(|(peer, record)| (peer, record.clone())).collect()
+    }
+
+    /// The largest number that was heard of a server.
+    pub fn number(&self, peer: &PeerId) -> Option<u64> {
+        self.known().registry.number(peer)
+    }
+
+    /// What this machine thinks of a route at this moment.
+    pub fn with_servers<T>(&self, look: impl FnOnce(&Servers<'_>) -> T) -> T {
+        let (known, now) = (self.known(), self.now());
+        let Known { registry, measured, health } = &*known;
+        look(&Servers::new(self.me, registry.live(now), measured, health, now))
+    }
+
+    /// Exchanges tables with a machine: afterwards both know what either knew. Measures the round trip as well.
+    ///
+    /// # Errors
+    /// [`SwarmError::Unreachable`], [`SwarmError::Garbage`].
+    pub async fn exchange(&self, transport: &dyn Transport, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<()> {
+        let unreachable = |problem: String| SwarmError::Unreachable { peer, problem };
+        let talk = async {
+            let Stream { mut reader, mut writer, .. } = transport.open(peer, addresses).await?;
+            let asked = Instant::now();
+            let summary = self.known().registry.summary();
+            let request = Request::Exchange(summary);
+            let greeting = Greeting { version: PROTOCOL_VERSION, fingerprint: self.fingerprint, request };
+            let sent = Frame::new(&greeting, &[]).write(&mut writer).await;
+            sent.map_err(|error| unreachable(error.to_string()))?;
+            let (tables, _) = read(&mut reader).await.map_err(|error| unreachable(error.to_string()))?;
+            match tables {
+                Tables::News(news, theirs) => {
+                    self.known().measured.round_trip(peer, asked.elapsed());
+                    self.hear(news);
+                    let news = self.known().registry.news_for(&theirs, self.now());
+                    let sent = Frame::new(&Tables::Thanks(news), &[]).write(&mut writer).await;
+                    sent.map_err(|error| unreachable(error.to_string()))
+                }
+                Tables::Other(found) => {
+                    Err(SwarmError::OtherModel { peer, fingerprints: Box::new([self.fingerprint, found]) })
+                }
+                Tables::Thanks(_) => Err(SwarmError::Garbage { peer, problem: "thanks for nothing".to_owned() }),
+            }
+        };
+        timeout(EXCHANGE_TIMEOUT, talk).await.unwrap_or_else(|_| Err(unreachable("no answer in time".to_owned())))
+    }
+
+    /// Answers a machine that exchanges tables with this one.
+    pub async fn answer(&self, summary: &Summary, reader: &mut Reader, writer: &mut Writer) {
+        let (news, mine) = {
+            let known = self.known();
+            (known.registry.news_for(summary, self.now()), known.registry.summary())
+        };
+        let talk = async {
+            Frame::new(&Tables::News(news, mine), &[]).write(writer).await.ok()?;
+            if let (Tables::Thanks(news), _) = read(reader).await.ok()? {
+                self.hear(news);
+            }
+            Some(())
+        };
+        let _ = timeout(EXCHANGE_TIMEOUT, talk).await;
+    }
+
+    /// Takes in what others passed on; what is not valid is passed over.
+    fn hear(&self, news: News) {
+        let mut known = self.known();
+        let now = self.now();
+        for aged in news.records {
+            let age = aged.age();
+            let _ = known.registry.learn(aged.signed, age, now);
+        }
+    }
+
+    /// Finds a swarm: exchanges tables with whoever of these answers first.
+    ///
+    /// # Errors
+    /// That of the last one that was asked.
+    pub async fn find(&self, transport: &dyn Transport, peers: &[Peer]) -> Result<()> {
+        let mut last = SwarmError::Network("the invite names nobody".to_owned());
+        for Peer { id, addresses } in peers.iter().filter(|peer| peer.id != self.me) {
+            match self.exchange(transport, *id, addresses.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Exchanges tables with others, one after another, for ever. `wake` makes it do so at once with several.
+    pub async fn gossip(
+        self: Arc<Self>,
+        transport: Arc<dyn Transport>,
+        wake: Arc<tokio::sync::Notify>,
+        every: Duration,
+    ) {
+        let mut turn = 0usize;
+        loop {
+            let woken = timeout(every, wake.notified()).await.is_ok();
+            let others: Vec<(PeerId, Vec<Multiaddr>)> = {
+                let records = self.records().into_iter().filter(|(peer, _)| *peer != self.me);
+                records.map(|(peer, record)| (peer, record.addresses)).collect()
+            };
+            for _ in 0..others.len().min(if woken { 4 } else { 1 }) {
+                turn = turn.wrapping_add(1);
+                let (peer, addresses) = others[turn % others.len()].clone();
+                // Who does not answer is gone when its record ends.
+                let _ = self.exchange(&*transport, peer, addresses).await;
+            }
+        }
+    }
+}
+
+async fn read(reader: &mut Reader) -> std::result::Result<(Tables, Vec<u8>), frame::FrameError> {
+    frame::read(reader, 0).await
+}
+
+impl Guide for Directory {
+    fn route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
+        let (known, now) = (self.known(), self.now());
+        let Known { registry, measured, health } = &*known;
+        let live = registry.live(now).filter(|(peer, _)| !without.contains(peer));
+        let servers = Servers::new(self.me, live, measured, health, now);
+        let hops = match need.purpose {
+            Purpose::Session => {
+                let need = route::Need {
+                    prompt_tokens: USUAL_PROMPT,
+                    chunk_tokens: USUAL_PROMPT,
+                    new_tokens: USUAL_TOKENS,
+                    cache_tokens: need.cache_tokens,
+                };
+                servers.fastest(blocks, &need)?
+            }
+            Purpose::Pass => servers.spread(blocks, &[need.tokens])?.remove(0),
+        };
+        let stop = |hop: crate::Hop| {
+            let addresses = registry.record(&hop.peer, now).map(|record| record.addresses.clone());
+            Stop { peer: hop.peer, addresses: addresses.unwrap_or_default(), blocks: hop.blocks }
+        };
+        Ok(hops.into_iter().map(stop).collect())
+    }
+
+    fn failed(&self, peer: PeerId) {
+        let now = self.now();
+        self.known().health.failed(peer, now);
+    }
+
+    fn worked(&self, peer: PeerId) {
+        self.known().health.succeeded(&peer);
+    }
+}
