@@ -18,6 +18,7 @@
 //! | [`directory`] | what a machine knows of its swarm, and how it hears more |
 //! | [`member`] | a server's life in a swarm |
 //! | [`balance`] | which blocks a server takes |
+//! | [`shelf`] | files that servers hand on |
 //! | [`transport`] | what is needed of a network |
 //! | [`simulated`] | a network that is not there, for tests |
 //! | [`wire`] | frames, messages, and hidden states as bytes |
@@ -37,6 +38,7 @@ pub mod record;
 pub mod registry;
 pub mod route;
 pub mod server;
+pub mod shelf;
 pub mod simulated;
 pub mod transport;
 pub mod wire;

@@ -10,7 +10,7 @@
 
 pub mod guide;
 mod hop;
-mod passes;
+pub(crate) mod passes;
 pub mod ring;
 pub mod routed;
 

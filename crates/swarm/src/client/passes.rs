@@ -360,7 +360,7 @@ pub(super) async fn give_adapter(client: &Client, stop: &Stop, adapter: &Arc<[u8
 }
 
 /// One question and its answer, over a stream of their own.
-async fn ask(client: &Client, stop: &Stop, request: Request, bytes: &[u8]) -> Result<Vec<u8>, SwarmError> {
+pub(crate) async fn ask(client: &Client, stop: &Stop, request: Request, bytes: &[u8]) -> Result<Vec<u8>, SwarmError> {
     let peer = stop.peer;
     let broken = |problem: String| SwarmError::Unreachable { peer, problem };
     let silent = || SwarmError::Unreachable { peer, problem: "it fell silent".to_owned() };

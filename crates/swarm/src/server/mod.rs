@@ -27,6 +27,7 @@ use self::held::Held;
 use self::passes::Adapters;
 use crate::compute::{Blocks, Compute};
 use crate::directory::Directory;
+use crate::shelf::Shelf;
 use crate::transport::Transport;
 use crate::wire::message::{SessionId, ToClient};
 use crate::{Digest, Figures, Wire};
@@ -64,6 +65,7 @@ struct Shared {
     blocks: Arc<dyn Blocks>,
     compute: Compute,
     directory: Arc<Directory>,
+    shelf: Shelf,
     settings: Settings,
     state: Mutex<State>,
     /// There may be something to compute.
@@ -109,16 +111,18 @@ struct State {
 }
 
 impl Server {
-    /// A server of `blocks`, which shares what it knows of the swarm in `directory`.
+    /// A server of `blocks`, which shares what it knows of the swarm in `directory`, and hands on the
+    /// files of `shelf`.
     pub fn new(
         transport: Arc<dyn Transport>,
         blocks: Arc<dyn Blocks>,
         compute: Compute,
         directory: Arc<Directory>,
+        shelf: Shelf,
         settings: Settings,
     ) -> Server {
         let (state, work, counters) = (Mutex::default(), Notify::new(), Counters::default());
-        Server(Arc::new(Shared { transport, blocks, compute, directory, settings, state, work, counters }))
+        Server(Arc::new(Shared { transport, blocks, compute, directory, shelf, settings, state, work, counters }))
     }
 
     /// Its blocks.

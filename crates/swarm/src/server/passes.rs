@@ -119,7 +119,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, request: PassRequest, mut reader
     answer(&mut writer, result).await;
 }
 
-async fn answer(writer: &mut Writer, result: Result<Vec<u8>, Refusal>) {
+pub(super) async fn answer(writer: &mut Writer, result: Result<Vec<u8>, Refusal>) {
     let sent = async {
         match result {
             Ok(bytes) => {

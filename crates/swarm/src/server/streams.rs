@@ -54,6 +54,17 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
             }
         }
         Request::Exchange(summary) => shared.directory.answer(&summary, &mut reader, &mut writer).await,
+        Request::Files => {
+            let files = postcard::to_allocvec(&shared.shelf.list()).expect("names can be encoded");
+            passes::answer(&mut writer, Ok(files)).await;
+        }
+        Request::File { name, offset } => {
+            let shelf = shared.shelf.clone();
+            // Disks are slow, and the network thread has others to hear.
+            let read = tokio::task::spawn_blocking(move || shelf.read(&name, offset)).await;
+            let gone = |_| Err(Refusal::Failed("a file cannot be read".to_owned()));
+            passes::answer(&mut writer, read.unwrap_or_else(gone)).await;
+        }
         Request::Pass(request) => passes::serve(&shared, request, reader, writer).await,
         Request::Adapter { digest, bytes } => passes::keep_adapter(&shared, digest, bytes, reader, writer).await,
         Request::Push(id) => {

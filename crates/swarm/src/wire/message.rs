@@ -40,6 +40,15 @@ pub enum Request {
     Exchange(Summary),
     /// Whole sequences forward or backward through some blocks: [`Answer`] follows.
     Pass(PassRequest),
+    /// What files the server has: [`Answer`] follows, with a list of [`FileInfo`](crate::shelf::FileInfo).
+    Files,
+    /// A piece of a file: [`Answer`] follows.
+    File {
+        /// Which.
+        name: String,
+        /// Where the piece begins, in bytes.
+        offset: u64,
+    },
     /// Bytes of an adapter, in parts, which the server may keep under their hash: [`Answer`] follows.
     Adapter {
         /// Their hash.

@@ -3,4 +3,5 @@
 mod contract;
 mod faults;
 mod together;
+mod training;
 mod world;

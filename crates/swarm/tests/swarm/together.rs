@@ -10,6 +10,7 @@ use bouquet_swarm::directory::Directory;
 use bouquet_swarm::invite::Peer;
 use bouquet_swarm::member::{GOSSIP, Member};
 use bouquet_swarm::server::{Server, Settings};
+use bouquet_swarm::shelf::Shelf;
 use bouquet_swarm::simulated::{Road, Simulation};
 use bouquet_swarm::{Figures, ServerState, SwarmError, Transport, Wire, balance};
 use libp2p_identity::{Keypair, PeerId};
@@ -58,7 +59,7 @@ async fn join(simulation: &Simulation, number: u8, known: Option<PeerId>) -> Mac
         chunk_tokens: 128,
     };
     let fakes = Arc::new(Fakes::new(blocks));
-    let server = Server::new(transport.clone(), fakes, compute, directory.clone(), settings);
+    let server = Server::new(transport.clone(), fakes, compute, directory.clone(), Shelf::empty(), settings);
     let wake = Arc::new(Notify::new());
     let member = Member {
         keypair,

@@ -14,6 +14,7 @@ use bouquet_swarm::client::{Client, Patience};
 use bouquet_swarm::compute::{Blocks, Compute};
 use bouquet_swarm::directory::Directory;
 use bouquet_swarm::server::{Server, Settings};
+use bouquet_swarm::shelf::Shelf;
 use bouquet_swarm::simulated::{Road, Simulation};
 use bouquet_swarm::wire::message::SessionId;
 use bouquet_swarm::{Digest, Result, SwarmError, Transport, Wire};
@@ -134,7 +135,7 @@ impl World {
         let compute = if self.threads { Compute::thread().unwrap() } else { simulated };
         let directory = Arc::new(Directory::new(peer, FINGERPRINT));
         let blocks_here = Arc::new(Fakes::new(blocks.clone()));
-        let server = Server::new(transport, blocks_here, compute, directory, settings);
+        let server = Server::new(transport, blocks_here, compute, directory, Shelf::empty(), settings);
         let running = server.clone();
         let task = tokio::spawn(async move { running.run().await });
         self.running.insert(peer, (server, task));
