@@ -80,6 +80,7 @@ fn ages_add_up_from_table_to_table() {
     for table in [first, second, third] {
         assert_eq!(live(&table, seconds(119)).len(), 1);
         assert_eq!(live(&table, seconds(120)).len(), 0);
+        assert_eq!(table.news_for(&Summary::default(), seconds(120)), News::default());
     }
 }
 

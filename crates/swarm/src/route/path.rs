@@ -130,3 +130,24 @@ fn keep(ways: &mut Vec<Way>, way: Way) {
     ways.insert(ways.partition_point(|kept| kept.cost <= way.cost), way);
     ways.truncate(WAYS);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dearer_way_may_leave_the_server_that_is_needed_later() {
+        // Server 0 is cheapest for the first block, but is the only good one for the last.
+        let costs = [[1.0, 100.0, 1.0], [100.0, 1.0, 100.0], [2.0, 100.0, 100.0]];
+        let found = Search {
+            blocks: 0..3,
+            spans: &[0..3, 0..3, 0..3],
+            entry: &[0.0; 3],
+            exit: &[0.0; 3],
+            between: |_, _| 0.0,
+            hop: |server: usize, blocks: &Range<usize>| costs[server][blocks.clone()].iter().sum(),
+        }
+        .shortest();
+        assert_eq!(found, Some((4.0, vec![(2, 0..1), (1, 1..2), (0, 2..3)])));
+    }
+}

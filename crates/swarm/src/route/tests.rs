@@ -232,6 +232,13 @@ fn a_neighbour_takes_over_only_where_nobody_else_can() {
 }
 
 #[test]
+fn two_gaps_that_need_the_same_server_become_one() {
+    let mut scene = Scene::new(&[(0..2, 1.0), (2..4, 1.0), (4..6, 1.0), (0..6, 1.0), (0..2, 9.0)]);
+    let route = hops(&[(0, 0..2), (1, 2..4), (2, 4..6)]);
+    assert_eq!(numbered(&scene.fail_and_replace(&route, &[0, 2]).unwrap()), [(3, 0..6)]);
+}
+
+#[test]
 fn where_nobody_else_can_the_one_that_failed_is_waited_for() {
     let mut scene = Scene::new(&[(0..6, 1.0), (4..8, 1.0), (8..12, 1.0)]);
     let route = hops(&[(0, 0..4), (1, 4..8), (2, 8..12)]);
