@@ -392,9 +392,7 @@ pub(crate) async fn ask(client: &Client, stop: &Stop, request: Request, bytes: &
     tokio::select! {
         biased;
         answer = &mut answered => answer,
-        sent = &mut asked => match sent {
-            Ok(()) => answered.await,
-            Err(error) => Err(broken(error.to_string())),
-        },
+        // Who refuses does not read on; the refusal is there all the same.
+        _ = &mut asked => answered.await,
     }
 }
