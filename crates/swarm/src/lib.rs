@@ -6,8 +6,10 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`identity`] | who a machine is: a key pair in a file |
 //! | [`invite`] | the word that lets a machine in |
 //! | [`ledger`] | where a session stands, and what was passed on for it |
+//! | [`network`] | the network as it is, over libp2p |
 //! | [`record`] | what a server says of itself, signed |
 //! | [`client`] | a session over several servers, mended when one is lost |
 //! | [`server`] | blocks that others run |
@@ -34,6 +36,8 @@ pub mod health;
 pub mod invite;
 pub mod ledger;
 pub mod member;
+pub mod identity;
+pub mod network;
 pub mod record;
 pub mod registry;
 pub mod route;
@@ -46,6 +50,7 @@ pub mod wire;
 pub use error::{Digest, Refusal, Result, SwarmError};
 pub use health::Health;
 pub use invite::Invite;
+pub use network::Network;
 pub use record::{Figures, Record, ServerState, SignedRecord};
 pub use registry::Registry;
 pub use route::{Hop, Measured, Need, Servers};

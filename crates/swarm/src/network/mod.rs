@@ -1,0 +1,169 @@
+//! The network as it is: TCP, encrypted with the key of the swarm and then with keys of the two machines, with many
+//! streams over one connection. libp2p does the work, in a thread of its own; here is what it is told.
+//!
+//! | module | job |
+//! |---|---|
+//! | `node` | the loop on the network's thread: connections |
+//! | `open` | how a stream to a machine comes about, and in how much time |
+//! | `streams` | streams over the connections, none lost |
+//! | `bytes` | a stream's bytes and its end |
+//! | `gate` | the way in: the key is shown before anything else is said |
+//! | `listen` | what is listened on, and what of that others are told |
+//! | `lan` | machines of the same swarm that are near (multicast DNS) |
+
+mod bytes;
+mod gate;
+mod lan;
+mod listen;
+mod node;
+mod open;
+mod streams;
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
+use std::time::Duration;
+
+use libp2p_identity::{Keypair, PeerId};
+use multiaddr::Multiaddr;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use self::lan::Lan;
+use self::node::{Command, Node};
+use self::streams::{Inbound, Queue};
+use crate::transport::Pending;
+use crate::{Result, Stream, SwarmError, Transport};
+
+/// The port that a server listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 31330;
+
+/// How long the network's thread is waited for.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How this machine takes part in a network.
+pub struct Settings {
+    /// Who it is ([`load_or_create`](crate::identity::load_or_create)).
+    pub keypair: Keypair,
+    /// The key of the swarm, which an invite has.
+    pub key: [u8; 32],
+    /// Where it listens: `/ip4/ADDRESS/tcp/PORT` or `/ip6/ADDRESS/tcp/PORT`. Port 0 is any that is free. Nowhere, if
+    /// there are none: it can open streams but nobody can reach it first.
+    pub listen: Vec<Multiaddr>,
+    /// Whether it looks for others, and is found, on the local networks of the addresses that it listens on. Nothing is
+    /// sent on loopback, nor on interfaces that are not listened on.
+    pub mdns: bool,
+}
+
+/// This machine in a network. Dropping it leaves the network: what is written is sent, connections are closed, and the
+/// thread ends, all within two seconds.
+pub struct Network {
+    peer: PeerId,
+    handle: Handle,
+    commands: mpsc::UnboundedSender<Command>,
+    accepted: tokio::sync::Mutex<Queue>,
+    addresses: Arc<Mutex<Vec<Multiaddr>>>,
+    lan: Arc<Lan>,
+    /// Ends when the thread does.
+    thread: (std::thread::ThreadId, Mutex<blocking::Receiver<()>>),
+}
+
+impl Network {
+    /// Joins. Returns when it is listened on all addresses, within about a second.
+    ///
+    /// # Errors
+    /// [`SwarmError::Network`], in one sentence: a port that is in use or not allowed, an address of another machine.
+    pub fn start(settings: Settings) -> Result<Network> {
+        let failed = |error: std::io::Error| SwarmError::Network(format!("no network: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (peer, handle) = (settings.keypair.public().to_peer_id(), runtime.handle().clone());
+        let (commands, commanded) = mpsc::unbounded_channel();
+        let (inbound, accepted) = Inbound::new();
+        let addresses = Arc::new(Mutex::new(Vec::new()));
+        let lan = Lan::new(peer, &settings.key, settings.mdns);
+        let (started, starting) = blocking::channel();
+        let (running, ended) = blocking::channel();
+        let (told, near) = (addresses.clone(), lan.clone());
+        let thread = std::thread::Builder::new().name("network".to_owned());
+        let thread = thread.spawn(move || {
+            let _running: blocking::Sender<()> = running;
+            runtime.block_on(async {
+                match Node::start(&settings, inbound, commanded, told, near).await {
+                    Ok(node) => {
+                        let _ = started.send(Ok(()));
+                        node.run().await;
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            });
+            runtime.shutdown_timeout(Duration::from_millis(500));
+        });
+        let thread = thread.map_err(failed)?.thread().id();
+        let stopped = || SwarmError::Network("the network's thread has stopped".to_owned());
+        starting.recv().map_err(|_| stopped())??;
+        let (accepted, thread) = (tokio::sync::Mutex::new(accepted), (thread, Mutex::new(ended)));
+        Ok(Network { peer, handle, commands, accepted, addresses, lan, thread })
+    }
+
+    /// The runtime of the network's thread, for what must go on whatever the others compute. What is spawned there must
+    /// not block; it ends with the network.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Machines of this swarm that have been heard of on the local network, and where they say they are. Only their key
+    /// proves it, which is what opening a stream asks for.
+    pub fn nearby(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        self.lan.all()
+    }
+
+    /// Leaves the network: [`accept`](Transport::accept) ends, streams break.
+    pub fn leave(&self) {
+        let _ = self.commands.send(Command::Leave);
+    }
+}
+
+impl Transport for Network {
+    fn peer_id(&self) -> PeerId {
+        self.peer
+    }
+
+    fn addresses(&self) -> Vec<Multiaddr> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn open(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Pending<'_, Result<Stream>> {
+        Box::pin(async move {
+            if peer == self.peer {
+                return Err(open::unreachable(peer, "it is this machine"));
+            }
+            // Timers and deadlines are those of the network's thread, whoever asks.
+            let opening = self.handle.spawn(open::open(self.commands.clone(), self.lan.clone(), peer, addresses));
+            match opening.await {
+                Ok(bytes) => bytes.map(|bytes| stream(peer, bytes)),
+                Err(_) => Err(open::unreachable(peer, open::LEFT)),
+            }
+        })
+    }
+
+    fn accept(&self) -> Pending<'_, Option<Stream>> {
+        Box::pin(async move {
+            let (peer, bytes, _place) = self.accepted.lock().await.recv().await?;
+            Some(stream(peer, bytes))
+        })
+    }
+}
+
+fn stream(peer: PeerId, bytes: bytes::Bytes) -> Stream {
+    let (reader, writer) = tokio::io::split(bytes);
+    Stream { peer, reader: Box::new(reader), writer: Box::new(writer) }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.leave();
+        let (thread, ended) = &self.thread;
+        if *thread != std::thread::current().id() {
+            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = ended.recv_timeout(LEAVE_DEADLINE);
+        }
+    }
+}
