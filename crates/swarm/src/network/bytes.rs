@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// gives an end in both cases, but refuses to write in the latter. Dropping it finishes it.
 #[derive(Debug)]
 pub(super) struct Bytes {
-    inner: libp2p::Stream,
+    inner: libp2p_swarm::Stream,
     /// Whether this side has finished; then yamux does not tell the two ends apart.
     finished: bool,
     ended: bool,
@@ -25,7 +25,7 @@ pub(super) struct Bytes {
 }
 
 impl Bytes {
-    pub(super) fn new(inner: libp2p::Stream, place: Option<OwnedSemaphorePermit>) -> Bytes {
+    pub(super) fn new(inner: libp2p_swarm::Stream, place: Option<OwnedSemaphorePermit>) -> Bytes {
         Bytes { inner, finished: false, ended: false, writer: None, _place: place }
     }
 
@@ -33,7 +33,7 @@ impl Bytes {
     fn write<T>(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut libp2p::Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut libp2p_swarm::Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let result = poll(Pin::new(&mut self.inner), cx);
         self.writer = result.is_pending().then(|| cx.waker().clone());

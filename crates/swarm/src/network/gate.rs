@@ -12,12 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::{Boxed, Transport as _};
-use libp2p::core::upgrade::Version;
-use libp2p::pnet::{PnetConfig, PnetOutput, PreSharedKey};
-use libp2p::{noise, tcp, yamux};
+use libp2p_core::muxing::StreamMuxerBox;
+use libp2p_core::transport::{Boxed, Transport as _};
+use libp2p_core::upgrade::Version;
 use libp2p_identity::{Keypair, PeerId};
+use libp2p_noise as noise;
+use libp2p_pnet::{PnetConfig, PnetOutput, PreSharedKey};
+use libp2p_tcp as tcp;
+use libp2p_yamux as yamux;
 use tokio::sync::oneshot;
 
 use super::streams::MAX_OPEN_PER_CONNECTION;
@@ -70,7 +72,7 @@ where
 {
     let greeted = async {
         let mut socket = config.handshake(socket).await.map_err(|error| match error {
-            libp2p::pnet::PnetError::HandshakeError(error) | libp2p::pnet::PnetError::IoError(error) => error,
+            libp2p_pnet::PnetError::HandshakeError(error) | libp2p_pnet::PnetError::IoError(error) => error,
         })?;
         socket.write_all(GREETING).await?;
         socket.flush().await?;

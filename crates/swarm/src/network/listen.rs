@@ -44,8 +44,7 @@ fn bind(address: SocketAddr) -> io::Result<()> {
     // On Windows this would allow what it is to find out.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1)
+    socket.bind(&address.into())
 }
 
 /// One sentence for why it is not listened on an address.

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use libp2p::connection_limits::{self, ConnectionLimits};
-use libp2p::core::transport::ListenerId;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{Config, ConnectionId, DialError, NetworkBehaviour, Swarm, SwarmEvent};
+use libp2p_connection_limits::{self as connection_limits, ConnectionLimits};
+use libp2p_core::transport::{ListenerId, TransportError};
 use libp2p_identity::PeerId;
-use multiaddr::Multiaddr;
+use libp2p_swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p_swarm::{Config, ConnectionId, DialError, NetworkBehaviour, Swarm, SwarmEvent};
+use multiaddr::{Multiaddr, Protocol};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lan::Lan;
 use super::streams::{Inbound, Reply, Streams};
@@ -78,6 +79,7 @@ struct Dial {
 }
 
 #[derive(NetworkBehaviour)]
+#[behaviour(prelude = "libp2p_swarm::derive_prelude")]
 struct Behaviour {
     limits: connection_limits::Behaviour,
     streams: Streams,
@@ -117,7 +119,7 @@ impl Node {
             .with_idle_connection_timeout(IDLE)
             .with_notify_handler_buffer_size(NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN))
             // A stream is confirmed in any case; so its negotiation need not be waited for.
-            .with_substream_upgrade_protocol_override(libp2p::core::upgrade::Version::V1Lazy);
+            .with_substream_upgrade_protocol_override(libp2p_core::upgrade::Version::V1Lazy);
         let swarm = Swarm::new(transport, behaviour, settings.keypair.public().to_peer_id(), config);
         let (connections, dials, listeners) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut node = Node { swarm, commands, connections, dials, listeners, addresses, lan };
@@ -128,9 +130,10 @@ impl Node {
             waited_for.push(listener);
         }
         let any = settings.listen.iter().filter_map(listen::socket_address).any(|socket| socket.ip().is_unspecified());
+        let latest = Instant::now() + FIRST_ADDRESS;
         while !waited_for.is_empty() || any {
-            let patience = if waited_for.is_empty() { NEXT_ADDRESS } else { FIRST_ADDRESS };
-            let Ok(Some(event)) = tokio::time::timeout(patience, node.swarm.next()).await else { break };
+            let until = if waited_for.is_empty() { latest.min(Instant::now() + NEXT_ADDRESS) } else { latest };
+            let Ok(event) = timeout_at(until, node.swarm.select_next_some()).await else { break };
             if let SwarmEvent::NewListenAddr { listener_id, .. } = &event {
                 waited_for.retain(|listener| listener != listener_id);
             }
@@ -166,7 +169,7 @@ impl Node {
                 self.swarm.select_next_some().await;
             }
         };
-        let _ = tokio::time::timeout(FAREWELL, leave).await;
+        let _ = timeout(FAREWELL, leave).await;
     }
 
     fn connect(
@@ -181,8 +184,10 @@ impl Node {
             let _ = reply.send(Ok(Connected { connection, old: true }));
             return;
         }
-        let same = self.dials.iter_mut().find(|(_, dial)| dial.peer == peer && dial.addresses == addresses);
-        if let Some((_, dial)) = same {
+        // A dial that all have given up waiting for is not going to end well.
+        let same = |dial: &Dial| dial.peer == peer && dial.addresses == addresses;
+        let alive = |dial: &Dial| dial.waiting.iter().any(|reply| !reply.is_closed());
+        if let Some((_, dial)) = self.dials.iter_mut().find(|(_, dial)| same(dial) && alive(dial)) {
             dial.waiting.push(reply);
             return;
         }
@@ -251,20 +256,23 @@ impl Node {
     }
 }
 
-/// Why a dial failed.
+/// Why a dial failed. Addresses are told without the key at their end, which is the machine's.
 fn failure(error: &DialError) -> Failure {
+    let place = |address: &Multiaddr| -> Multiaddr {
+        address.iter().take_while(|part| !matches!(part, Protocol::P2p(_))).collect()
+    };
+    let told = |(address, error): &(Multiaddr, TransportError<std::io::Error>)| {
+        format!("{} ({})", gate::reason(error), place(address))
+    };
     Failure::Other(match error {
-        DialError::WrongPeerId { address, .. } => return Failure::Stranger(address.clone()),
+        DialError::WrongPeerId { address, .. } => return Failure::Stranger(place(address)),
         DialError::NoAddresses => "no address of it is known".to_owned(),
         DialError::LocalPeerId { .. } => "this machine itself is at its address".to_owned(),
         DialError::Denied { .. } => "this machine has too many connections".to_owned(),
         DialError::Transport(errors) => {
             match errors.iter().find(|(_, error)| gate::find::<gate::WrongKey>(error).is_some()) {
-                Some((address, error)) => format!("{} ({address})", gate::reason(error)),
-                None => {
-                    let reasons = errors.iter().map(|(address, error)| format!("{} ({address})", gate::reason(error)));
-                    reasons.collect::<Vec<_>>().join(", ")
-                }
+                Some(wrong_key) => told(wrong_key),
+                None => errors.iter().map(told).collect::<Vec<_>>().join(", "),
             }
         }
         other => other.to_string(),

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::swarm::ConnectionId;
 use libp2p_identity::PeerId;
+use libp2p_swarm::ConnectionId;
 use multiaddr::Multiaddr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -108,7 +108,7 @@ impl Opener {
                 Err(Failure::Other(problem)) => return Err(problem),
                 Err(Failure::Stranger(stranger)) => {
                     let before = addresses.len();
-                    addresses.retain(|address| !same_place(address, &stranger));
+                    addresses.retain(|address| !is_at(address, &stranger));
                     if addresses.is_empty() || addresses.len() == before {
                         return Err(format!("another machine is at its address ({stranger})"));
                     }
@@ -125,8 +125,7 @@ impl Opener {
     }
 }
 
-/// Whether two addresses are the same but for the key that they may end with.
-fn same_place(one: &Multiaddr, other: &Multiaddr) -> bool {
-    let place = |address: &Multiaddr| super::listen::socket_address(address);
-    one == other || (place(one).is_some() && place(one) == place(other))
+/// Whether an address is that place, whatever key it ends with.
+fn is_at(address: &Multiaddr, place: &Multiaddr) -> bool {
+    address.iter().zip(place).all(|(one, other)| one == other) && address.iter().count() >= place.iter().count()
 }

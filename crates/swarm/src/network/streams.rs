@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use libp2p::core::Endpoint;
-use libp2p::core::transport::PortUse;
-use libp2p::core::upgrade::ReadyUpgrade;
-use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
-use libp2p::swarm::{
+use libp2p_core::Endpoint;
+use libp2p_core::transport::PortUse;
+use libp2p_core::upgrade::ReadyUpgrade;
+use libp2p_identity::PeerId;
+use libp2p_swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
+use libp2p_swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
     NotifyHandler, StreamProtocol, StreamUpgradeError, SubstreamProtocol, ToSwarm,
 };
-use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -80,7 +80,7 @@ impl Inbound {
     }
 
     /// Confirms a stream and queues it. Without a place it is ended, which tells its opener.
-    fn take(self: &Arc<Self>, peer: PeerId, stream: libp2p::Stream) {
+    fn take(self: &Arc<Self>, peer: PeerId, stream: libp2p_swarm::Stream) {
         let mut bytes = Bytes::new(stream, None);
         let Some(place) = self.place(peer) else { return };
         let inbound = self.clone();
@@ -109,7 +109,7 @@ impl Drop for Place {
 }
 
 /// Waits for the byte that makes an opened stream ours.
-fn confirm(stream: libp2p::Stream, place: OwnedSemaphorePermit, reply: Reply) {
+fn confirm(stream: libp2p_swarm::Stream, place: OwnedSemaphorePermit, reply: Reply) {
     tokio::spawn(async move {
         let mut bytes = Bytes::new(stream, Some(place));
         let confirmed = tokio::time::timeout(CONFIRM_DEADLINE, bytes.read_u8()).await;

@@ -1,6 +1,6 @@
 //! Who comes in, who does not, and what those are told.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,9 @@ fn nobody_there_is_told_at_once() {
         let (peer, addresses) = (other.peer_id(), other.addresses());
         tokio::task::spawn_blocking(move || drop(other)).await.unwrap();
         let before = Instant::now();
-        let error = unreachable(&one, peer, addresses).await;
+        let error = unreachable(&one, peer, addresses.clone()).await;
         assert!(before.elapsed() < Duration::from_secs(2), "{error}: {:?}", before.elapsed());
+        assert!(error.ends_with(&format!("({})", addresses[0])), "{error}");
         assert!(unreachable(&one, peer, Vec::new()).await.contains("no address of it is known"));
         assert!(unreachable(&one, one.peer_id(), one.addresses()).await.contains("it is this machine"));
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -120,5 +121,10 @@ fn those_who_stand_in_the_door_lock_nobody_out() {
             assert_carries(&mut stream, text).await;
             silent.push(TcpStream::connect(socket(&other)).unwrap());
         }
+        // Who came first was sent away, with nothing but a nonce.
+        silent[0].set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut heard = Vec::new();
+        silent[0].read_to_end(&mut heard).unwrap();
+        assert_eq!(heard.len(), 24);
     });
 }

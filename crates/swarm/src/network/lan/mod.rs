@@ -92,10 +92,12 @@ impl Lan {
 
     /// It is listened on these addresses and no others; on the network's thread.
     pub(super) fn listens(self: &Arc<Self>, all: &[Multiaddr]) {
-        if !self.spoken {
-            return;
+        if self.spoken {
+            self.speak_on(interfaces(all));
         }
-        let interfaces = interfaces(all);
+    }
+
+    fn speak_on(self: &Arc<Self>, interfaces: BTreeMap<Ipv4Addr, Vec<Multiaddr>>) {
         let mut state = self.state();
         state.interfaces.retain(|interface, _| interfaces.contains_key(interface));
         for (interface, addresses) in interfaces {
@@ -248,6 +250,35 @@ mod tests {
         let silent = Lan::new(PeerId::random(), &[1; 32], false);
         silent.listens(&["/ip4/192.168.1.4/tcp/1".parse().unwrap()]);
         assert!(silent.state().interfaces.is_empty());
+    }
+
+    /// Real messages, which the filter is taken away for, so that they go over loopback.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn machines_of_a_swarm_find_each_other_and_are_told_when_one_leaves() {
+        let on = |port: u16| {
+            let address = format!("/ip4/192.168.1.4/tcp/{port}").parse().unwrap();
+            BTreeMap::from([(Ipv4Addr::LOCALHOST, vec![address])])
+        };
+        let machine = |key: u8| Lan::new(PeerId::random(), &[key; 32], true);
+        let (one, other, stranger) = (machine(1), machine(1), machine(2));
+        stranger.speak_on(on(3));
+        one.speak_on(on(1));
+        other.speak_on(on(2));
+        let until = async |done: &dyn Fn() -> bool| {
+            let patience = Instant::now() + Duration::from_secs(10);
+            while !done() {
+                assert!(Instant::now() < patience, "nothing is heard");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (first, second) = (on(1)[&Ipv4Addr::LOCALHOST].clone(), on(2)[&Ipv4Addr::LOCALHOST].clone());
+        until(&|| one.all() == [(other.names.peer, second.clone())]).await;
+        until(&|| other.all() == [(one.names.peer, first.clone())]).await;
+        assert_eq!(one.addresses(&other.names.peer), second);
+        other.leave().await;
+        until(&|| one.all().is_empty()).await;
+        assert!(stranger.all().is_empty());
     }
 
     #[test]
