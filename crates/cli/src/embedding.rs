@@ -9,13 +9,13 @@ use bouquet_embed::{Dense, Embedder, TextEmbedder};
 use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::adapter::Learned;
 use bouquet_model::families::load_spec;
-use bouquet_model::{Encoding, Model, ModelSpec, Pooling};
+use bouquet_model::{Encoding, Model, ModelSpec, OpenOptions, Pooling};
 use bouquet_span::{Limits, Pass};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::wrong;
 use crate::interrupt::Work;
-use crate::open::{learned, open, options};
+use crate::open::{WireArgs, learned, open, options};
 use crate::output;
 
 /// Tokens of a text where neither a folder nor the model has a limit.
@@ -32,6 +32,8 @@ pub(crate) struct EmbeddingArgs {
     pub(crate) adapter: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) pooling: PoolingArgs,
+    #[command(flatten)]
+    pub(crate) wire: WireArgs,
 }
 
 /// The same but for what has been learned on top.
@@ -80,23 +82,29 @@ fn pooling_names() -> impl TypedValueParser<Value = Pooling> {
 
 impl Settled {
     /// For the model of a folder, and an adapter that puts so many tokens before each text.
-    pub(crate) fn of(folder: &Path, args: &EmbeddingArgs, spec: &ModelSpec, prompt_tokens: usize) -> Result<Self> {
+    pub(crate) fn of(
+        folder: &Path,
+        adapter: Option<&Path>,
+        pooling: PoolingArgs,
+        spec: &ModelSpec,
+        prompt_tokens: usize,
+    ) -> Result<Self> {
         // What an adapter was trained with goes before what the model was made for.
-        let of_adapter = args.adapter.as_deref().map(Settings::read).transpose()?.flatten();
+        let of_adapter = adapter.map(Settings::read).transpose()?.flatten();
         let said = match of_adapter {
             Some(settings) => settings,
             None => Settings::read(folder)?.unwrap_or_default(),
         };
         let positions = spec.max_positions.map(|positions| positions.saturating_sub(prompt_tokens).max(1));
-        let asked = args.pooling.max_tokens.map(|tokens| tokens as usize).or(said.max_tokens);
+        let asked = pooling.max_tokens.map(|tokens| tokens as usize).or(said.max_tokens);
         let max_tokens = asked.or(positions).unwrap_or(MAX_TOKENS).min(positions.unwrap_or(usize::MAX));
-        let Settings { pooling, dense, normalize, prefix, .. } = said;
+        let Settings { pooling: usual, dense, normalize, prefix, .. } = said;
         let hidden_size = spec.embedding_size;
         if let Some(inputs) = dense.as_ref().map(|dense| dense.weight.cols()).filter(|&inputs| inputs != hidden_size) {
             let message = format!("the Dense step takes {inputs} channels, and the model has {hidden_size}");
             return Err(wrong(message, "give the model that it was made for"));
         }
-        Ok(Settled { pooling: args.pooling.pooling.unwrap_or(pooling), dense, max_tokens, prefix, normalize })
+        Ok(Settled { pooling: pooling.pooling.unwrap_or(usual), dense, max_tokens, prefix, normalize })
     }
 
     /// Numbers of a vector, of a model with these.
@@ -107,10 +115,10 @@ impl Settled {
 
 impl Prepared {
     /// For the model of a folder.
-    pub(crate) fn open(folder: &Path, args: &EmbeddingArgs) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, adapter: Option<&Path>, pooling: PoolingArgs) -> Result<Self> {
         let spec = load_spec(folder)?;
-        let learned = learned(args.adapter.as_deref(), &spec)?;
-        let settled = Settled::of(folder, args, &spec, learned.prompt_tokens())?;
+        let learned = learned(adapter, &spec)?;
+        let settled = Settled::of(folder, adapter, pooling, &spec, learned.prompt_tokens())?;
         Ok(Prepared { folder: folder.to_owned(), learned, settled })
     }
 
@@ -123,8 +131,9 @@ impl Prepared {
 impl Embedding {
     /// Opens the adapter, and the model of a folder.
     pub(crate) fn open(folder: &Path, args: &EmbeddingArgs, cpu: Cpu, encoding: Encoding) -> Result<Self> {
-        let prepared = Prepared::open(folder, args)?;
-        Ok(prepared.with(open(folder, &options(cpu, encoding))?.model))
+        let prepared = Prepared::open(folder, args.adapter.as_deref(), args.pooling)?;
+        let options = OpenOptions { rounding: args.wire.wire, ..options(cpu, encoding) };
+        Ok(prepared.with(open(folder, &options)?.model))
     }
 
     /// Numbers of a vector.

@@ -259,7 +259,7 @@ fn model_hint(error: &ModelError) -> Option<&'static str> {
         ModelError::Config(_) => "compare config.json with that of the model's makers",
         ModelError::GenerationConfig(_) => "correct or remove generation_config.json; a model runs without it",
         ModelError::UnknownFamily { .. } => "give a model of a family that is known",
-        ModelError::NoSuchBlock { .. } => "ask for blocks that the model has",
+        ModelError::NoSuchBlock { .. } | ModelError::NoBlocks { .. } => "ask for blocks that the model has",
         ModelError::MissingTensor { folder, .. } if is_gguf(folder) => {
             "the file may be unfinished, or made by a converter that is not known: fetch it again"
         }

@@ -56,7 +56,7 @@ impl Memory {
     }
 
     /// The pieces to read.
-    pub(crate) fn pieces<'a>(&'a self, weights: &'a [Weight]) -> Vec<&'a [u8]> {
+    pub(crate) fn pieces<'a>(&'a self, weights: impl Iterator<Item = &'a Weight>) -> Vec<&'a [u8]> {
         if let Memory::Own(own) = self {
             return vec![own];
         }
@@ -66,7 +66,7 @@ impl Memory {
             bytes += piece.len();
             before < MOST_BYTES
         };
-        weights.iter().map(Weight::data).take_while(more).collect()
+        weights.map(Weight::data).take_while(more).collect()
     }
 }
 
@@ -116,7 +116,7 @@ impl TokenCost {
             head_ops: 2.0 * (head.rows() * head.cols()) as f64,
         };
         let blocks = linears.iter().cycle().take(linears.len() * network.spec.num_blocks);
-        for (linear, weight) in blocks.zip(&network.weights) {
+        for (linear, weight) in blocks.zip(&network.linears) {
             cost.weight_bytes += share(linear.site) * weight.bytes() as f64;
             cost.block_ops += share(linear.site) * 2.0 * (weight.rows() * weight.cols()) as f64;
         }

@@ -11,6 +11,7 @@ use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
 use bouquet_model::inspect::Inspection;
 use bouquet_model::{Encoding, Model, ModelSpec, Network, OpenOptions, is_gguf};
+use bouquet_span::Rounding;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::wrong;
@@ -37,6 +38,20 @@ pub(crate) struct CacheArgs {
     /// How keys and values of a sequence are kept; f16 takes half the memory, and results differ a little
     #[arg(long, default_value = CacheEncoding::F32.name(), value_parser = cache_names())]
     pub(crate) kv_cache: CacheEncoding,
+}
+
+/// How hidden states are rounded between blocks: a flag of commands that compute with a model.
+#[derive(Clone, Copy, clap::Args)]
+pub(crate) struct WireArgs {
+    /// Round hidden states before the first block and behind each, as a swarm with such a wire does: the same bits
+    #[arg(long, default_value = Rounding::None.name(), value_parser = wire_names())]
+    pub(crate) wire: Rounding,
+}
+
+/// The names of wires, for a flag.
+pub(crate) fn wire_names() -> impl TypedValueParser<Value = Rounding> {
+    let names = PossibleValuesParser::new(Rounding::ALL.map(Rounding::name));
+    names.map(|name| name.parse().expect("the name of a wire"))
 }
 
 /// What has been learned on top: a flag of commands that compute with a model.
@@ -86,6 +101,11 @@ pub(crate) fn check_text(text: &str) -> Result<()> {
     let [bytes, needed, available] = [bytes, needed, available].map(output::bytes);
     let message = format!("cutting a text of {bytes} into tokens takes about {needed}, and {available} are free");
     Err(wrong(message, "give it in parts, or free some memory"))
+}
+
+/// Where the hashes of models are kept, once they are known.
+pub(crate) fn hash_cache() -> Option<PathBuf> {
+    Some(system::cache_folder()?.join("bouquet").join("hashes"))
 }
 
 /// Opens what of a folder's model needs no tokenizer.

@@ -2,7 +2,7 @@
 //! much memory there is; elsewhere nobody is asked, and what depends on it is left out.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The most memory that this process has held, in bytes, mapped weights included.
 pub(crate) fn peak_memory_bytes() -> Option<u64> {
@@ -30,6 +30,19 @@ pub(crate) fn available_memory_bytes() -> Option<u64> {
     let root = Path::new("/sys/fs/cgroup");
     let limits = root.join(group).ancestors().filter(|path| path.starts_with(root)).filter_map(left_in_group).min();
     Some(limits.map_or(machine, |limit| limit.min(machine)))
+}
+
+/// Where programs of this system keep what they can make again.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(folder) = variable("XDG_CACHE_HOME") {
+        return Some(folder);
+    }
+    if cfg!(windows) {
+        return variable("LOCALAPPDATA");
+    }
+    let within = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+    Some(std::env::home_dir()?.join(within))
 }
 
 /// Bytes that the disk of a path has free for this user, whether the path is there yet or not.

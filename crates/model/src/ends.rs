@@ -1,14 +1,38 @@
 //! The ends of a model: token ids become hidden states, hidden states become logits.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight};
-use bouquet_span::HiddenStates;
+use bouquet_span::{HiddenStates, Limits, Rounding};
 
+use crate::checkpoint::{Checkpoint, TensorSource};
+use crate::form::Form;
+use crate::load::Loader;
 use crate::norm::Norm;
-use crate::{ModelError, Result};
+use crate::quantize::{self, Job};
+use crate::staging::Staging;
+use crate::{Hash, ModelError, ModelSpec, OpenOptions, Result, families, gguf, hash};
 
 /// Bytes of logits that [`LmHead::for_logits`] holds at a time.
 pub const LOGIT_BYTES: usize = 64 << 20;
+
+/// What the file of a GGUF file's ends is called.
+const GGUF_NAME: &str = "ends.gguf";
+
+/// Both ends: what a machine needs to use a model whose blocks run elsewhere.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The model that they are of.
+    pub spec: ModelSpec,
+    /// What they are computed with.
+    pub cpu: Arc<Cpu>,
+    /// Ids to hidden states.
+    pub embedding: Embedding,
+    /// Hidden states to logits.
+    pub head: LmHead,
+}
 
 /// The input end: rows of the embedding; led to the hidden size, joined by positions, normalized where the family does so.
 #[derive(Clone, Debug)]
@@ -21,6 +45,8 @@ pub struct Embedding {
     pub positions: Option<PositionTable>,
     /// BLOOM normalizes here.
     pub norm: Option<Norm>,
+    /// What hidden states are rounded to on their way to the first block, as behind each block.
+    pub rounding: Rounding,
 }
 
 /// A row for each position.
@@ -41,6 +67,70 @@ pub struct LmHead {
     pub projection: Option<Weight>,
     /// `[vocab_size, embedding_size]`; shares its bytes with the embedding where the head is tied.
     pub weight: Weight,
+}
+
+impl Ends {
+    /// Opens those of a folder, of which the blocks may be missing.
+    ///
+    /// # Errors
+    /// Whatever is missing, damaged or unknown, by name; [`ModelError::TooLarge`].
+    pub fn open(folder: &Path, options: &OpenOptions) -> Result<Ends> {
+        let form = Form::open(folder)?;
+        let spec = families::spec_of(&form)?;
+        let checkpoint = Checkpoint::of(form)?;
+        options.check_memory(&checkpoint, &spec, true, 0..0, 0)?;
+        Ends::from_source(&checkpoint, spec, options)
+    }
+
+    /// Those of a specification, from tensors wherever they are.
+    ///
+    /// # Errors
+    /// As [`Network::from_source`](crate::Network::from_source), of these tensors alone.
+    pub fn from_source(source: &dyn TensorSource, spec: ModelSpec, options: &OpenOptions) -> Result<Ends> {
+        spec.stored.check(options.encoding)?;
+        let loader = Loader { source, spec: &spec, encoding: Some((&options.cpu, options.encoding)) };
+        let embedding = Embedding { rounding: options.rounding, ..loader.embedding()? };
+        let head = loader.head(&embedding)?;
+        Ok(Ends { spec, cpu: options.cpu.clone(), embedding, head })
+    }
+}
+
+impl Ends {
+    /// Writes the ends of a model, with its tokenizer and all else that belongs to texts, for a machine that has nothing of it:
+    /// as a folder, of which a GGUF file's holds a GGUF file. Opened with [`Ends::open`] or [`Model::over`](crate::Model::over) in
+    /// the same encoding they are these ends, bit for bit. Returns the path to open.
+    ///
+    /// # Errors
+    /// [`ModelError::NotANewFolder`], [`ModelError::Busy`], [`ModelError::Write`]; whatever is wrong with the model. None leaves
+    /// a folder under that name.
+    pub fn write(model: &Path, options: &OpenOptions, target: &Path, limits: &Limits) -> Result<PathBuf> {
+        let form = Form::open(model)?;
+        let spec = families::spec_of(&form)?;
+        spec.stored.check(options.encoding)?;
+        let is_file = matches!(form, Form::Gguf(_));
+        let source = Checkpoint::of(form)?;
+        let job = Job { cpu: &options.cpu, source: &source, folder: model, target, limits };
+        if !is_file {
+            quantize::Plan::of_ends(&spec, &source, options.encoding)?.write(&job, &mut |_| ())?;
+            return Ok(target.to_owned());
+        }
+        let staging = Staging::anew(target)?;
+        let plan = gguf::Plan::of_ends(model)?;
+        let file = staging.file(GGUF_NAME);
+        match plan.write(&Job { target: &file, ..job }, &mut |_| ()) {
+            Ok(()) => staging.finish()?,
+            Err(error) => {
+                staging.remove();
+                return Err(error);
+            }
+        }
+        Ok(target.join(GGUF_NAME))
+    }
+
+    /// Their hash, computed from the weights as they are held here.
+    pub fn hash(&self) -> Hash {
+        hash::of_ends(self, &|_| ())
+    }
 }
 
 impl Embedding {
@@ -91,6 +181,7 @@ impl Embedding {
         if let Some(norm) = &self.norm {
             values = norm.forward(cpu, values.view());
         }
+        self.rounding.apply(cpu, values.view_mut());
         let hidden = HiddenStates::new(values, lengths)?;
         match elementwise::first_row_not_finite(cpu, hidden.values().view()) {
             None => Ok(hidden),

@@ -125,6 +125,12 @@ pub enum ModelError {
         /// How many there are.
         num_blocks: usize,
     },
+    /// Blocks of which there is none.
+    #[error("there is no block in {}:{}", range.start, range.end)]
+    NoBlocks {
+        /// What was asked for.
+        range: std::ops::Range<usize>,
+    },
     /// A tensor that should be there is not.
     #[error("the tensor {} is missing from {}", shown(name), folder.display())]
     MissingTensor {

@@ -1,54 +1,45 @@
 //! A model's fingerprint: equal fingerprints, equal bits.
 //!
-//! It is the SHA-256 of a few lines: what `config.json` holds, how weights are stored, what they are computed in, how keys
-//! and values are kept, the version of the arithmetic, and a checksum for each block and for the rest. Neither the folder,
-//! nor how weights are cut into files, nor the prefix of their names goes in; so it is the same for the same model
-//! anywhere. It reads all weights, and is therefore taken when somebody asks.
-//!
-//! Checksums are of tensors as they are stored, over their names, types, shapes and bytes.
+//! It is the SHA-256 of a few lines: what a block and the ends of the model are, what weights are computed in, what hidden
+//! states are rounded to between blocks, how keys and values are kept, the version of the arithmetic, and a
+//! [hash](crate::hash) for the ends and for each block, of the weights as they are held. Neither the folder, nor its form,
+//! nor what its weights are stored in goes in. So it is the same for the same model anywhere, and for one whose codes are
+//! made when it is loaded and one whose folder has these codes. It reads all weights, unless their hashes are known.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
 
-use bouquet_kernels::ops::attention::CacheEncoding;
-use bouquet_kernels::{ARITHMETIC_VERSION, Cpu};
+use bouquet_kernels::ARITHMETIC_VERSION;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{Checkpoint, TensorSource};
-use crate::files::{self, MAX_SETTINGS_BYTES, missing};
-use crate::spec::TensorNames;
-use crate::{Encoding, Result, Stored, beside, families, is_gguf};
-
-/// Bytes of a tensor that are held in memory at a time.
-const PIECE_BYTES: usize = 16 << 20;
+use crate::{Encoding, Hash, KnownHashes, ModelSpec, OpenOptions, Result, Stored, families};
 
 /// All that decides the bits of a model's results, but what a request brings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fingerprint {
     /// SHA-256 of all below, in hexadecimal like the others.
-    pub fingerprint: String,
-    /// Of `config.json`.
-    pub config: String,
+    pub fingerprint: Hash,
+    /// Of what the model is.
+    pub config: Hash,
     /// How it is computed.
     #[serde(flatten)]
     pub computed: Computed,
     /// Of what is in no block: embedding, head and their norms.
-    pub ends: String,
+    pub ends: Hash,
     /// Of each block.
-    pub blocks: Vec<String>,
+    pub blocks: Vec<Hash>,
 }
 
 /// The part of it that no weight has to be read for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Computed {
-    /// What the linears of blocks are stored in.
+    /// What the linears of blocks are stored in; not part of the fingerprint.
     pub stored: String,
-    /// What embedding and head are stored in.
+    /// What embedding and head are stored in; not part of the fingerprint.
     pub stored_embedding: String,
     /// What weights are computed in.
     pub encoding: &'static str,
+    /// What hidden states are rounded to between blocks.
+    pub wire: &'static str,
     /// How sessions keep keys and values.
     pub kv_cache: &'static str,
     /// [`ARITHMETIC_VERSION`].
@@ -56,8 +47,8 @@ pub struct Computed {
 }
 
 impl Computed {
-    /// That of a model, computed in `encoding`.
-    pub fn of(stored: &Stored, encoding: Encoding, kv_cache: CacheEncoding) -> Computed {
+    /// That of a model that is opened so.
+    pub fn of(stored: &Stored, options: &OpenOptions) -> Computed {
         let (linears, embedding) = match &stored.kinds {
             Some(kinds) => (kinds.linears.as_str(), kinds.embedding.as_str()),
             None => (stored.linears.name(), stored.embedding.name()),
@@ -65,95 +56,62 @@ impl Computed {
         Computed {
             stored: linears.to_owned(),
             stored_embedding: embedding.to_owned(),
-            encoding: encoding.name(),
-            kv_cache: kv_cache.name(),
+            encoding: options.encoding.name(),
+            wire: options.rounding.name(),
+            kv_cache: options.cache_encoding.name(),
             arithmetic_version: ARITHMETIC_VERSION,
         }
     }
 }
 
 impl Fingerprint {
-    /// That of a folder's model, computed in `encoding`. Reads all weights once, on all threads.
+    /// That of the model of a folder, or of a GGUF file, opened so. Reads what `cache` does not know of it, a part at a time,
+    /// on all threads; `progress` is told how many parts of all are known.
     ///
     /// # Errors
     /// Whatever is missing, damaged or unknown, by name; an encoding that stored codes cannot be computed in.
-    pub fn of(folder: &Path, cpu: &Cpu, encoding: Encoding, kv_cache: CacheEncoding) -> Result<Fingerprint> {
-        let spec = families::load_spec(folder)?;
-        spec.stored.check(encoding)?;
-        let config = match is_gguf(folder) {
-            true => beside::config(folder)?.to_string().into_bytes(),
-            false => {
-                let path = folder.join("config.json");
-                files::read(&path, MAX_SETTINGS_BYTES)?.ok_or_else(|| missing(path, "it describes the model"))?
-            }
-        };
-        let (ends, blocks) = checksums(&Checkpoint::open(folder)?, cpu, &spec.names, spec.num_blocks)?;
-        let mut fingerprint = Fingerprint {
-            fingerprint: String::new(),
-            config: hex(Sha256::digest(config)),
-            computed: Computed::of(&spec.stored, encoding, kv_cache),
-            ends,
-            blocks,
-        };
-        fingerprint.fingerprint = hex(Sha256::digest(fingerprint.lines()));
-        Ok(fingerprint)
+    pub fn of(
+        model: &Path,
+        options: &OpenOptions,
+        cache: Option<&Path>,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Fingerprint> {
+        let mut known = KnownHashes::open(model, options.encoding, cache)?;
+        let (ends, blocks) = known.all(&options.cpu, progress)?;
+        Ok(Fingerprint::new(&families::load_spec(model)?, options, ends, blocks))
     }
 
-    /// What the fingerprint is the checksum of.
-    fn lines(&self) -> String {
-        let Fingerprint { fingerprint: _, config, computed, ends, blocks } = self;
-        let Computed { stored, stored_embedding, encoding, kv_cache, arithmetic_version } = computed;
+    /// That of a model whose parts have these hashes.
+    pub fn new(spec: &ModelSpec, options: &OpenOptions, ends: Hash, blocks: Vec<Hash>) -> Fingerprint {
+        let (config, computed) = (config(spec), Computed::of(&spec.stored, options));
+        let encoding = served(&spec.stored, options.encoding);
+        let Computed { wire, kv_cache, arithmetic_version, .. } = computed;
         let mut lines = format!(
-            "config {config}\nstored {stored}\nstored_embedding {stored_embedding}\nencoding {encoding}\n\
-             kv_cache {kv_cache}\narithmetic_version {arithmetic_version}\nends {ends}\n"
+            "config {config}\nencoding {encoding}\nwire {wire}\nkv_cache {kv_cache}\n\
+             arithmetic_version {arithmetic_version}\nends {ends}\n"
         );
         blocks.iter().for_each(|block| lines += &format!("block {block}\n"));
-        lines
+        Fingerprint { fingerprint: Hash::of(lines), config, computed, ends, blocks }
     }
 }
 
-/// The checksum of what is in no block, and of each block.
-fn checksums(
-    source: &(impl TensorSource + Sync),
-    cpu: &Cpu,
-    names: &TensorNames,
-    num_blocks: usize,
-) -> Result<(String, Vec<String>)> {
-    // By name without prefix; where a tensor is there with and without, the model takes the one with it.
-    let mut tensors: BTreeMap<&str, &str> = BTreeMap::new();
-    let full_names = source.names();
-    for &name in &full_names {
-        match name.strip_prefix(names.prefix) {
-            Some(bare) if !names.prefix.is_empty() => tensors.insert(bare, name),
-            _ => Some(*tensors.entry(name).or_insert(name)),
-        };
-    }
-    let tensors: Vec<(&str, &str)> = tensors.into_iter().collect();
-    let found: Vec<Mutex<Result<String>>> = tensors.iter().map(|_| Mutex::new(Ok(String::new()))).collect();
-    cpu.run(tensors.len(), |index| {
-        let (name, full_name) = tensors[index];
-        *found[index].lock().expect("no task panics while it holds this") = line(source, name, full_name);
-    });
-    let (mut ends, mut blocks) = (Sha256::new(), vec![Sha256::new(); num_blocks]);
-    for ((name, _), line) in tensors.iter().zip(found) {
-        let line = line.into_inner().expect("no task panics while it holds this")?;
-        let block = name.strip_prefix(names.block).and_then(|rest| rest.split_once('.')?.0.parse::<usize>().ok());
-        block.and_then(|block| blocks.get_mut(block)).unwrap_or(&mut ends).update(line);
-    }
-    Ok((hex(ends.finalize()), blocks.into_iter().map(|block| hex(block.finalize())).collect()))
+/// What a model is, without what its files are like, how far it is good for and when it ends a text.
+fn config(spec: &ModelSpec) -> Hash {
+    let ModelSpec { vocab_size, num_blocks, embedding_size, embedding_norm, final_norm, .. } = spec;
+    let ModelSpec { block, full_attention, .. } = spec;
+    Hash::of(format!(
+        "{num_blocks} x {block:?} full_attention {full_attention:?} vocab_size {vocab_size} embedding_size \
+         {embedding_size} embedding_norm {embedding_norm} final_norm {final_norm}"
+    ))
 }
 
-/// What of a tensor goes into the checksum of its block.
-fn line(source: &dyn TensorSource, name: &str, full_name: &str) -> Result<String> {
-    let Some(tensor) = source.tensor(full_name)? else { return Ok(String::new()) };
-    let mut hasher = Sha256::new();
-    for piece in tensor.data.chunks(PIECE_BYTES) {
-        hasher.update(piece);
-        source.release(piece);
+/// The encoding by the name that says what is computed: where weights are asked for as they are stored, that of the codes, or
+/// what floats become.
+fn served(stored: &Stored, asked: Encoding) -> Encoding {
+    match (asked, stored.linears) {
+        (Encoding::Stored, Encoding::F32) if stored.kinds.is_none() => Encoding::Int8,
+        (Encoding::Stored, Encoding::F32) => Encoding::Stored,
+        (Encoding::Stored, codes) => codes,
+        (asked, _) => asked,
     }
-    Ok(format!("{name:?} {} {:?} {}\n", tensor.dtype, tensor.shape, hex(hasher.finalize())))
-}
-
-fn hex(digest: impl AsRef<[u8]>) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,6 +17,8 @@
 //! | [`inspect`] | what a checkpoint holds and needs, without loading it |
 //! | [`gguf`] | models in GGUF files, read and written |
 //! | [`mod@fingerprint`] | what decides the bits of a model's results, in a line |
+//! | [`hash`] | of what is served, part by part |
+//! | [`known_hashes`] | these, without reading a model twice |
 //! | [`norm`] | a normalization with its parameters |
 //! | [`load`] | from named tensors to the parts of a model |
 //! | `linear` | a weight, its bias, and what an adapter adds |
@@ -31,7 +33,7 @@
 //! | [`mod@quantize`] | a folder whose weights are in codes, made from one with floats |
 //! | [`floats`] | a folder whose weights are in floats, whatever they were in |
 //! | [`mod@merge`] | a folder with an adapter folded into its weights |
-//! | [`ends`] | embedding and head |
+//! | [`ends`] | embedding and head, with blocks beside them or elsewhere |
 //! | [`mod@pooling`] | from hidden states to the embedding of a sentence |
 //! | [`adapter`] | what has been learned on top, and the folder it rests in |
 //! | [`random`] | models of published shapes with random weights |
@@ -73,7 +75,9 @@ pub mod floats;
 mod form;
 pub mod generation_config;
 pub mod gguf;
+pub mod hash;
 pub mod inspect;
+pub mod known_hashes;
 mod kv_cache;
 mod linear;
 pub mod load;
@@ -92,8 +96,12 @@ pub mod tokenizer;
 
 pub use chat_template::{ChatTemplate, Message};
 pub use encoding::Encoding;
+pub use ends::Ends;
 pub use error::{ModelError, Result};
+pub use fingerprint::Fingerprint;
 pub use gguf::is_gguf;
+pub use hash::Hash;
+pub use known_hashes::KnownHashes;
 pub use local::LocalSpan;
 pub use model::{Model, Network, OpenOptions};
 pub use pooling::Pooling;

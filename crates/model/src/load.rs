@@ -1,9 +1,9 @@
 //! From named tensors to the parts of a model, by the names and shapes of its specification.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 
 use bouquet_kernels::{Cpu, Weight};
-use bouquet_span::{LinearId, Site};
+use bouquet_span::{LinearId, Rounding, Site};
 
 use crate::block::Block;
 use crate::block::attention::{Attention, HeadNorms, Qkv};
@@ -40,6 +40,42 @@ pub struct Loader<'a> {
     pub encoding: Option<(&'a Cpu, Encoding)>,
 }
 
+/// Bytes that weights take once they are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// Of codes that are made of what is stored: they have to fit into memory.
+    pub made: u64,
+    /// Of what is computed as it is stored: it stays in its files, whose pages the system takes back when it has to.
+    pub mapped: u64,
+}
+
+impl WeightBytes {
+    /// Of a weight as it is stored, loaded in an encoding.
+    fn of(weight: &Weight, encoding: Encoding) -> Self {
+        let made = match (weight, encoding) {
+            (Weight::Float(_), Encoding::Stored) => Encoding::Int8.bytes(weight.rows(), weight.cols()),
+            (Weight::Float(_) | Weight::Blocks(..), encoding) => encoding.bytes(weight.rows(), weight.cols()),
+            _ => None,
+        };
+        match made {
+            Some(made) => WeightBytes { made, mapped: 0 },
+            None => WeightBytes { made: 0, mapped: weight.bytes() as u64 },
+        }
+    }
+
+    /// Both.
+    pub fn total(self) -> u64 {
+        self.made.saturating_add(self.mapped)
+    }
+}
+
+impl AddAssign for WeightBytes {
+    fn add_assign(&mut self, more: Self) {
+        self.made = self.made.saturating_add(more.made);
+        self.mapped = self.mapped.saturating_add(more.mapped);
+    }
+}
+
 impl Loader<'_> {
     /// Whether every tensor of the model is there, with the shape and the type that it should have. Reads biases and
     /// norms, and no weights.
@@ -51,27 +87,31 @@ impl Loader<'_> {
         (0..self.spec.num_blocks).try_for_each(|index| self.block(index).map(drop))
     }
 
-    /// Bytes of the codes that are made where floats are loaded in an encoding, by their shapes.
+    /// What the ends take in an encoding, by their shapes.
     ///
     /// # Errors
     /// As [`blocks`](Self::blocks).
-    pub fn bytes_of_codes(&self, encoding: Encoding) -> Result<u64> {
-        let bytes = |weight: &Weight, encoding: Encoding| {
-            let made = match (weight, encoding) {
-                (Weight::Float(_), Encoding::Stored) => Encoding::Int8,
-                (Weight::Float(_) | Weight::Blocks(..), encoding) => encoding,
-                _ => return 0,
-            };
-            made.bytes(weight.rows(), weight.cols()).unwrap_or(0)
-        };
-        let vocabulary = encoding.of_vocabulary();
+    pub fn bytes_of_ends(&self, encoding: Encoding) -> Result<WeightBytes> {
         let embedding = self.embedding()?;
-        let head = if self.tied_head()? { 0 } else { bytes(&self.head(&embedding)?.weight, vocabulary) };
-        let mut sum = head + bytes(&embedding.weight, vocabulary);
-        for index in 0..self.spec.num_blocks {
-            sum += self.block(index)?.weights().map(|weight| bytes(weight, encoding)).sum::<u64>();
+        let head = self.head(&embedding)?;
+        let mut bytes = WeightBytes::of(&embedding.weight, encoding.of_vocabulary());
+        if !self.tied_head()? {
+            bytes += WeightBytes::of(&head.weight, encoding.of_vocabulary());
         }
-        Ok(sum)
+        let projections = [&embedding.projection, &head.projection];
+        projections.into_iter().flatten().for_each(|weight| bytes += WeightBytes::of(weight, encoding));
+        Ok(bytes)
+    }
+
+    /// What the linears of a block take in an encoding, by their shapes.
+    ///
+    /// # Errors
+    /// As [`blocks`](Self::blocks).
+    pub fn bytes_of_block(&self, index: usize, encoding: Encoding) -> Result<WeightBytes> {
+        Ok(self.block(index)?.weights().fold(WeightBytes::default(), |mut sum, weight| {
+            sum += WeightBytes::of(weight, encoding);
+            sum
+        }))
     }
 
     /// Blocks in a row.
@@ -98,7 +138,8 @@ impl Loader<'_> {
             _ => None,
         };
         let projection = self.projection(names.project_in, hidden_size, self.spec.embedding_size)?;
-        Ok(Embedding { weight: self.vocabulary(names.embedding)?, projection, positions, norm })
+        let weight = self.vocabulary(names.embedding)?;
+        Ok(Embedding { weight, projection, positions, norm, rounding: Rounding::None })
     }
 
     /// The output end; a tied head shares the bytes of the embedding, unless the files have a head of their own.

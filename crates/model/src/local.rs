@@ -6,11 +6,12 @@ mod pass_bytes;
 mod session;
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::ops::elementwise;
-use bouquet_kernels::{Cpu, Matrix, MatrixView};
+use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight};
 use bouquet_span::session::SpanKey;
 use bouquet_span::{HiddenStates, Keep, Pass, PassGrad, Result, Saved, Session, SessionShape, Span, SpanError, Step};
 
@@ -19,8 +20,12 @@ pub use self::pass_bytes::PassBytes;
 use self::session::LocalSession;
 use crate::block::batch::Batch;
 use crate::block::{Activations, Block};
+use crate::checkpoint::{Checkpoint, TensorSource};
+use crate::form::Form;
 use crate::kv_cache::{CacheShape, KvCache};
-use crate::spec::BlockSpec;
+use crate::load::Loader;
+use crate::spec::{BlockSpec, ModelSpec};
+use crate::{Hash, OpenOptions, families, hash};
 
 /// A span of blocks of this process.
 #[derive(Clone)]
@@ -68,6 +73,37 @@ impl LocalSpan {
         }
     }
 
+    /// Opens some blocks of a folder, and loads no others.
+    ///
+    /// # Errors
+    /// [`ModelError::NoSuchBlock`]; whatever is missing, damaged or unknown, by name; [`ModelError::TooLarge`].
+    pub fn open(folder: &Path, range: Range<usize>, options: &OpenOptions) -> crate::Result<LocalSpan> {
+        let form = Form::open(folder)?;
+        let spec = families::spec_of(&form)?;
+        let checkpoint = Checkpoint::of(form)?;
+        spec.check_blocks(&range)?;
+        options.check_memory(&checkpoint, &spec, false, range.clone(), 0)?;
+        LocalSpan::from_source(&checkpoint, &spec, range, options)
+    }
+
+    /// Some blocks of a specification, from tensors wherever they are.
+    ///
+    /// # Errors
+    /// As [`Network::from_source`](crate::Network::from_source), of these tensors alone.
+    pub fn from_source(
+        source: &dyn TensorSource,
+        spec: &ModelSpec,
+        range: Range<usize>,
+        options: &OpenOptions,
+    ) -> crate::Result<LocalSpan> {
+        let OpenOptions { cpu, encoding, .. } = options;
+        spec.stored.check(*encoding)?;
+        spec.check_blocks(&range)?;
+        let blocks = Loader { source, spec, encoding: Some((cpu, *encoding)) }.blocks(range)?;
+        let span = LocalSpan::new(cpu.clone(), spec.block.clone(), blocks, options.budget());
+        Ok(span.with_cache_encoding(options.cache_encoding))
+    }
+
     /// The same, with sessions that keep keys and values so. Passes without a session keep them as they are.
     pub fn with_cache_encoding(self, cache_encoding: CacheEncoding) -> Self {
         LocalSpan { cache_encoding, ..self }
@@ -79,6 +115,16 @@ impl LocalSpan {
         let blocks = self.blocks[range.start - first..range.end - first].to_vec();
         assert!(!blocks.is_empty(), "a span has at least one block");
         LocalSpan { key: SpanKey::new(), blocks, ..self.clone() }
+    }
+
+    /// The hash of each block, computed from its weights as they are held here.
+    pub fn hashes(&self) -> Vec<Hash> {
+        self.blocks.iter().map(|block| hash::of_block(&self.cpu, block, &|_| ())).collect()
+    }
+
+    /// The weights of the linears of all blocks, in order.
+    pub fn linears(&self) -> impl Iterator<Item = &Weight> {
+        self.blocks.iter().flat_map(|block| block.weights())
     }
 
     /// Bytes of cache that a token of a sequence takes in this span.

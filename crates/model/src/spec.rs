@@ -2,6 +2,7 @@
 //! a page in [`families`](crate::families) and at most another variant here.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bouquet_kernels::math::pow;
 use bouquet_kernels::ops::activation::Activation;
@@ -69,6 +70,17 @@ impl ModelSpec {
     pub fn block(&self, index: usize) -> Result<&BlockSpec> {
         let num_blocks = self.num_blocks;
         if index < num_blocks { Ok(&self.block) } else { Err(ModelError::NoSuchBlock { index, num_blocks }) }
+    }
+
+    /// Whether the model has these blocks, and at least one is asked for.
+    ///
+    /// # Errors
+    /// [`ModelError::NoSuchBlock`] for one that it has not, [`ModelError::NoBlocks`].
+    pub fn check_blocks(&self, range: &Range<usize>) -> Result<()> {
+        if range.is_empty() {
+            return Err(ModelError::NoBlocks { range: range.clone() });
+        }
+        self.block(range.end - 1).map(drop)
     }
 
     /// Whether a matrix leads from the embedding to the hidden size, and another back to the head.

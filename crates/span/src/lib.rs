@@ -16,6 +16,8 @@
 //! | [`span`](mod@span) | the trait [`Span`], and what a forward keeps for its backward |
 //! | [`session`] | a handle on cached keys and values: position, rewind, reorder |
 //! | [`chain`] | spans end to end are a span |
+//! | [`rounded`] | a span as a narrow wire would have it |
+//! | [`speed`] | how fast a span is, measured |
 //! | [`fake`] | a span without weights, for tests of whatever stands on this trait |
 //! | [`contract`] | the suite that every implementation passes |
 //!
@@ -48,8 +50,10 @@ pub mod fake;
 pub mod hidden_states;
 pub mod linear_id;
 pub mod pass;
+pub mod rounded;
 pub mod session;
 pub mod span;
+pub mod speed;
 
 pub use adapter::{Adapter, LeafGrad, LowRank, LowRankGrad, PassGrad, Prompts};
 pub use chain::Chain;
@@ -57,5 +61,7 @@ pub use error::{Gradient, Result, SpanError, counted, human_bytes};
 pub use hidden_states::HiddenStates;
 pub use linear_id::{LinearId, Site};
 pub use pass::{CancelToken, Dropout, Keep, Limits, Pass, Rounding};
+pub use rounded::Rounded;
 pub use session::{Returned, Session, SessionShape, SessionState, SpanKey, Step};
 pub use span::{Saved, Span};
+pub use speed::Speed;

@@ -1,6 +1,8 @@
 //! All that a request carries besides hidden states, defined once for every place where blocks can run.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -187,6 +189,18 @@ impl Pass {
 }
 
 impl Rounding {
+    /// All of them.
+    pub const ALL: [Rounding; 3] = [Rounding::None, Rounding::Bf16, Rounding::Int8];
+
+    /// As flags and files call it: what a wire carries of numbers that are rounded so.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rounding::None => "f32",
+            Rounding::Bf16 => "bf16",
+            Rounding::Int8 => "int8",
+        }
+    }
+
     /// Rounds rows of hidden states, `[tokens, hidden_size]`, in place. The gradient passes through unchanged.
     pub fn apply(self, cpu: &Cpu, hidden: MatrixViewMut<'_>) {
         match self {
@@ -194,6 +208,21 @@ impl Rounding {
             Rounding::Bf16 => rounding::round_bf16(cpu, hidden),
             Rounding::Int8 => rounding::round_int8(cpu, hidden),
         }
+    }
+}
+
+impl fmt::Display for Rounding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Rounding {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let known = Rounding::ALL.into_iter().find(|rounding| rounding.name() == name);
+        known.ok_or_else(|| format!("there is no wire {name}"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bouquet_span::contract::{self, Random, Subject};
 use bouquet_span::fake::FakeSpan;
-use bouquet_span::{Adapter, Chain, LinearId, Prompts, Site, Span};
+use bouquet_span::{Adapter, Chain, LinearId, Prompts, Rounded, Rounding, Site, Span};
 
 const HIDDEN_SIZE: usize = 6;
 const CACHE_TOKENS: usize = 4096;
@@ -64,4 +64,19 @@ fn a_chain_of_chains_keeps_the_contract() {
 #[test]
 fn a_chain_of_one_keeps_the_contract() {
     check("a chain of one", chain(vec![fake(3..7)]), vec![chain(vec![fake(3..5)]), fake(5..7)]);
+}
+
+#[test]
+fn a_span_for_a_wire_keeps_the_contract() {
+    for rounding in Rounding::ALL {
+        let rounded = |range| Arc::new(Rounded::new(fake(range), rounding)) as Arc<dyn Span>;
+        // Rounding has steps that finite differences fall between.
+        let tolerance = if rounding == Rounding::None { 0.01 } else { f32::INFINITY };
+        let (adapter, prompts) = learned();
+        contract::check(&Subject {
+            cache_tokens: Some(CACHE_TOKENS),
+            finite_difference_tolerance: tolerance,
+            ..Subject::new("a rounded fake", rounded(3..7), vec![rounded(3..5), rounded(5..7)], adapter, prompts)
+        });
+    }
 }

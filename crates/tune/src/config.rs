@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use bouquet_model::adapter::{Learned, Task};
 use bouquet_model::{Encoding, Pooling};
+use bouquet_span::Rounding;
 use serde::{Deserialize, Serialize};
 
 use crate::data::RecordKind;
@@ -31,6 +32,9 @@ pub struct Config {
     /// What the frozen weights are computed in.
     #[serde(with = "text")]
     pub encoding: Encoding,
+    /// What hidden states are rounded to between blocks.
+    #[serde(with = "text", default)]
+    pub wire: Rounding,
     /// What is learned on top of them.
     pub kind: Kind,
     /// Rank of the pairs.

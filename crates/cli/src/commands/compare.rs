@@ -9,7 +9,7 @@ use bouquet_tune::report::{self, Comparison, Task};
 use serde_json::{Value, json};
 
 use crate::compute::ComputeArgs;
-use crate::embedding::{EmbeddingArgs, PoolingArgs, Prepared};
+use crate::embedding::{PoolingArgs, Prepared};
 use crate::errors::asked_wrongly;
 use crate::open::{encoding_names, open, options};
 use crate::tasks::{Measurement, Retrieval, Retrieved, Scored, Sts, figure, file_name};
@@ -119,8 +119,7 @@ pub(crate) fn run(args: CompareArgs) -> Result<()> {
         new_file::begin(page)?;
     }
     let prepare = |candidate: &Candidate| {
-        let how = EmbeddingArgs { adapter: candidate.adapter.clone(), pooling: args.pooling };
-        Prepared::open(&hub::folder(candidate.model.clone())?, &how)
+        Prepared::open(&hub::folder(candidate.model.clone())?, candidate.adapter.as_deref(), args.pooling)
     };
     let prepared: Vec<Prepared> = args.candidates.iter().map(prepare).collect::<Result<_>>()?;
     let mut outcomes = Vec::new();

@@ -163,7 +163,7 @@ impl Speed {
     fn measure(cpu: &Cpu) -> Speed {
         let memory = Memory::own();
         Speed {
-            read_bytes_per_sec: limits::read_bytes_per_sec(cpu, &memory.pieces(&[]), 10),
+            read_bytes_per_sec: limits::read_bytes_per_sec(cpu, &memory.pieces([].iter()), 10),
             f32_ops_per_sec: limits::f32_ops_per_sec(cpu, 50),
             int8_ops_per_sec: limits::int8_ops_per_sec(cpu, 50),
         }

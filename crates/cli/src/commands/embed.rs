@@ -131,7 +131,7 @@ fn next_window(texts: &mut Texts) -> Result<Vec<Text>> {
 /// Says what would be done.
 fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorFormat, texts: Texts) -> Result<()> {
     let spec = load_spec(folder)?;
-    let settled = Settled::of(folder, &args.embedding, &spec, 0)?;
+    let settled = Settled::of(folder, args.embedding.adapter.as_deref(), args.embedding.pooling, &spec, 0)?;
     let (mut count, mut text_bytes) = (0u64, 0u64);
     for text in texts {
         count += 1;
@@ -156,6 +156,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
             "normalize": normalize,
             "max_tokens": settled.max_tokens,
             "encoding": encoding.name(),
+            "wire": args.embedding.wire.wire.name(),
             "output_bytes": bytes,
             "weight_bytes": weights,
             "available_memory_bytes": available,
@@ -186,6 +187,7 @@ fn report(args: &EmbedArgs, embedding: &Embedding, encoding: Encoding, counts: &
             "normalize": normalize,
             "max_tokens": max_tokens,
             "encoding": encoding.name(),
+            "wire": args.embedding.wire.wire.name(),
             "tokens": counts.tokens,
             "cut": counts.cut,
             "empty": counts.empty,

@@ -8,14 +8,14 @@ use bouquet_kernels::MatrixView;
 use bouquet_model::adapter::Learned;
 use bouquet_model::checkpoint::Dtype;
 use bouquet_model::checkpoint::write::{Planned, Writer};
-use bouquet_model::{Encoding, Network, Tokenizer};
+use bouquet_model::{Encoding, Network, OpenOptions, Tokenizer};
 use bouquet_span::{Limits, Pass};
 use serde_json::json;
 
 use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{AdapterArgs, encoding_names, open_network, options};
+use crate::open::{AdapterArgs, WireArgs, encoding_names, open_network, options};
 use crate::{hub, input, output};
 
 /// What was typed.
@@ -33,6 +33,8 @@ pub(crate) struct ForwardArgs {
     /// What weights are held in and computed with; in f32, codes are decoded
     #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
+    #[command(flatten)]
+    wire: WireArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
@@ -64,7 +66,8 @@ pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
     let learned = args.adapter.open(&args.model)?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
-    let model = open_network(&args.model, &options(args.compute.cpu()?, args.encoding))?;
+    let how = OpenOptions { rounding: args.wire.wire, ..options(args.compute.cpu()?, args.encoding) };
+    let model = open_network(&args.model, &how)?;
     let sequences = match given {
         Some(sequences) => sequences,
         None => cut(&args.text, &Tokenizer::load(&args.model, model.spec.vocab_size)?)?,
@@ -208,7 +211,9 @@ fn report(args: &ForwardArgs, planned: &[Planned], lengths: &[i64]) -> Result<()
     if args.json {
         let tensors: serde_json::Map<_, _> =
             planned.iter().map(|tensor| (tensor.name.clone(), json!(tensor.shape))).collect();
-        return output::json(&json!({ "output": path, "lengths": lengths, "tensors": tensors }));
+        return output::json(
+            &json!({ "output": path, "wire": args.wire.wire.name(), "lengths": lengths, "tensors": tensors }),
+        );
     }
     let tokens: i64 = lengths.iter().sum();
     let last = planned.len() - 3;

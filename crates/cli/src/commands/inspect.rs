@@ -7,15 +7,17 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
-use bouquet_model::Encoding;
 use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::families::load_spec;
 use bouquet_model::fingerprint::Fingerprint;
 use bouquet_model::inspect::{Inspection, TensorSummary};
 use bouquet_model::load::Loader;
+use bouquet_model::{Encoding, OpenOptions};
+use bouquet_span::{Limits, Rounding};
 use serde_json::json;
 
-use crate::open::{cache_names, encoding_names, or_usual};
+use crate::interrupt::Work;
+use crate::open::{cache_names, encoding_names, hash_cache, options, or_usual, wire_names};
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -27,7 +29,8 @@ pub(crate) struct InspectArgs {
     /// Print one JSON object, with every tensor
     #[arg(long)]
     json: bool,
-    /// Print the model's fingerprint instead: a checksum of all that decides the bits of its results. Reads all weights
+    /// Print the model's fingerprint instead: a checksum of all that decides the bits of its results. Reads all weights,
+    /// unless their checksums are known from the last time
     #[arg(long)]
     fingerprint: bool,
     /// With --fingerprint: what weights are computed in [default: codes and blocks as stored, floats in int8]
@@ -36,6 +39,9 @@ pub(crate) struct InspectArgs {
     /// With --fingerprint: how keys and values are kept [default: f32]
     #[arg(long, requires = "fingerprint", value_parser = cache_names())]
     kv_cache: Option<CacheEncoding>,
+    /// With --fingerprint: what hidden states are rounded to between blocks [default: f32, not at all]
+    #[arg(long, requires = "fingerprint", value_parser = wire_names())]
+    wire: Option<Rounding>,
 }
 
 const EXAMPLES: &str = "\
@@ -67,12 +73,25 @@ pub(crate) fn run(mut args: InspectArgs) -> Result<()> {
 
 fn fingerprint(args: &InspectArgs) -> Result<()> {
     let encoding = or_usual(args.encoding, &args.model)?;
-    let kv_cache = args.kv_cache.unwrap_or(CacheEncoding::F32);
-    let found = Fingerprint::of(&args.model, &Cpu::new(system::threads()), encoding, kv_cache)?;
+    let options = OpenOptions {
+        cache_encoding: args.kv_cache.unwrap_or(CacheEncoding::F32),
+        rounding: args.wire.unwrap_or_default(),
+        ..options(Cpu::new(system::threads()), encoding)
+    };
+    let work = Work::begin();
+    let limits = Limits { deadline: None, cancel: work.cancel.clone() };
+    let mut shown = output::Progress::new();
+    let cache = hash_cache();
+    let found = Fingerprint::of(&args.model, &options, cache.as_deref(), &mut |done, parts| {
+        shown.show(&format!("{done}/{parts} parts"));
+        Ok(limits.check()?)
+    });
+    drop(shown);
+    let found = found?;
     if args.json {
         return output::json(&serde_json::to_value(&found).context("cannot write JSON")?);
     }
-    output::line(&found.fingerprint)
+    output::line(&found.fingerprint.to_string())
 }
 
 /// The longest context whose keys and values fit beside the weights; `None` where the weights alone do not.

@@ -5,17 +5,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bouquet_generate::{Adapted, PerplexityOptions, perplexity};
-use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::adapter::Learned;
 use bouquet_model::fingerprint::Computed;
-use bouquet_model::{Encoding, Model};
+use bouquet_model::{Encoding, Model, OpenOptions};
 use serde_json::json;
 
 use super::run::read_text;
 use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{AdapterArgs, check_text, encoding_names, open, options};
+use crate::open::{AdapterArgs, WireArgs, check_text, encoding_names, open, options};
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -36,6 +35,8 @@ pub(crate) struct PerplexityArgs {
     /// What weights are held in and computed with
     #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
     encoding: Encoding,
+    #[command(flatten)]
+    wire: WireArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
@@ -65,7 +66,8 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
     args.model = hub::folder(args.model)?;
     let learned = args.adapter.open(&args.model)?;
-    let opened = open(&args.model, &options(args.compute.cpu()?, args.encoding))?;
+    let how = OpenOptions { rounding: args.wire.wire, ..options(args.compute.cpu()?, args.encoding) };
+    let opened = open(&args.model, &how)?;
     check_text(&text)?;
     let work = Work::begin();
     let options = PerplexityOptions {
@@ -85,7 +87,7 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     if args.json {
         return output::json(&json!({
             "encoding": args.encoding.name(),
-            "computed": Computed::of(&opened.model.spec.stored, args.encoding, CacheEncoding::F32),
+            "computed": Computed::of(&opened.model.spec.stored, &how),
             "perplexity": output::number(result.perplexity),
             "mean_nll": result.mean_nll,
             "tokens": result.tokens,

@@ -18,7 +18,7 @@ use super::interactive;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
-use crate::open::{AdapterArgs, CacheArgs, check_text, encoding_names, open, options, or_usual};
+use crate::open::{AdapterArgs, CacheArgs, WireArgs, check_text, encoding_names, open, options, or_usual};
 use crate::{hub, input, output, system};
 
 /// What was typed.
@@ -50,6 +50,8 @@ pub(crate) struct RunArgs {
     /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
+    #[command(flatten)]
+    wire: WireArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
@@ -91,6 +93,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.model = hub::folder(args.model)?;
     let mut options = options(args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     options.cache_encoding = args.cache.kv_cache;
+    options.rounding = args.wire.wire;
     let learned = args.adapter.open(&args.model)?;
     let template = if args.raw { None } else { ChatTemplate::load(&args.model, Clock::now())? };
     if args.system.is_some() && template.is_none() {
@@ -118,7 +121,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     if prompt_ids.is_empty() && args.prompt.is_some() {
         return Err(asked_wrongly("the prompt is empty", "give a text to go on from"));
     }
-    let computed = Computed::of(&opened.model.spec.stored, options.encoding, options.cache_encoding);
+    let computed = Computed::of(&opened.model.spec.stored, &options);
     let seed = plan.sampling.seed;
     let drawn = args.generation.seed.is_none() && !plan.sampling.is_greedy();
     let options = GenerateOptions { sampling: plan.sampling, stop: plan.stop, cancel: work.cancel.clone() };

@@ -108,6 +108,7 @@ pub(crate) fn instruction_sets() -> Vec<&'static str> {
 fn alone(command: &mut Command) {
     command.current_dir(root()).stdin(Stdio::null()).env_remove("HF_HUB_CACHE").env_remove("HF_TOKEN");
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-cache"));
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("caches"));
 }
 
 /// A copy of a tiny model that can be broken.

@@ -47,8 +47,12 @@ fn results_say_how_they_were_computed() {
             assert_eq!(said, &fingerprint[name], "{name}");
             assert_eq!(said == &perplexity["computed"][name], name != "kv_cache", "{name}");
         }
-        assert_eq!(run["computed"].as_object().unwrap().len(), 5);
+        assert_eq!(run["computed"].as_object().unwrap().len(), 6);
         assert_eq!(perplexity["computed"]["kv_cache"], "f32");
+        let rounded =
+            json(&[&["perplexity", model, arg(&text), "--max-windows", "1", "--wire", "bf16"], &flags[..]].concat());
+        assert_eq!(rounded["computed"]["wire"], "bf16");
+        assert_ne!(rounded["perplexity"], perplexity["perplexity"]);
     }
 }
 
@@ -91,8 +95,13 @@ fn a_model_has_a_fingerprint() {
     assert_eq!(shown.trim(), object["fingerprint"].as_str().unwrap());
     assert_eq!((&object["stored"], &object["encoding"]), (&"f32".into(), &"int8".into()));
     let floats = json(&["inspect", arg(&model), "--fingerprint", "--json", "--encoding", "f32"]);
-    assert_ne!(floats["fingerprint"], object["fingerprint"]);
-    assert_eq!(floats["blocks"], object["blocks"]);
+    let int8_wire = json(&["inspect", arg(&model), "--fingerprint", "--json", "--wire", "int8"]);
+    assert_eq!((&int8_wire["wire"], &int8_wire["blocks"]), (&"int8".into(), &object["blocks"]));
+    let blocks = object["blocks"].as_array().unwrap();
+    assert!(floats["blocks"].as_array().unwrap().iter().zip(blocks).all(|(a, b)| a != b));
+    let mut all = [&object, &floats, &int8_wire].map(|found| found["fingerprint"].as_str().unwrap());
+    all.sort();
+    assert!(all.windows(2).all(|pair| pair[0] != pair[1]), "{all:?}");
 }
 
 #[test]

@@ -21,6 +21,15 @@ pub enum FloatEncoding {
 }
 
 impl FloatEncoding {
+    /// As everyone calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FloatEncoding::F32 => "f32",
+            FloatEncoding::F16 => "f16",
+            FloatEncoding::Bf16 => "bf16",
+        }
+    }
+
     /// Bytes of one number.
     pub fn bytes(self) -> usize {
         match self {

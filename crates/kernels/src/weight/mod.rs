@@ -123,6 +123,25 @@ impl Weight {
         }
     }
 
+    /// All that its products depend on but its shape: what it is stored in and computed in, in a word or two, and the bytes of
+    /// numbers, codes and scales. For telling whether two weights are the same.
+    pub fn contents(&self) -> (String, Vec<&[u8]>) {
+        let named = |name: &str, arithmetic| match arithmetic {
+            Arithmetic::Float => name.to_owned(),
+            Arithmetic::Integer => format!("{name} by integers"),
+        };
+        let scales = |scales| bytemuck::cast_slice::<f32, u8>(scales);
+        match self {
+            Weight::Float(weight) => (weight.encoding().name().to_owned(), vec![weight.data()]),
+            Weight::Int8(weight, by) => (named("int8", *by), vec![weight.codes(), scales(weight.absmax())]),
+            Weight::Int4(weight, by) => {
+                (named("int4", *by), vec![weight.codes(), weight.group_scales(), scales(weight.row_scales())])
+            }
+            Weight::Nf4(weight) => ("nf4".to_owned(), vec![weight.codes(), scales(weight.absmax())]),
+            Weight::Blocks(weight, by) => (named(weight.format().name(), *by), vec![weight.data()]),
+        }
+    }
+
     /// `y = x Wᵀ (+ bias)`: `x` is `[tokens, cols]`, `y` is `[tokens, rows]`. Rule 1 for floats; integers are exact, and
     /// what is float about them is told in `codes.rs` and `blocks/integer.rs`. The bias is added last. Panics on other shapes.
     pub fn product(&self, cpu: &Cpu, x: MatrixView<'_>, bias: Option<&[f32]>, mut y: MatrixViewMut<'_>) {

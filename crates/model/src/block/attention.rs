@@ -89,11 +89,17 @@ impl Attention {
     }
 
     /// Its linears, in the order in which data passes them.
-    pub(crate) fn linears(&self) -> Vec<&Linear> {
+    pub(crate) fn linears(&self) -> Vec<(Site, &Linear)> {
+        let output = (Site::O, &self.output);
         match &self.qkv {
-            Qkv::Separate { q, k, v } => vec![q, k, v, &self.output],
-            Qkv::Fused(qkv) => vec![qkv, &self.output],
+            Qkv::Separate { q, k, v } => vec![(Site::Q, q), (Site::K, k), (Site::V, v), output],
+            Qkv::Fused(qkv) => vec![(Site::Qkv, qkv), output],
         }
+    }
+
+    /// The norms of each head's queries and keys, where there are some.
+    pub(crate) fn head_norms(&self) -> Option<&HeadNorms> {
+        self.head_norms.as_ref()
     }
 
     /// Appends the keys and values of `x` to the cache of each sequence and attends over all that they hold.

@@ -92,11 +92,13 @@ impl Sites {
 
 impl FeedForward {
     /// Its linears, in the order in which data passes them.
-    pub(crate) fn linears(&self) -> Vec<&Linear> {
+    pub(crate) fn linears(&self) -> Vec<(Site, &Linear)> {
         match self {
-            FeedForward::Dense(expert) => expert.linears().collect(),
+            FeedForward::Dense(expert) => expert.linears(Sites::DENSE).collect(),
             FeedForward::Experts { router, experts, .. } => {
-                std::iter::once(router).chain(experts.iter().flat_map(Expert::linears)).collect()
+                let experts = experts.iter().enumerate();
+                let experts = experts.flat_map(|(index, expert)| expert.linears(Sites::expert(index)));
+                std::iter::once((Site::Router, router)).chain(experts).collect()
             }
         }
     }
@@ -221,8 +223,9 @@ impl FeedForwardActivations {
 }
 
 impl Expert {
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.gate.iter().chain([&self.up, &self.down])
+    fn linears(&self, sites: Sites) -> impl Iterator<Item = (Site, &Linear)> {
+        let gate = self.gate.iter().map(move |gate| (sites.gate, gate));
+        gate.chain([(sites.up, &self.up), (sites.down, &self.down)])
     }
 
     fn activations(&self, call: Call<'_>, sites: Sites, tokens: &[Token], x: MatrixView<'_>) -> ExpertActivations {

@@ -25,12 +25,14 @@ use std::mem::replace;
 
 use bouquet_kernels::ops::elementwise;
 use bouquet_kernels::{Cpu, Matrix, MatrixView, Weight};
+use bouquet_span::Site;
 use bouquet_span::adapter::LeafGrad;
 
 use self::attention::{Attention, AttentionActivations};
 use self::batch::{Batch, Call};
 use self::feed_forward::{FeedForward, FeedForwardActivations};
 use crate::kv_cache::KvCache;
+use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec::Wiring;
 
@@ -65,10 +67,14 @@ pub(crate) struct Activations {
 }
 
 impl Block {
-    /// Its weights, in the order in which data passes them.
+    /// Its linears, in the order in which data passes them.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = (Site, &Linear)> {
+        self.attention.linears().into_iter().chain(self.feed_forward.linears())
+    }
+
+    /// Their weights.
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
-        let linears = self.attention.linears().into_iter().chain(self.feed_forward.linears());
-        linears.map(|linear| &linear.weight)
+        self.linears().map(|(_, linear)| &linear.weight)
     }
 
     /// The output for packed rows, `[tokens, hidden_size]`; `caches` holds that of each sequence of the batch.

@@ -101,6 +101,19 @@ impl Plan {
     /// # Errors
     /// Whatever is wrong with the file.
     pub fn of_file(path: &Path, to: Option<&Dtype>) -> Result<Plan> {
+        Plan::of_tensors(path, to, |_| true)
+    }
+
+    /// Plans a file of the ends of another file's model, as they are: what a machine that has none of its blocks opens with
+    /// [`Ends::open`](crate::Ends::open).
+    ///
+    /// # Errors
+    /// As [`of_file`](Self::of_file).
+    pub fn of_ends(path: &Path) -> Result<Plan> {
+        Plan::of_tensors(path, None, |name| !name.starts_with("blk."))
+    }
+
+    fn of_tensors(path: &Path, to: Option<&Dtype>, wanted: impl Fn(&str) -> bool) -> Result<Plan> {
         let file = GgufFile::open(path)?;
         let spec = file.spec()?;
         let mut metadata = Metadata::default();
@@ -109,7 +122,7 @@ impl Plan {
         file.metadata().iter().filter(|(key, _)| kept(key)).for_each(|(key, value)| metadata.set(key, value.clone()));
         let mut plan = Plan { bytes_before: 0, notes: Vec::new(), bytes: 0, metadata, tensors: Vec::new(), spec };
         let mut decoded = BTreeSet::new();
-        for tensor in file.tensors() {
+        for tensor in file.tensors().filter(|tensor| wanted(&tensor.name)) {
             plan.bytes_before += tensor.data.len() as u64;
             let kind = match to {
                 None => tensor.kind,

@@ -134,6 +134,40 @@ impl Plan {
         plan.with_pieces(spec, source, request.max_shard_bytes, piece)
     }
 
+    /// Plans a folder of a model's ends alone, as a machine that has none of its blocks opens it with [`Ends::open`]. Where floats
+    /// are served in codes they are in these codes, else as they are stored. Reads no weights.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the tensors.
+    ///
+    /// [`Ends::open`]: crate::Ends::open
+    pub fn of_ends(spec: &ModelSpec, source: &dyn TensorSource, encoding: Encoding) -> Result<Plan> {
+        let made = match encoding {
+            _ if spec.stored != Stored::floats() => Encoding::F32,
+            Encoding::Stored => Encoding::Int8,
+            encoding => encoding,
+        };
+        let (mut stored, mut config, mut layouts) = (spec.stored.clone(), Vec::new(), BTreeMap::new());
+        if made != Encoding::F32 {
+            let embedding = made.of_vocabulary();
+            let request = Request { encoding: made, double: false, embedding, max_shard_bytes: u64::MAX };
+            (stored, layouts) = (request.stored(), BTreeMap::new());
+            layouts_of_ends(spec, source, &request, &mut layouts)?;
+            config.push((FIELD.to_owned(), stored.to_config(false).expect("not floats")));
+        }
+        let loader = Loader { source, spec, encoding: None };
+        loader.head(&loader.embedding()?)?;
+        let mut plan = Plan { stored, bytes_before: 0, shards: Vec::new(), what: json!("ends"), config };
+        let mut unit = Unit { label: "ends".to_owned(), pieces: Vec::new() };
+        for name in source.names().into_iter().filter(|name| block_of(spec, name).is_none()) {
+            let Some(tensor) = source.tensor(name)? else { continue };
+            plan.bytes_before += tensor.data.len() as u64;
+            unit.pieces.push(piece(name, &tensor, layouts.get(name).copied()));
+        }
+        plan.shards = cut(vec![unit], u64::MAX);
+        Ok(plan)
+    }
+
     /// Plans the files: at most a piece for each tensor of the source, which are all checked.
     pub(crate) fn with_pieces(
         mut self,
@@ -212,11 +246,7 @@ fn bytes(planned: &Planned) -> u64 {
 /// The tensors that are encoded, by their names in the source.
 fn layouts(spec: &ModelSpec, source: &dyn TensorSource, request: &Request) -> Result<BTreeMap<String, Layout>> {
     let mut layouts = BTreeMap::new();
-    let mut add = |module: &str, encoding| -> Result<()> {
-        let (name, _) = find(source, &spec.names, &format!("{module}.weight"))?;
-        layouts.insert(name, Layout { encoding, double: request.double });
-        Ok(())
-    };
+    let mut add = |module: &str| add_layout(spec, source, module, request.encoding, request, &mut layouts);
     for block in 0..spec.num_blocks {
         for linear in spec.block.linears() {
             let encoded = match linear.site {
@@ -225,10 +255,22 @@ fn layouts(spec: &ModelSpec, source: &dyn TensorSource, request: &Request) -> Re
                 _ => true,
             };
             if let Some(module) = spec.names.linear(LinearId::new(block, linear.site)).filter(|_| encoded) {
-                add(&module, request.encoding)?;
+                add(&module)?;
             }
         }
     }
+    layouts_of_ends(spec, source, request, &mut layouts)?;
+    Ok(layouts)
+}
+
+/// Those of them that are in no block.
+fn layouts_of_ends(
+    spec: &ModelSpec,
+    source: &dyn TensorSource,
+    request: &Request,
+    layouts: &mut BTreeMap<String, Layout>,
+) -> Result<()> {
+    let mut add = |module: &str, encoding| add_layout(spec, source, module, encoding, request, layouts);
     if spec.projects() {
         // Linears like others to bitsandbytes.
         add(spec.names.project_in, request.encoding)?;
@@ -240,7 +282,20 @@ fn layouts(spec: &ModelSpec, source: &dyn TensorSource, request: &Request) -> Re
             add(spec.names.head, request.embedding)?;
         }
     }
-    Ok(layouts)
+    Ok(())
+}
+
+fn add_layout(
+    spec: &ModelSpec,
+    source: &dyn TensorSource,
+    module: &str,
+    encoding: Encoding,
+    request: &Request,
+    layouts: &mut BTreeMap<String, Layout>,
+) -> Result<()> {
+    let (name, _) = find(source, &spec.names, &format!("{module}.weight"))?;
+    layouts.insert(name, Layout { encoding, double: request.double });
+    Ok(())
 }
 
 /// The embedding, each block, and what is behind them, all empty.
@@ -258,8 +313,14 @@ fn unit_of(spec: &ModelSpec, name: &str) -> usize {
     if before_blocks.into_iter().any(|part| !part.is_empty() && name.starts_with(part)) {
         return 0;
     }
-    let number = name.strip_prefix(names.block).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-    number.filter(|&block| block < spec.num_blocks).map_or(spec.num_blocks + 1, |block| block + 1)
+    block_of(spec, name).map_or(spec.num_blocks + 1, |block| block + 1)
+}
+
+/// The block that a tensor is of.
+fn block_of(spec: &ModelSpec, name: &str) -> Option<usize> {
+    let name = name.strip_prefix(spec.names.prefix).unwrap_or(name);
+    let number = name.strip_prefix(spec.names.block).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    number.filter(|&block| block < spec.num_blocks)
 }
 
 fn piece(name: &str, tensor: &Tensor, encoded: Option<Layout>) -> Piece {

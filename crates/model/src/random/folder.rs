@@ -176,8 +176,8 @@ mod tests {
             let written = Model::open(&folder, &options).unwrap();
             let made = crate::Network::from_source(&source, SMALL.spec(), &options).unwrap();
             assert_eq!(written.spec.stored.linears, encoding);
-            let same = written.weights.iter().zip(&made.weights).all(|(a, b)| a.data() == b.data());
-            assert!(same && written.weights.len() == made.weights.len(), "{encoding}");
+            let same = written.weights().zip(made.weights()).all(|(a, b)| a.data() == b.data());
+            assert!(same && written.linears.len() == made.linears.len(), "{encoding}");
             let ids = written.tokenizer.encode("Grüße 1", false).unwrap().ids;
             assert_eq!(ids.len(), "Grüße 1".len());
             assert_eq!(written.tokenizer.decode(&ids, true).unwrap(), "Grüße 1");

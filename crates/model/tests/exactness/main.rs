@@ -3,6 +3,7 @@
 
 mod fixtures;
 mod lora;
+mod parts;
 mod reference;
 mod same_bits;
 mod waist;

@@ -57,7 +57,7 @@ impl Bench {
         let (embedding, head) = (&self.network.embedding.weight, &self.network.head.weight);
         let tied = embedding.data().as_ptr() == head.data().as_ptr();
         let embedding = if tied { 0 } else { embedding.bytes() };
-        (self.network.weights.iter().map(Weight::bytes).sum::<usize>() + embedding) as u64
+        (self.network.weights().map(Weight::bytes).sum::<usize>() + embedding) as u64
     }
 
     /// Runs a test so many times, after a warm-up.
@@ -191,7 +191,7 @@ impl Bench {
     }
 
     fn machine_limits(&self) -> MachineLimits {
-        MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(&self.network.weights))
+        MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(self.network.weights()))
     }
 
     fn prompt_chunk(&self) -> usize {

@@ -194,7 +194,7 @@ impl Speed {
     fn of(written: &Written, model: &Model, encoding: Encoding) -> Speed {
         let tokens_per_sec = written.tokens as f64 / written.time.as_secs_f64().max(1e-9);
         let (cpu, cost) = (&model.cpu, TokenCost::of(model));
-        let memory = Memory::of(model.weights.iter().map(|weight| weight.bytes() as u64).sum());
+        let memory = Memory::of(model.weights().map(|weight| weight.bytes() as u64).sum());
         Speed {
             isa: cpu.isa(),
             threads: cpu.threads(),
@@ -202,7 +202,7 @@ impl Speed {
             tokens_per_sec,
             bytes_per_sec: tokens_per_sec * cost.weight_bytes,
             ops_per_sec: tokens_per_sec * (cost.block_ops + cost.head_ops),
-            limits: MachineLimits::measure(cpu, encoding, memory.pieces(&model.weights)),
+            limits: MachineLimits::measure(cpu, encoding, memory.pieces(model.weights())),
         }
     }
 

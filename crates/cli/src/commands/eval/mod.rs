@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use bouquet_model::Encoding;
 use clap::Subcommand;
+use serde_json::Value;
 
 use crate::compute::ComputeArgs;
 use crate::embedding::{Embedding, EmbeddingArgs};
@@ -71,6 +72,13 @@ impl TaskArgs {
     fn open(&self) -> Result<Embedding> {
         let folder = hub::folder(self.model.clone())?;
         Embedding::open(&folder, &self.embedding, self.compute.cpu()?, self.encoding)
+    }
+
+    /// Figures, with what they were computed in.
+    fn named(&self, mut figures: Value) -> Value {
+        figures["encoding"] = self.encoding.name().into();
+        figures["wire"] = self.embedding.wire.wire.name().into();
+        figures
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn run(args: TaskArgs) -> Result<()> {
     let mut measurement = Measurement::begin(&embedding);
     let retrieved: Vec<Retrieved> = tasks.iter().map(|task| task.retrieve(&mut measurement)).collect::<Result<_>>()?;
     if args.json {
-        output::json(&as_json(&retrieved))?;
+        output::json(&args.named(as_json(&retrieved)))?;
     } else {
         output::write(&table(&retrieved))?;
     }

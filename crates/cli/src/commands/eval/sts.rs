@@ -26,7 +26,7 @@ pub(super) fn run(args: TaskArgs) -> Result<()> {
     let scored: Vec<Scored> = tasks.iter().map(|task| task.score(&mut measurement)).collect::<Result<_>>()?;
     let mean = Agreement::mean(&scored.iter().map(|one| one.agreement).collect::<Vec<_>>());
     if args.json {
-        output::json(&as_json(&scored, mean))?;
+        output::json(&args.named(as_json(&scored, mean)))?;
     } else {
         output::write(&table(&scored, mean))?;
     }

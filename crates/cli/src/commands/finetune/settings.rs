@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bouquet_model::{Encoding, Pooling};
+use bouquet_span::Rounding;
 use bouquet_tune::config::{Config, Kind, Objective, OptimizerKind};
 use bouquet_tune::folder::{self, RunFolder, Stage};
 use bouquet_tune::schedule::Schedule;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::errors::{asked_wrongly, wrong};
-use crate::open::encoding_names;
+use crate::open::{encoding_names, wire_names};
 
 /// Settings that may be given; what is not given comes from elsewhere.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize, Serialize)]
@@ -37,6 +38,11 @@ pub(super) struct Settings {
     #[arg(long, value_parser = encoding_names())]
     #[serde(with = "optional_text")]
     encoding: Option<Encoding>,
+    /// Round hidden states before the first block and behind each, as a swarm with such a wire does [default: f32, not at
+    /// all]
+    #[arg(long, value_parser = wire_names())]
+    #[serde(with = "optional_text")]
+    wire: Option<Rounding>,
     /// What is learned on top of them: pairs of low rank, rows before the text, or rows added in each block
     #[arg(long, value_parser = kinds(), help_heading = ADAPTER)]
     kind: Option<Kind>,
@@ -252,6 +258,7 @@ fn defaults(objective: &str) -> Vec<(&'static str, Value)> {
     let none = || Value::Array(Vec::new());
     vec![
         ("columns", "".into()),
+        ("wire", Rounding::None.name().into()),
         ("kind", "lora".into()),
         ("rank", 8.into()),
         ("alpha", 16.0.into()),

@@ -68,7 +68,7 @@ Examples:
   bouquet search vectors.npy \"two cats\" \"deux chats\" --model MODEL --texts sentences.txt -k 3
   bouquet search vectors.npy \"two cats\" --model MODEL --texts sentences.txt --index
 
-Give the model, adapter, pooling and encoding that the vectors were made with. Scores are cosines. All
+Give the model, adapter, pooling, encoding and wire that the vectors were made with. Scores are cosines. All
 vectors are compared, a block at a time, so that the file may be larger than the memory. For many searches
 in many vectors, --index builds an index once, FILE.npy.hnsw: it finds nearly always the same, in a few
 milliseconds, and is used from then on where there are 100,000 vectors or more.";
