@@ -1,5 +1,5 @@
 //! What a swarm needs of a network: streams of bytes between machines that know each other by their keys. One
-//! implementation speaks TCP through libp2p (`network`), one is simulated, with a time of its own and
+//! implementation speaks TCP through libp2p ([`network`](crate::network)), one is simulated, with a time of its own and
 //! with faults (`simulated`).
 
 use std::future::Future;
@@ -21,6 +21,9 @@ pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Bytes in order, both ways, between this machine and one whose key is proven.
+///
+/// Only so many bytes are under way that the other end has not read; then writing waits. Two ends that both write
+/// and do not read wait for each other, so who writes much reads meanwhile.
 pub struct Stream {
     /// The machine at the other end.
     pub peer: PeerId,

@@ -21,11 +21,14 @@ fn the_relay_is_as_slow_as_it_is_told() {
         assert_carries(&mut stream, b"there and back").await;
         let took = before.elapsed();
         assert!(took >= Duration::from_millis(40), "{took:?}");
-        // A stream over a connection that is there takes one round trip.
-        let before = Instant::now();
-        drop(client.open(server.peer_id(), address).await.unwrap());
-        let took = before.elapsed();
-        assert!((40..80).contains(&took.as_millis()), "{took:?}");
+        // A stream over a connection that is there takes one round trip, when the machine has nothing else to do.
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let before = Instant::now();
+            drop(client.open(server.peer_id(), address.clone()).await.unwrap());
+            quickest = quickest.min(before.elapsed());
+        }
+        assert!((40..80).contains(&quickest.as_millis()), "{quickest:?}");
         relay.set(Link { bytes_per_second: Some(1_000_000), ..Link::default() });
         let before = Instant::now();
         assert_carries(&mut stream, &[1; 100_000]).await;
