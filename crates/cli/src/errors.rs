@@ -12,6 +12,7 @@ use bouquet_generate::GenerateError;
 use bouquet_hub::HubError;
 use bouquet_model::{ModelError, is_gguf};
 use bouquet_span::SpanError;
+use bouquet_swarm::SwarmError;
 use bouquet_tune::TuneError;
 use bouquet_tune::data::DataError;
 use clap::error::ErrorKind;
@@ -135,6 +136,9 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<HubError>() {
         return hub::hint(error);
     }
+    if let Some(error) = error.downcast_ref::<SwarmError>() {
+        return swarm_hint(error).map(str::to_owned);
+    }
     if let Some(error) = error.downcast_ref::<GenerateError>() {
         return generate_hint(error);
     }
@@ -151,6 +155,22 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         return model_hint(error).map(str::to_owned);
     }
     Some(disk_hint(error.downcast_ref::<io::Error>()?).to_owned())
+}
+
+/// What to try where others do not answer, or not as they should.
+fn swarm_hint(error: &SwarmError) -> Option<&'static str> {
+    Some(match error {
+        SwarmError::Invite(_) => "copy the whole word that bouquet join printed, from bouquet1 on",
+        SwarmError::Unreachable { .. } => {
+            "check that the server still runs and can be reached from here; else ask for a newer invite"
+        }
+        SwarmError::OtherModel { .. } => "ask for an invite of this swarm, and use the same version of this program",
+        SwarmError::Missing(_) => "wait for somebody to host them, or do: bouquet join INVITE",
+        SwarmError::Refused { .. } => "try again in a moment, or add a server: bouquet join INVITE",
+        SwarmError::Network(_) => "choose another address with --listen, such as /ip4/0.0.0.0/tcp/0",
+        SwarmError::Garbage { .. } | SwarmError::Record(_) => "use the same version of this program on all machines",
+        _ => return None,
+    })
 }
 
 /// What to try where the system could not read or write.

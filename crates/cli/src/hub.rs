@@ -8,17 +8,22 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bouquet_hub::{Event, Hub, HubError, Name, Plan, Settings};
 use bouquet_model::is_gguf;
+use bouquet_swarm::Invite;
 
 use crate::errors::wrong;
 use crate::interrupt::LastWords;
 
 use crate::output::{self, Progress};
+use crate::swarm;
 
 /// The folder of a model, or its GGUF file. One that the cache has is used as it is, and nobody is asked whether there is
 /// a newer one.
 pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
     if model.exists() {
         return in_folder(model);
+    }
+    if let Some(invite) = model.to_str().filter(|text| Invite::is_meant(text)) {
+        return swarm::ends(invite);
     }
     // What is no name of the hub is refused by whoever opens it, as a folder that is not there.
     let Some(name) = model.to_str().and_then(Name::parse) else { return Ok(model) };

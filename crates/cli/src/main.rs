@@ -13,6 +13,7 @@ mod interrupt;
 mod limits;
 mod open;
 mod output;
+mod swarm;
 mod system;
 mod tasks;
 
@@ -39,10 +40,12 @@ Examples:
   bouquet merge MODEL --adapter DIR -o DIR       the same with an adapter folded in
   bouquet embed MODEL texts.txt -o vectors.npy   texts to vectors, to search in or to learn from
   bouquet pull bigscience/bloom-560m             fetch it, or what is new of it
+  bouquet join MODEL                             host its blocks together with others
 
 A MODEL is a folder in the layout of Hugging Face (config.json, tokenizer.json, safetensors), a GGUF
 file, or a name of the hub: org/name, org/name@revision, or org/name:Q4_K_M for one of its GGUF files.
-What the cache lacks of it is fetched.";
+What the cache lacks of it is fetched. Where others host one together (bouquet join), their invite
+stands for the model.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -72,6 +75,10 @@ enum Command {
     Merge(commands::merge::MergeArgs),
     /// Fetch a model from the hub, or what is new of it
     Pull(commands::pull::PullArgs),
+    /// Host some of a model's blocks, together with others
+    Join(Box<commands::join::JoinArgs>),
+    /// Look at a swarm
+    Swarm(commands::swarm::SwarmArgs),
     /// Measure how fast a model runs here, beside the limits of the machine
     Bench(commands::bench::BenchArgs),
     /// Say what of this machine is used, how fast it is, and what stands in the way
@@ -103,6 +110,8 @@ fn main() -> ExitCode {
         Command::Convert(args) => commands::convert::run(args),
         Command::Merge(args) => commands::merge::run(args),
         Command::Pull(args) => commands::pull::run(args),
+        Command::Join(args) => commands::join::run(*args),
+        Command::Swarm(args) => commands::swarm::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Forward(args) => commands::forward::run(args),

@@ -14,8 +14,8 @@ use bouquet_model::{Encoding, Model, ModelSpec, Network, OpenOptions, is_gguf};
 use bouquet_span::Rounding;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::errors::wrong;
-use crate::{output, system};
+use crate::errors::{asked_wrongly, wrong};
+use crate::{output, swarm, system};
 
 /// A model, and how long it took to open.
 pub(crate) struct Opened {
@@ -79,6 +79,13 @@ pub(crate) fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
 /// The encoding that was asked for, or the usual one: of a GGUF file its blocks as they are; of a folder int8, unless it is
 /// encoded already.
 pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
+    if let Some(swarm) = swarm::of(folder) {
+        let served = swarm::encoding(&swarm.invite)?;
+        return match encoding.is_none_or(|encoding| encoding == served) {
+            true => Ok(served),
+            false => Err(asked_wrongly(format!("this swarm computes in {}", served.name()), "leave --encoding out")),
+        };
+    }
     if let Some(encoding) = encoding {
         return Ok(encoding);
     }
@@ -110,7 +117,10 @@ pub(crate) fn hash_cache() -> Option<PathBuf> {
 
 /// Opens what of a folder's model needs no tokenizer.
 pub(crate) fn open_network(folder: &Path, options: &OpenOptions) -> Result<Network> {
-    Ok(Network::open(folder, options)?)
+    match swarm::of(folder) {
+        Some(swarm) => swarm.open_network(folder, options),
+        None => Ok(Network::open(folder, options)?),
+    }
 }
 
 /// How models are opened here: what they compute with may take the memory that is there.
@@ -122,7 +132,10 @@ pub(crate) fn options(cpu: Cpu, encoding: Encoding) -> OpenOptions {
 /// Opens the model of a folder.
 pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Opened> {
     let start = Instant::now();
-    let model = Model::open(folder, options)?;
+    let model = match swarm::of(folder) {
+        Some(swarm) => swarm.open(folder, options)?,
+        None => Model::open(folder, options)?,
+    };
     Ok(Opened { model, time: start.elapsed() })
 }
 

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use bouquet_embed::Dense;
 use bouquet_embed::export::Export;
+use bouquet_model::OpenOptions;
 use bouquet_model::adapter::Learned;
-use bouquet_model::{Network, OpenOptions};
 use bouquet_span::Limits;
 use bouquet_tune::checkpoint::{self, Checkpoint, Progress};
 use bouquet_tune::config::{Config, Objective};
@@ -35,7 +35,7 @@ use self::whiten::Whitened;
 use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, disk_hint, wrong};
 use crate::interrupt::Work;
-use crate::open::options;
+use crate::open::{open_network, options};
 use crate::{output, system};
 
 /// What was typed.
@@ -141,7 +141,7 @@ fn learn(args: &FinetuneArgs, prepared: &Prepared, plan: PassPlan, memory: Memor
     bouquet_kernels::set_most_idle_bytes(usize::try_from(memory.idle).unwrap_or(usize::MAX));
     // Before the folder is taken: a model that cannot be opened leaves none.
     let how = OpenOptions { rounding: config.wire, ..options(args.compute.cpu()?, config.encoding) };
-    let network = Network::open(&prepared.folder, &how)?;
+    let network = open_network(&prepared.folder, &how)?;
     let (folder, from) = begin(args, prepared)?;
     let work = Work::begin();
     let limits = Limits { deadline: None, cancel: work.cancel.clone() };

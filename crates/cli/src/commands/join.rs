@@ -1,0 +1,348 @@
+//! `bouquet join`: hosts some of a model's blocks, together with others.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bouquet_model::families::load_spec;
+use bouquet_model::{Encoding, Fingerprint, KnownHashes, LocalSpan, OpenOptions};
+use bouquet_span::{Span, Speed};
+use bouquet_swarm::compute::{Blocks, Compute};
+use bouquet_swarm::directory::Directory;
+use bouquet_swarm::invite::{MAX_PEERS, Peer};
+use bouquet_swarm::member::{GOSSIP, Member};
+use bouquet_swarm::network::{DEFAULT_PORT, Network, Settings};
+use bouquet_swarm::server::{self, Server};
+use bouquet_swarm::shelf::Shelf;
+use bouquet_swarm::{Digest, Figures, Invite, ServerState, SwarmError, Transport, balance, identity};
+use libp2p_identity::Keypair;
+use multiaddr::Multiaddr;
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::compute::ComputeArgs;
+use crate::errors::{asked_wrongly, wrong};
+use crate::interrupt::Work;
+use crate::open::{WireArgs, encoding_names, hash_cache, options, or_usual};
+use crate::output::{self, Progress};
+use crate::swarm::{self, Connected};
+use crate::{hub, system};
+
+/// What was typed.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct JoinArgs {
+    /// An invite; or, to found a swarm, the folder of the model, its GGUF file, or its name on the hub
+    #[arg(value_name = "INVITE|MODEL")]
+    what: String,
+    /// Where the model of the invite is on this machine [default: its name on the hub]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// The blocks to host: 3:9 is from block 3 up to, not including, 9 [default: as many as fit, where they are needed most]
+    #[arg(long, value_name = "FROM:TO", value_parser = block_range)]
+    blocks: Option<Range<usize>>,
+    /// Memory for weights and caches, such as 6GB [default: what is free]
+    #[arg(long, value_name = "SIZE", value_parser = output::size)]
+    memory: Option<u64>,
+    /// What weights are held in and computed with, in the whole swarm [default: codes and blocks as stored, floats in int8]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
+    #[command(flatten)]
+    wire: WireArgs,
+    /// What others see this machine called
+    #[arg(long, value_name = "NAME", default_value = "")]
+    name: String,
+    /// Where to listen, such as /ip4/127.0.0.1/tcp/0; may be given several times [default: port 31330, or the next that is
+    /// free, on all addresses]
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<Multiaddr>,
+    /// A file with this machine's key, made if it is not there: with it the machine is the same after a restart
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Print one JSON object a line, the first when it serves
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bouquet join bigscience/bloom-7b1              found a swarm; prints an invite
+  bouquet join INVITE                            join it from another machine
+  bouquet join MODEL --blocks 0:12 --name office
+  bouquet run INVITE \"Once upon a time\"          use it, from any machine
+
+Whoever has the invite can use the swarm and join it; it holds the key that all connections are
+encrypted with. Nobody else is contacted. Ctrl-C leaves: clients go elsewhere first.";
+
+/// Tokens of cache that a server makes room for when it chooses how many blocks to take.
+const USUAL_CACHE_TOKENS: u64 = 8192;
+
+/// Ports that are tried after the usual one.
+const PORTS: u16 = 32;
+
+pub(crate) fn run(args: JoinArgs) -> Result<()> {
+    let invited = Invite::is_meant(&args.what).then(|| swarm::invite(&args.what)).transpose()?;
+    if invited.is_some() && args.encoding.is_some() {
+        return Err(asked_wrongly("a swarm has one encoding, and the invite names it", "leave --encoding out"));
+    }
+    let model = match (&invited, &args.model) {
+        (None, Some(_)) => {
+            return Err(asked_wrongly("--model says where the model of an invite is", "give the model alone"));
+        }
+        (Some(_), Some(model)) => hub::folder(model.clone())?,
+        (Some(invite), None) => hub::folder(PathBuf::from(&invite.model))?,
+        (None, None) => hub::folder(PathBuf::from(&args.what))?,
+    };
+    let mut options = options(args.compute.cpu()?, Encoding::F32);
+    match &invited {
+        Some(invite) => {
+            options.encoding = swarm::encoding(invite)?;
+            options.rounding = invite.wire.rounding();
+        }
+        None => {
+            options.encoding = or_usual(args.encoding, &model)?;
+            options.rounding = args.wire.wire;
+        }
+    }
+    let work = Work::begin();
+    let connected = invited.map(Connected::new).transpose()?;
+    let parts = Parts::of(&model, &options, connected.as_ref())?;
+    let serving = Serving::start(&args, &model, &options, connected, &parts)?;
+    serving.tell(&args, parts.blocks.len())?;
+    while !work.cancel.is_cancelled() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    serving.leave(args.json)
+}
+
+/// `3:9`.
+fn block_range(text: &str) -> std::result::Result<Range<usize>, String> {
+    let range = text.split_once(':').and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    range.filter(|range: &Range<usize>| range.start < range.end).ok_or_else(|| "blocks are given as 3:9".to_owned())
+}
+
+/// What the model's parts are.
+struct Parts {
+    fingerprint: Digest,
+    ends: bouquet_model::Hash,
+    blocks: Vec<bouquet_model::Hash>,
+}
+
+impl Parts {
+    /// By the swarm, where there is one; else by reading the model, once.
+    fn of(model: &Path, options: &OpenOptions, swarm: Option<&Connected>) -> Result<Parts> {
+        if let Some(swarm) = swarm {
+            let (ends, blocks) = swarm.hashes(model, options)?;
+            return Ok(Parts { fingerprint: swarm.invite.fingerprint, ends, blocks });
+        }
+        let mut progress = Progress::new();
+        let mut show = |done: usize, of: usize| {
+            progress.show(&format!("taking the fingerprint: {done} of {of} parts"));
+            Ok(())
+        };
+        let found = Fingerprint::of(model, options, hash_cache().as_deref(), &mut show)?;
+        let fingerprint = Digest(found.fingerprint.0);
+        Ok(Parts { fingerprint, ends: found.ends, blocks: found.blocks })
+    }
+}
+
+/// Blocks of this machine for others.
+struct Hosted {
+    span: LocalSpan,
+    slices: Mutex<BTreeMap<(usize, usize), Arc<dyn Span>>>,
+}
+
+impl Blocks for Hosted {
+    fn range(&self) -> Range<usize> {
+        self.span.range()
+    }
+
+    fn span(&self, range: Range<usize>) -> Arc<dyn Span> {
+        let mut slices = self.slices.lock().unwrap_or_else(PoisonError::into_inner);
+        let slice = slices.entry((range.start, range.end));
+        slice.or_insert_with(|| Arc::new(self.span.slice(range))).clone()
+    }
+}
+
+/// A server that runs.
+struct Serving {
+    invite: Invite,
+    network: Arc<Network>,
+    server: Server,
+    member: Arc<Member>,
+    _ends: Option<Connected>,
+}
+
+impl Serving {
+    fn start(
+        args: &JoinArgs,
+        model: &Path,
+        options: &OpenOptions,
+        connected: Option<Connected>,
+        parts: &Parts,
+    ) -> Result<Serving> {
+        let fingerprint = parts.fingerprint;
+        let blocks = match &args.blocks {
+            Some(blocks) => blocks.clone(),
+            None => choose(args, model, options, connected.as_ref())?,
+        };
+        let span = LocalSpan::open(model, blocks.clone(), options)?;
+        let mut known = KnownHashes::open(model, options.encoding, hash_cache().as_deref())?;
+        if let [block, ..] = known.differing(&span, &parts.blocks)[..] {
+            let message = format!("block {block} of {} is not that of the swarm", model.display());
+            return Err(wrong(message, "fetch the model again, or give the right one with --model"));
+        }
+        let shelf = swarm::fill_shelf(model, options, fingerprint, (parts.ends, &parts.blocks))?;
+        let speed = Speed::measure(&span, 128, Duration::from_secs(1))?;
+
+        let keypair = match &args.identity {
+            Some(path) => identity::load_or_create(path)?,
+            None => Keypair::generate_ed25519(),
+        };
+        let me = keypair.public().to_peer_id();
+        let key = connected.as_ref().map_or_else(swarm::random, |swarm| swarm.invite.key);
+        let network = Arc::new(listen(args, &keypair, key)?);
+        let transport: Arc<dyn Transport> = network.clone();
+        let directory = Arc::new(Directory::new(me, fingerprint));
+
+        let free = system::available_memory_bytes().unwrap_or(4 << 30);
+        let free = args.memory.map_or(free, |memory| memory.min(free));
+        let settings = server::Settings {
+            fingerprint,
+            wire: swarm::wire(options.rounding),
+            ledger_bytes: free / 8,
+            pass_bytes: free / 8,
+            max_sessions: 1024,
+            chunk_tokens: 128,
+        };
+        let cache_tokens = free / 2 / span.cache_bytes_per_token().max(1);
+        let figures = Figures {
+            decode_seconds_per_block: speed.decode as f32,
+            prompt_seconds_per_block: speed.prompt as f32,
+            free_cache_tokens: cache_tokens,
+            cache_tokens,
+            ..Figures::default()
+        };
+        let hosted = Arc::new(Hosted { span, slices: Mutex::default() });
+        let server =
+            Server::new(transport.clone(), hosted, Compute::thread()?, directory.clone(), Shelf::of(&shelf), settings);
+        let wake = Arc::new(Notify::new());
+        let member = Arc::new(Member {
+            keypair,
+            fingerprint,
+            name: args.name.clone(),
+            directory: directory.clone(),
+            transport: transport.clone(),
+            wake: wake.clone(),
+        });
+        // Others hear of it before it says that it serves, so that their answers find it.
+        if let Some(swarm) = &connected {
+            let (finding, transport, peers) = (directory.clone(), transport.clone(), swarm.invite.peers.clone());
+            network.handle().block_on(async move { finding.find(&*transport, &peers).await })?;
+        }
+        let (running, telling, told) = (server.clone(), member.clone(), server.clone());
+        member.announce(ServerState::Serving, blocks, figures)?;
+        let handle = network.handle();
+        handle.spawn(async move { running.run().await });
+        handle.spawn(async move { telling.serve(&told, figures).await });
+        handle.spawn(directory.gossip(transport, wake, GOSSIP));
+
+        let mut peers = vec![Peer { id: me, addresses: network.addresses() }];
+        peers.extend(connected.iter().flat_map(|swarm| swarm.invite.peers.clone()));
+        peers.truncate(MAX_PEERS.min(3));
+        let named = |swarm: &Connected| (swarm.invite.model.clone(), swarm.invite.wire);
+        let (name, wire) = connected.as_ref().map_or_else(|| (args.what.clone(), settings.wire), named);
+        let encoding = options.encoding.name().to_owned();
+        let invite = Invite { model: name, fingerprint, encoding, wire, key, peers };
+        Ok(Serving { invite, network, server, member, _ends: connected })
+    }
+
+    /// Says that it serves, and how to use it.
+    fn tell(&self, args: &JoinArgs, block_count: usize) -> Result<()> {
+        let (invite, blocks) = (self.invite.to_string(), self.server.blocks());
+        if args.json {
+            let addresses: Vec<String> = self.network.addresses().iter().map(ToString::to_string).collect();
+            return output::json(&json!({
+                "event": "ready",
+                "invite": invite,
+                "peer_id": self.network.peer_id().to_string(),
+                "addresses": addresses,
+                "blocks": [blocks.start, blocks.end],
+            }));
+        }
+        let held = if blocks.len() == block_count {
+            format!("all {block_count} blocks")
+        } else {
+            format!("blocks {}:{} of {block_count}", blocks.start, blocks.end)
+        };
+        output::note(&format!("{held} of {}, in {}", self.invite.model, self.invite.encoding));
+        for address in self.network.addresses() {
+            output::note(&format!("listening on {address}"));
+        }
+        if std::io::stderr().is_terminal() {
+            output::note("use it:  bouquet run INVITE     add a machine:  bouquet join INVITE     leave:  Ctrl-C");
+        }
+        output::line(&invite)
+    }
+
+    /// Goes, once clients have gone elsewhere.
+    fn leave(&self, json: bool) -> Result<()> {
+        if !json && self.server.sessions() > 0 {
+            output::note("leaving: waiting for sessions to go elsewhere; Ctrl-C again ends at once");
+        }
+        let (member, server) = (self.member.clone(), self.server.clone());
+        self.network.handle().block_on(async move { member.leave(&server, swarm::LEAVING).await });
+        self.network.leave();
+        if json { output::json(&json!({ "event": "left" })) } else { Ok(()) }
+    }
+}
+
+/// How many blocks fit, and which are needed most.
+fn choose(args: &JoinArgs, model: &Path, options: &OpenOptions, swarm: Option<&Connected>) -> Result<Range<usize>> {
+    let spec = load_spec(model)?;
+    let free = system::available_memory_bytes();
+    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
+    let block: u64 =
+        spec.block.linears().iter().map(|linear| bytes(options.encoding, linear.outputs, linear.inputs)).sum();
+    let one = LocalSpan::open(model, 0..1, options)?;
+    let cache = one.cache_bytes_per_token() * USUAL_CACHE_TOKENS;
+    let fits = match (args.memory, free) {
+        (Some(memory), _) => balance::how_many(memory, 0, &vec![block; spec.num_blocks], cache),
+        // A quarter of what is free stays free.
+        (None, Some(free)) => balance::how_many(free / 4 * 3, 0, &vec![block; spec.num_blocks], cache),
+        (None, None) => spec.num_blocks,
+    };
+    if fits == 0 {
+        let message = format!("a block takes {}, which is more than there is", output::bytes(block + cache));
+        return Err(wrong(message, "give more with --memory, or take --encoding int4"));
+    }
+    let seconds_per_block = Speed::measure(&one, 16, Duration::from_millis(300))?.decode;
+    let joiner = balance::Joiner { fits, seconds_per_block };
+    let me = libp2p_identity::PeerId::random();
+    let records = swarm.map(|swarm| swarm.directory.records()).unwrap_or_default();
+    let others = balance::others(&me, &Default::default(), records.iter().map(|(peer, record)| (*peer, record)));
+    Ok(balance::choose(spec.num_blocks, &joiner, &others))
+}
+
+/// Listens where it was asked to, or on the first usual port that is free.
+fn listen(args: &JoinArgs, keypair: &Keypair, key: [u8; 32]) -> Result<Network> {
+    let start = |listen: Vec<Multiaddr>| Network::start(Settings { keypair: keypair.clone(), key, listen, mdns: true });
+    if !args.listen.is_empty() {
+        return Ok(start(args.listen.clone())?);
+    }
+    let mut last = SwarmError::Network("no port is free".to_owned());
+    for port in DEFAULT_PORT..DEFAULT_PORT + PORTS {
+        let address = format!("/ip4/0.0.0.0/tcp/{port}").parse().expect("an address");
+        match start(vec![address]) {
+            Ok(network) => return Ok(network),
+            Err(error) => last = error,
+        }
+    }
+    Err(last.into())
+}
