@@ -55,15 +55,9 @@ pub(crate) fn of(model: &Path) -> Option<Arc<Connected>> {
 pub(crate) fn ends(invite: &str) -> Result<PathBuf> {
     let swarm = Arc::new(Connected::new(invite.parse()?)?);
     let folder = swarm.fetch()?;
-    let model = model_in(&folder);
+    let model = Ends::path_in(&folder);
     connected().push((model.clone(), swarm));
     Ok(model)
-}
-
-/// What a folder of ends has to be opened: itself, or the GGUF file in it.
-fn model_in(folder: &Path) -> PathBuf {
-    let file = folder.join("model.gguf");
-    if file.exists() { file } else { folder.to_owned() }
 }
 
 impl Connected {
@@ -143,7 +137,7 @@ impl Connected {
         let part = folder.with_extension("part");
         fs::create_dir_all(&part)?;
         self.fetch_files(&part, &|_| true)?;
-        let model = model_in(&part);
+        let model = Ends::path_in(&part);
         let cpu = bouquet_kernels::Cpu::new(system::threads());
         let options = self.options(&crate::open::options(cpu, Encoding::F32))?;
         let checked = || -> Result<bool> {

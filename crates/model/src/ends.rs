@@ -127,6 +127,12 @@ impl Ends {
         Ok(target.join(GGUF_NAME))
     }
 
+    /// What of a folder that [`write`](Self::write) made has to be opened: itself, or the GGUF file in it.
+    pub fn path_in(folder: &Path) -> PathBuf {
+        let file = folder.join(GGUF_NAME);
+        if file.exists() { file } else { folder.to_owned() }
+    }
+
     /// Their hash, computed from the weights as they are held here.
     pub fn hash(&self) -> Hash {
         hash::of_ends(self, &|_| ())
