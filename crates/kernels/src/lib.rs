@@ -96,4 +96,4 @@ pub use recycle::{MOST_IDLE_BYTES, set_most_idle_bytes};
 pub use weight::{Arithmetic, FloatEncoding, Weight};
 
 /// Raised whenever any bit of any result changes. Part of a model's fingerprint.
-pub const ARITHMETIC_VERSION: u32 = 3;
+pub const ARITHMETIC_VERSION: u32 = 4;

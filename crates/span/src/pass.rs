@@ -82,7 +82,7 @@ pub enum Rounding {
     None,
     /// Rounded to bf16.
     Bf16,
-    /// Rounded to 8 bits with a scale per 64 channels of a token.
+    /// Rounded to 8 bits with a scale per 16 channels of a token.
     Int8,
 }
 

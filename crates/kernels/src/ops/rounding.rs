@@ -4,20 +4,40 @@
 use crate::simd::per_isa;
 use crate::{Cpu, MatrixViewMut};
 
-/// Channels that share a scale in [`round_int8`].
-pub const INT8_GROUP: usize = 64;
+/// Channels that share a scale in [`round_int8`]. Residual streams have channels that are tens of times as large as their
+/// neighbours, which round those of their group away: with groups of 64 a small Llama's perplexity rises by 0.4 %, with
+/// groups of 16 not measurably.
+pub const INT8_GROUP: usize = 16;
 
 /// Rounds to the nearest bf16, ties to even, in place. What is too large becomes infinite; NaN stays NaN.
 pub fn round_bf16(cpu: &Cpu, x: MatrixViewMut<'_>) {
     cpu.for_each_row(x, |_, x| round_bf16_row(cpu, x));
 }
 
-/// Rounds each group of [`INT8_GROUP`] channels of a row (the last may be shorter) to 255 levels of its largest
-/// magnitude, in place: `code = round(x · (127 / absmax))`, `x = code · (absmax / 127)`; a group of zeros stays. There
-/// is one zero, +0. A group so small (below 4e-37) that `127 / absmax` is infinite becomes zeros; one that holds a
-/// number that is not finite becomes NaN throughout, so that it is seen.
+/// Rounds each group of [`INT8_GROUP`] channels of a row (the last may be shorter) to multiples of a scale, in place:
+/// `scale` is `absmax / 127`, rounded up to bf16, so that `code = round(x · (1 / scale))` is at most 127 and `x = code · scale`
+/// is exact. A group of zeros stays. There is one zero, +0. A group so small (below 4e-36) that its scale would not be a normal
+/// number becomes zeros; one that holds a number that is not finite becomes NaN throughout, so that it is seen.
 pub fn round_int8(cpu: &Cpu, x: MatrixViewMut<'_>) {
     cpu.for_each_row(x, |_, x| round_int8_row(cpu, x));
+}
+
+/// Scale and codes of a group that [`round_int8`] has rounded, which are not kept by it: `x = code · scale`, to the bit, with a
+/// scale that is a bf16 number. Writes the codes; `None` for what is no such group.
+pub fn int8_codes(group: &[f32], codes: &mut [i8]) -> Option<f32> {
+    assert_eq!(group.len(), codes.len(), "codes of a group");
+    let absmax = group.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    // The scale was rounded up by less than a 127th, so that the largest code is one of these.
+    [127.0, 126.0].into_iter().find_map(|largest| {
+        let scale = absmax / largest;
+        let is_scale = scale.is_finite() && scale.to_bits() & 0xffff == 0;
+        let mut same = |(x, code): (&f32, &mut i8)| {
+            let exact = if scale > 0.0 { (x / scale).round_ties_even() } else { 0.0 };
+            *code = exact as i8;
+            (f32::from(*code) * scale).to_bits() == x.to_bits()
+        };
+        (is_scale && group.iter().zip(codes.iter_mut()).all(&mut same)).then_some(scale)
+    })
 }
 
 /// The nearest bf16 number, ties to even.
@@ -46,14 +66,15 @@ per_isa! {
                 bits = bits.max(x.to_bits() & 0x7fff_ffff);
             }
             let absmax = f32::from_bits(bits);
-            let (up, down) = (127.0 / absmax, absmax / 127.0);
+            let scale = f32::from_bits(((absmax / 127.0).to_bits() + 0xffff) & 0xffff_0000);
             if !absmax.is_finite() {
                 group.fill(f32::NAN);
-            } else if !up.is_finite() {
+            } else if scale < 2.0 * f32::MIN_POSITIVE {
                 group.fill(0.0);
             } else {
+                let up = 1.0 / scale;
                 for x in group {
-                    *x = ((*x * up + ROUND) - ROUND) * down;
+                    *x = ((*x * up + ROUND) - ROUND) * scale;
                 }
             }
         }

@@ -76,7 +76,7 @@ fn it_is_what_it_was() {
     assert_eq!(found, EXPECTED);
 }
 
-const EXPECTED: &str = "75df0ab1159d82c70c0bcf5670abdb122f8d42bb8a7d08989dc96d6262b3b0d3";
+const EXPECTED: &str = "585fe12325bba839929a53ae20c9a1190ceb2f9c096f11a62b03d919eab2f04f";
 
 #[test]
 fn codes_are_the_same_made_at_load_or_read_from_a_folder() {
