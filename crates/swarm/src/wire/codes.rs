@@ -2,7 +2,7 @@
 //! sent are the codes of that rounding and no bit is lost on the way.
 
 use bouquet_kernels::Matrix;
-use bouquet_kernels::ops::rounding::INT8_GROUP;
+use bouquet_kernels::ops::rounding::{INT8_GROUP, int8_codes};
 
 use super::Wire;
 
@@ -11,7 +11,7 @@ pub fn bytes(wire: Wire, rows: usize, width: usize) -> Option<usize> {
     let row = match wire {
         Wire::F32 => width.checked_mul(4)?,
         Wire::Bf16 => width.checked_mul(2)?,
-        Wire::Int8 => width.checked_add(width.div_ceil(INT8_GROUP).checked_mul(4)?)?,
+        Wire::Int8 => width.checked_add(width.div_ceil(INT8_GROUP).checked_mul(2)?)?,
     };
     rows.checked_mul(row)
 }
@@ -27,11 +27,13 @@ pub fn encode(wire: Wire, rows: &[f32], width: usize) -> Option<Vec<u8>> {
         }
         Wire::Int8 => {
             let mut bytes = Vec::with_capacity(bytes(wire, rows.len() / width.max(1), width)?);
+            let mut codes = vec![0i8; width];
             for row in rows.chunks(width) {
-                let groups: Option<Vec<(f32, Vec<i8>)>> = row.chunks(INT8_GROUP).map(codes_of).collect();
-                let groups = groups?;
-                groups.iter().for_each(|(scale, _)| bytes.extend(scale.to_le_bytes()));
-                groups.iter().for_each(|(_, codes)| bytes.extend(codes.iter().map(|&code| code as u8)));
+                for (group, codes) in row.chunks(INT8_GROUP).zip(codes.chunks_mut(INT8_GROUP)) {
+                    let scale = int8_codes(group, codes)?;
+                    bytes.extend(((scale.to_bits() >> 16) as u16).to_le_bytes());
+                }
+                bytes.extend(codes.iter().map(|&code| code as u8));
             }
             Some(bytes)
         }
@@ -49,15 +51,14 @@ pub fn decode(wire: Wire, bytes_: &[u8], rows: usize, width: usize) -> Option<Ma
             values.extend(bytes_.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("4"))))
         }
         Wire::Bf16 => {
-            let bits = bytes_.chunks_exact(2).map(|bytes| u16::from_le_bytes(bytes.try_into().expect("2")));
-            values.extend(bits.map(|bits| f32::from_bits(u32::from(bits) << 16)));
+            values.extend(bytes_.chunks_exact(2).map(|bytes| bf16(bytes.try_into().expect("2"))));
         }
         Wire::Int8 => {
             let groups = width.div_ceil(INT8_GROUP);
-            for row in bytes_.chunks_exact(width + 4 * groups) {
-                let (scales, codes) = row.split_at(4 * groups);
-                for (scale, codes) in scales.chunks_exact(4).zip(codes.chunks(INT8_GROUP)) {
-                    let scale = f32::from_le_bytes(scale.try_into().expect("4"));
+            for row in bytes_.chunks_exact(width + 2 * groups) {
+                let (scales, codes) = row.split_at(2 * groups);
+                for (scale, codes) in scales.chunks_exact(2).zip(codes.chunks(INT8_GROUP)) {
+                    let scale = bf16(scale.try_into().expect("2"));
                     if !(scale.is_finite() && scale >= 0.0) {
                         return None;
                     }
@@ -69,21 +70,8 @@ pub fn decode(wire: Wire, bytes_: &[u8], rows: usize, width: usize) -> Option<Ma
     Some(Matrix::from_vec(rows, width, values))
 }
 
-/// The scale and the codes of a group that was rounded to 8 bits: `value = code · scale`, where the largest code is 127.
-/// The scale is not kept by the rounding; it is the only number near `largest / 127` that gives all values back.
-fn codes_of(group: &[f32]) -> Option<(f32, Vec<i8>)> {
-    let largest = group.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    if largest == 0.0 {
-        let zeros = group.iter().all(|value| value.to_bits() == 0);
-        return zeros.then(|| (0.0, vec![0; group.len()]));
-    }
-    let near = largest / 127.0;
-    let scales = [near, near.next_down(), near.next_up()];
-    scales.into_iter().find_map(|scale| {
-        let codes: Vec<i8> = group.iter().map(|value| (value / scale).round_ties_even() as i8).collect();
-        let same = codes.iter().zip(group).all(|(&code, value)| (f32::from(code) * scale).to_bits() == value.to_bits());
-        same.then_some((scale, codes))
-    })
+fn bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 #[cfg(test)]
@@ -118,7 +106,7 @@ mod tests {
         assert_eq!(encode(Wire::Bf16, &[1.000_000_1], 1), None);
         assert_eq!(encode(Wire::Int8, &[1.0, 0.3], 2), None);
         assert_eq!(encode(Wire::Int8, &[f32::NAN], 1), None);
-        assert_eq!(decode(Wire::Int8, &[0, 0, 0xc0, 0x7f, 1], 1, 1), None);
+        assert_eq!(decode(Wire::Int8, &[0xc0, 0x7f, 1], 1, 1), None);
         assert_eq!(bytes(Wire::F32, usize::MAX, 4), None);
     }
 }
