@@ -52,8 +52,8 @@ pub(crate) fn of(model: &Path) -> Option<Arc<Connected>> {
 }
 
 /// The ends of an invite's model, fetched from its servers if they are not here yet. From now on this machine uses the swarm.
-pub(crate) fn ends(invite: &str) -> Result<PathBuf> {
-    let swarm = Arc::new(Connected::new(invite.parse()?)?);
+pub(crate) fn ends(text: &str) -> Result<PathBuf> {
+    let swarm = Arc::new(Connected::new(invite(text)?)?);
     let folder = swarm.fetch()?;
     let model = Ends::path_in(&folder);
     connected().push((model.clone(), swarm));

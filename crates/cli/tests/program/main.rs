@@ -32,3 +32,4 @@ mod server;
 #[cfg(unix)]
 mod terminal;
 mod tiny_gguf;
+mod together;

@@ -12,6 +12,7 @@ use bouquet_model::adapter::{self, Learned, targets};
 use bouquet_model::chat_template::{ChatTemplate, Clock};
 use bouquet_model::{ModelSpec, Tokenizer, families, is_gguf};
 use bouquet_span::{Prompts, Site};
+use bouquet_swarm::Invite;
 use bouquet_tune::config::{Config, Kind, Objective};
 use bouquet_tune::data::{
     self, BatchOptions, Batches, ColumnMap, ContinuationOptions, DataSet, Order, ReadOptions, Record, RecordKind,
@@ -167,7 +168,12 @@ fn found_again(model: &str) -> String {
 
 /// What an adapter says that it is of: of a name the repository alone, since PEFT gives it to transformers as it is, and
 /// which revision and which GGUF file are meant has no place in it.
+///
+/// Of an invite, which holds a key, what its founder calls the model.
 fn base_model(model: &str) -> String {
+    if let Ok(invite) = model.parse::<Invite>() {
+        return base_model(&invite.model);
+    }
     match Name::parse(model) {
         Some(name) if !Path::new(model).exists() => name.repository(),
         _ => model.to_owned(),
