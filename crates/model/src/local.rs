@@ -76,7 +76,8 @@ impl LocalSpan {
     /// Opens some blocks of a folder, and loads no others.
     ///
     /// # Errors
-    /// [`ModelError::NoSuchBlock`]; whatever is missing, damaged or unknown, by name; [`ModelError::TooLarge`].
+    /// [`NoSuchBlock`](crate::ModelError::NoSuchBlock); whatever is missing, damaged or unknown, by name;
+    /// [`TooLarge`](crate::ModelError::TooLarge).
     pub fn open(folder: &Path, range: Range<usize>, options: &OpenOptions) -> crate::Result<LocalSpan> {
         let form = Form::open(folder)?;
         let spec = families::spec_of(&form)?;
