@@ -182,7 +182,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 fn the_demo_shows_texts_and_what_to_type_next() {
     let shown = stdout(&["demo", "--steps", "2"]);
     let next = "bouquet run models/bloom-small-trained";
-    let learned = ["2 steps", "before", "after", "Chinese", "Ein Hund"];
+    let learned = ["2 steps", "before", "after", "Chinese", "Ein Hund", "[killed]", "the same text as alone"];
     for words in
         ["in int8", "English", "French", "tokens/s", "The limits here", "same bits", next].iter().chain(&learned)
     {

@@ -76,6 +76,8 @@ struct Awaited {
     confirmed: bool,
     fault: Option<SpanError>,
     progress: Instant,
+    /// Where the servers stood when they were looked at last.
+    stood: Vec<Standing>,
 }
 
 impl Ring {
@@ -190,6 +192,7 @@ impl Ring {
             confirmed: false,
             fault: None,
             progress: Instant::now(),
+            stood: Vec::new(),
         });
         let arrived = self.arrive(limits).await;
         let awaited = self.awaited.take().expect("set above");
@@ -330,8 +333,14 @@ impl Ring {
                 self.give_up(place);
             }
         }
+        let stand: Vec<Standing> = self.hops.iter().map(|hop| hop.heard().1).collect();
         let Some(awaited) = &mut self.awaited else { return };
+        if awaited.stood != stand {
+            // Somebody got on, be it a part of a long prompt in the first server.
+            (awaited.stood, awaited.progress) = (stand, Instant::now());
+        }
         let tokens: u32 = awaited.ends.iter().zip(&awaited.starts).map(|(end, start)| end - start).sum();
+        let tokens = tokens.min(CHUNK_TOKENS);
         if awaited.progress.elapsed() < self.client.patience.progress + PATIENCE_PER_TOKEN * tokens {
             return;
         }

@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod garbage;
 mod together;
 mod training;
 mod world;

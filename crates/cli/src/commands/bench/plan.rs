@@ -15,7 +15,7 @@ use super::{BenchArgs, train};
 use crate::errors::{asked_wrongly, wrong};
 use crate::limits::Memory;
 use crate::open::{self, open_network, options};
-use crate::{hub, output, system};
+use crate::{hub, output, swarm, system};
 
 /// Sentences that are embedded in a test.
 pub(super) const SENTENCES: usize = 512;
@@ -131,7 +131,8 @@ impl Plan {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
             (Some(model), None) => {
                 let folder = hub::folder_for(model.clone(), args.dry_run)?;
-                (folder_name(model), families::load_spec(&folder)?, Origin::Folder(folder))
+                let name = swarm::of(&folder).map_or_else(|| folder_name(model), |swarm| swarm.invite.model.clone());
+                (name, families::load_spec(&folder)?, Origin::Folder(folder))
             }
             (None, None) => unreachable!("clap asks for one of them"),
         };

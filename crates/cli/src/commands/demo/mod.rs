@@ -1,6 +1,8 @@
-//! `bouquet demo`: the small model of the repository at work, in less than two minutes: it writes, learns and searches.
+//! `bouquet demo`: the small model of the repository at work, in less than two minutes: it writes, learns and searches, and
+//! is served by several machines of which one dies.
 
 mod learn;
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,6 +112,10 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
     }
     let steps = args.steps.unwrap_or(if args.model.is_none() { STEPS } else { 0 });
     let lesson = if steps > 0 { Some(learn::learn(model, steps, &args.compute)?) } else { None };
+    let together = match args.model {
+        None => Some(together::together(&folder, encoding, model.spec.num_blocks)?),
+        Some(_) => None,
+    };
     if args.json {
         output::json(&json!({
             "model": folder.display().to_string(),
@@ -118,13 +124,18 @@ pub(crate) fn run(args: DemoArgs) -> Result<()> {
             "speed": speed.json(),
             "same_bits": { "compared": same.compared, "equal": same.equal, "computed": same.ways },
             "learned": lesson.as_ref().map(learn::Lesson::json),
+            "together": together.as_ref().map(together::Together::json),
         }))?;
     } else {
         if let Some(lesson) = &lesson {
             output::line(&lesson.told())?;
         }
+        if let Some(together) = &together {
+            output::line(&together.told())?;
+        }
         output::line(&next_steps(&folder))?;
     }
+    together.iter().try_for_each(together::Together::check)?;
     same.check()
 }
 
