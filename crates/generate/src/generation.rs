@@ -10,13 +10,6 @@ use crate::sampler::{Sampler, SamplingOptions};
 use crate::stop::{FinishReason, StopRules, StopScanner};
 use crate::{Adapted, GenerateError, Result};
 
-/// Tokens of a prompt that go through the blocks of a model together: enough to be bound by arithmetic, few enough for
-/// their activations to stay small (some hundred thousand bytes a token at a hidden size of 4096) and for a cancel to be
-/// heard. The result does not depend on it.
-pub fn prompt_chunk(hidden_size: usize) -> usize {
-    ((1 << 20) / hidden_size.max(1)).clamp(128, 512)
-}
-
 /// How to go on from a prompt.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
@@ -172,7 +165,7 @@ impl<'a> Generator<'a> {
         self.session.rewind(0, position)?;
         self.cached.truncate(start);
         let rest = &prompt_ids[start..];
-        let tokens = prompt_chunk(self.adapted.model.spec.block.hidden_size);
+        let tokens = self.adapted.model.blocks.prompt_chunk();
         let last_chunk = (rest.len() - 1) / tokens;
         for chunk in rest.chunks(tokens).take(last_chunk) {
             self.step(chunk, Returned::None, limits, computed)?;

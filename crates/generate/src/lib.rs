@@ -43,7 +43,7 @@ pub use adapted::Adapted;
 pub use chat::{ChatPrompt, chat_prompt, end_of_turn};
 pub use detokenizer::Detokenizer;
 pub use error::{GenerateError, Result};
-pub use generation::{GenerateOptions, Generation, Generator, Timings, generate, prompt_chunk};
+pub use generation::{GenerateOptions, Generation, Generator, Timings, generate};
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
 pub use sampler::{Sampler, SamplingOptions};
 pub use stop::{FinishReason, StopRules};

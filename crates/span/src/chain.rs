@@ -54,6 +54,11 @@ impl Span for Chain {
         self.spans[0].hidden_size()
     }
 
+    fn prompt_chunk(&self) -> usize {
+        let chunks = self.spans.iter().map(|span| span.prompt_chunk());
+        chunks.min().unwrap_or(1)
+    }
+
     fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {
         self.spans.iter().try_for_each(|span| span.admit(lengths, pass))
     }

@@ -32,6 +32,10 @@ impl Span for Rounded {
         self.span.hidden_size()
     }
 
+    fn prompt_chunk(&self) -> usize {
+        self.span.prompt_chunk()
+    }
+
     fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {
         self.span.admit(lengths, &self.pass(pass))
     }

@@ -25,6 +25,13 @@ pub trait Span: Send + Sync {
         Ok(())
     }
 
+    /// Tokens of a prompt that are best stepped at a time. The result does not depend on it. In one place: enough to be
+    /// bound by arithmetic, few enough for their activations to stay small (some hundred thousand bytes a token at a hidden
+    /// size of 4096) and for a cancel to be heard.
+    fn prompt_chunk(&self) -> usize {
+        ((1 << 20) / self.hidden_size().max(1)).clamp(128, 512)
+    }
+
     /// Whole sequences from position 0, without a session: training and one-off work. The result has the input's
     /// shape; [`Saved`] holds what [`Pass::keep`] asks for.
     ///

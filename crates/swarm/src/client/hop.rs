@@ -80,6 +80,8 @@ pub(super) struct Hop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HopState {
     Well,
+    /// It does what it does until others do it.
+    Leaving,
     /// Its stream broke; the server may be there all the same.
     Closed,
     /// It is of no use any more.
@@ -140,6 +142,11 @@ impl Hop {
     /// Whether rows can be sent; a place stays free for what is not rows.
     pub(super) fn has_room(&self) -> bool {
         self.frames.capacity() > 1
+    }
+
+    /// Counts its silence from now on.
+    pub(super) fn excuse(&self) {
+        self.heard.lock().expect("no task panics while it holds this").at = Instant::now();
     }
 
     /// When it was heard last, and where it stood then.

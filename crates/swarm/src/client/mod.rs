@@ -51,7 +51,8 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Patience {
         Patience {
-            silence: Duration::from_secs(2),
+            // With the time until it is looked again, at most 2 s after a machine froze.
+            silence: Duration::from_millis(1800),
             open: Duration::from_secs(5),
             progress: Duration::from_secs(20),
             missing: Duration::from_secs(30),

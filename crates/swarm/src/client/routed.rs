@@ -22,6 +22,9 @@ use crate::wire::message::SessionId;
 /// How often a call looks whether it was cancelled.
 const WATCH: Duration = Duration::from_millis(20);
 
+/// Numbers of hidden states that are given to a route at once, at most: 64 MiB.
+const STEP_VALUES: usize = 16 << 20;
+
 /// Blocks that others run.
 #[derive(Clone)]
 pub struct RoutedSpan {
@@ -105,6 +108,11 @@ impl Span for RoutedSpan {
 
     fn hidden_size(&self) -> usize {
         self.hidden_size
+    }
+
+    fn prompt_chunk(&self) -> usize {
+        // It is cut on the way, so that servers work on its parts side by side.
+        (STEP_VALUES / self.hidden_size.max(1)).max(1)
     }
 
     fn admit(&self, lengths: &[usize], pass: &Pass) -> Result<()> {

@@ -47,6 +47,36 @@ async fn a_token_costs_one_trip_round_the_ring() {
     assert!(each < Duration::from_millis(215), "{each:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_leaves_is_relieved_and_who_cannot_be_stays() {
+    let mut world = World::new(Road { delay: Duration::from_millis(5), bytes_per_second: 0 });
+    let leaving = world.serve(2..6);
+    world.serve(0..3);
+    world.serve(5..8);
+    let client = world.client();
+    let strides = strides(3, 200, 40);
+    let expected = alone(0..8, &strides);
+    let mut ring = ring(&client, 1, 0..8).await;
+    let mut positions = vec![0; 2];
+    for (number, (one, expected)) in strides.iter().zip(&expected).enumerate() {
+        assert_eq!(&stride(&mut ring, &mut positions, one).await.unwrap(), expected, "stride {number}");
+        let sessions = world.running[&leaving].0.sessions();
+        match number {
+            // Nobody else has block 4.
+            10 => world.running[&leaving].0.leave(),
+            11..20 => assert_eq!(sessions, 1, "stride {number}"),
+            20 => {
+                world.serve(3..4);
+                let spare = world.serve(4..6);
+                world.running[&leaving].0.leave();
+                assert!(!ring.servers().iter().any(|(peer, _)| *peer == spare));
+            }
+            25.. => assert_eq!(sessions, 0, "stride {number}"),
+            _ => {}
+        }
+    }
+}
+
 /// A world of three servers and their spares, and a session that is disturbed between any two moments.
 async fn disturbed(seed: u64) {
     let mut random = Random::new(seed);

@@ -3,6 +3,7 @@
 mod contract;
 mod faults;
 mod garbage;
+mod prompts;
 mod together;
 mod training;
 mod world;

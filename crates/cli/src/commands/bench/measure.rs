@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bouquet_embed::Embedder;
 use bouquet_embed::embedder::TOKENS_PER_PASS;
-use bouquet_generate::prompt_chunk;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_kernels::profile::OperationTime;
 use bouquet_kernels::{Matrix, Weight};
@@ -113,7 +112,7 @@ impl Bench {
     /// Steps a session by so many tokens, and returns the last one, if there is any.
     fn read(&self, session: &mut Session, tokens: usize) -> Result<Option<Vec<HiddenStates>>> {
         let ids: Vec<u32> = (0..tokens).map(|place| self.token_id(place)).collect();
-        let (mut chunks, mut last) = (ids.chunks(self.prompt_chunk()).peekable(), None);
+        let (mut chunks, mut last) = (ids.chunks(self.network.blocks.prompt_chunk()).peekable(), None);
         while let Some(chunk) = chunks.next() {
             let returned = if chunks.peek().is_none() { Returned::Last } else { Returned::None };
             last = Some(self.step(&mut [&mut *session], &[chunk], returned)?);
@@ -194,17 +193,13 @@ impl Bench {
         MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(self.network.weights()))
     }
 
-    fn prompt_chunk(&self) -> usize {
-        prompt_chunk(self.network.spec.block.hidden_size)
-    }
-
     /// Bytes that a test reads, and operations that it does.
     fn work(&self, test: Test) -> (f64, f64) {
         let cost = TokenCost::of(&self.network);
         let cache = self.network.spec.cache_bytes_per_token(self.cache_encoding) as f64;
         match test {
             Test::Prompt(tokens) => {
-                let passes = tokens.div_ceil(self.prompt_chunk()) as f64;
+                let passes = tokens.div_ceil(self.network.blocks.prompt_chunk()) as f64;
                 let tokens = tokens as f64;
                 (passes * cost.weight_bytes + tokens * cache, tokens * cost.block_ops + cost.head_ops)
             }

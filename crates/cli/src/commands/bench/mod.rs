@@ -36,7 +36,7 @@ use crate::output;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArgs {
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     #[arg(required_unless_present = "shape", conflicts_with = "shape")]
     model: Option<PathBuf>,
     /// A published shape with random weights, instead of a model
@@ -63,8 +63,8 @@ pub(crate) struct BenchArgs {
     /// Repetitions of each test
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
-    /// Sequences that generate together
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Sequences that generate together, each a session of its own
+    #[arg(long, visible_alias = "sessions", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
     /// Measure steps of low-rank training on pairs of sentences instead: activations recomputed, and kept
     #[arg(long, conflicts_with_all = ["embed", "prompt", "generate", "batch", "depth", "write"])]
@@ -104,6 +104,7 @@ Examples:
   bouquet bench --shape llama32-1b -p 0 -n 32 --depth 8192
   bouquet bench --shape bloom-560m --embed
   bouquet bench --shape bloom-560m --train --encoding int8
+  bouquet bench INVITE -p 0 --sessions 8
   bouquet bench --shape bloom-7b1 --write random-7b1 --encoding int8
 
 pp512: 512 tokens of a prompt, with the logits of the last one. tg64: 64 tokens one by one, with the

@@ -1,6 +1,14 @@
 //! A session over several servers. Rows go from the client to the first, from each to the next and from the last back, so
 //! that a token costs one trip round the ring. When a server is lost, others take its blocks, and whoever is before them
 //! sends them all that they lack; where that one is lost too, the client does, which keeps everything that went in.
+//!
+//! | module | job |
+//! |---|---|
+//! | `awaited` | output that is on its way |
+//! | `mend` | every block has a server, and each server knows who is next |
+
+mod awaited;
+mod mend;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -12,14 +20,13 @@ use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, timeout_at};
 
-use super::guide::{Need, Purpose, Stop};
+use self::awaited::Awaited;
+use super::Client;
 use super::hop::{Event, Failure, Hop, HopState};
-use super::{Client, passes};
 use crate::ledger::{Edit, Ledger, Link, Rows, Standing};
 use crate::wire::codes;
 use crate::wire::frame::Frame;
-use crate::wire::message::{MAX_SEQUENCES, Next, OpenSession, Request, SessionId, ToServer};
-use crate::wire::pass::{self, Packed};
+use crate::wire::message::{MAX_SEQUENCES, SessionId, ToServer};
 use crate::{Refusal, Result, SwarmError};
 
 /// Tokens that are sent at a time, so that servers work on parts of a prompt side by side.
@@ -62,22 +69,8 @@ pub struct Ring {
     /// What somebody said who is well and has no room.
     full: Option<SwarmError>,
     mended: u64,
-}
-
-/// Output that is on its way.
-struct Awaited {
-    revision: u64,
-    starts: Vec<u32>,
-    wanted: Vec<u32>,
-    ends: Vec<u32>,
-    have: Vec<u32>,
-    rows: Vec<Vec<f32>>,
-    /// The last server has said that it got to the end.
-    confirmed: bool,
-    fault: Option<SpanError>,
-    progress: Instant,
-    /// Where the servers stood when they were looked at last.
-    stood: Vec<Standing>,
+    /// When it was looked after silent servers last.
+    watched: Instant,
 }
 
 impl Ring {
@@ -121,6 +114,7 @@ impl Ring {
             refused: None,
             full: None,
             mended: 0,
+            watched: Instant::now(),
         };
         ring.mend(&pass.limits).await?;
         Ok(ring)
@@ -305,10 +299,12 @@ impl Ring {
                     }
                 }
             }
-            // It goes on until nobody needs it; the next session is elsewhere.
-            Event::Leaving => self.client.guide.failed(self.hops[place].peer),
+            Event::Leaving => {
+                self.client.guide.failed(self.hops[place].peer);
+                self.hops[place].state = HopState::Leaving;
+            }
             Event::Closed => {
-                if self.hops[place].state == HopState::Well {
+                if matches!(self.hops[place].state, HopState::Well | HopState::Leaving) {
                     self.hops[place].state = HopState::Closed;
                 }
             }
@@ -328,6 +324,11 @@ impl Ring {
     /// Gives up on servers that are silent, and on whoever holds up rows for too long.
     fn watch(&mut self) {
         let silence = self.client.patience.silence;
+        if self.watched.elapsed() > silence / 2 {
+            // It was this machine that slept: what the others said meanwhile is still to be read.
+            self.hops.iter().for_each(Hop::excuse);
+        }
+        self.watched = Instant::now();
         for place in 0..self.hops.len() {
             if self.hops[place].state == HopState::Well && self.hops[place].heard().0.elapsed() > silence {
                 self.give_up(place);
@@ -350,276 +351,5 @@ impl Ring {
         // The first that lacks what the one before has; or the last, which has all and does not say so.
         let slow = self.hops.iter().position(|hop| behind(&hop.heard().1)).unwrap_or(self.hops.len() - 1);
         self.give_up(slow);
-    }
-
-    /// Brings the ring into order: every block has a server, and each knows who is next. Does nothing when it is.
-    async fn mend(&mut self, limits: &Limits) -> Result<()> {
-        let patience = self.client.patience;
-        let until = Instant::now() + patience.missing;
-        let mut pause = Duration::from_millis(20);
-        while !self.is_whole() {
-            let mended = self.try_mend().await;
-            if let Some(refused) = self.refused.take() {
-                return Err(refused);
-            }
-            if self.is_whole() {
-                return Ok(());
-            }
-            if let (Some(full), Err(SwarmError::Missing(_))) = (self.full.take(), &mended) {
-                return Err(full);
-            }
-            let cancelled = limits.check().is_err();
-            if let (Err(problem), true) = (mended, cancelled || Instant::now() + pause > until) {
-                return Err(problem);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
-            // Who failed once may be back.
-            self.avoided.clear();
-        }
-        Ok(())
-    }
-
-    fn is_whole(&self) -> bool {
-        let well = self.hops.iter().all(|hop| hop.state == HopState::Well);
-        let steered = (0..self.hops.len()).all(|place| self.hops[place].steered == Some(self.after(place)));
-        let covered = self.hops.first().is_some_and(|first| self.linked == Some(first.number));
-        well && steered && covered
-    }
-
-    /// The number of the hop that comes after one; 0 is the client.
-    fn after(&self, place: usize) -> u64 {
-        self.hops.get(place + 1).map_or(0, |next| next.number)
-    }
-
-    async fn try_mend(&mut self) -> Result<()> {
-        self.resume().await;
-        self.hops.retain(|hop| hop.state == HopState::Well);
-        self.drop_the_outdated().await;
-        self.fill().await?;
-        self.steer();
-        Ok(())
-    }
-
-    /// Streams that broke are opened again, where the server still has the session.
-    async fn resume(&mut self) {
-        for place in 0..self.hops.len() {
-            if self.hops[place].state != HopState::Closed {
-                continue;
-            }
-            self.numbers += 1;
-            let Hop { peer, addresses, blocks, .. } = &self.hops[place];
-            let stop = Stop { peer: *peer, addresses: addresses.clone(), blocks: blocks.clone() };
-            let request = (Request::Resume(self.id), &[][..]);
-            match Hop::open(&self.client, stop, self.numbers, request, self.sender.clone()).await {
-                Ok(hop) => self.hops[place] = hop,
-                Err(_) => self.give_up(place),
-            }
-        }
-    }
-
-    /// Asks those that are left where they stand. One that is too far behind to be brought on begins anew.
-    async fn drop_the_outdated(&mut self) {
-        let revision = self.ledger.standing().revision;
-        for hop in &self.hops {
-            hop.say(&ToServer::Report);
-        }
-        let mut open: BTreeSet<u64> = self.hops.iter().map(|hop| hop.number).collect();
-        let until = Instant::now() + self.client.patience.silence;
-        while !open.is_empty() {
-            let Ok(Some((number, event))) = timeout_at(until, self.events.recv()).await else { break };
-            if matches!(event, Event::Standing | Event::Closed) {
-                open.remove(&number);
-            }
-            self.happen(number, event);
-        }
-        for place in 0..self.hops.len() {
-            if open.contains(&self.hops[place].number) {
-                self.give_up(place);
-            } else if self.hops[place].heard().1.revision + 1 < revision {
-                self.hops[place].state = HopState::Gone;
-            }
-        }
-        self.hops.retain(|hop| hop.state == HopState::Well);
-    }
-
-    /// Finds servers for the blocks that have none.
-    async fn fill(&mut self) -> Result<()> {
-        let sequences = self.ledger.standing().positions.len();
-        let cache_tokens = sequences as u64 * u64::from(self.max_tokens);
-        let need = Need { purpose: Purpose::Session, cache_tokens, tokens: sequences };
-        let mut place = 0;
-        let mut covered = self.blocks.start;
-        while covered < self.blocks.end {
-            if let Some(hop) = self.hops.get(place).filter(|hop| hop.blocks.start == covered) {
-                covered = hop.blocks.end;
-                place += 1;
-                continue;
-            }
-            let end = self.hops.get(place).map_or(self.blocks.end, |hop| hop.blocks.start);
-            // A server has a session once: those that are left keep theirs.
-            let mut without = self.avoided.clone();
-            without.extend(self.hops.iter().map(|hop| hop.peer));
-            let stops = match self.client.guide.route(covered..end, &without, need) {
-                Ok(stops) => stops,
-                Err(missing) => {
-                    // It may be one of this route that alone has some of these blocks: it gets them, and others its place.
-                    let stops = self.client.guide.route(covered..end, &self.avoided, need).map_err(|_| missing)?;
-                    let before = self.hops.len();
-                    self.hops.retain(|hop| stops.iter().all(|stop| stop.peer != hop.peer));
-                    if self.hops.len() == before {
-                        return Err(SwarmError::Missing(std::iter::once(covered..end).collect()));
-                    }
-                    (covered, place) = (self.blocks.start, 0);
-                    continue;
-                }
-            };
-            for stop in stops {
-                let end = stop.blocks.end;
-                let hop = self.begin_at(stop, place).await?;
-                self.hops.insert(place, hop);
-                self.mended += 1;
-                (covered, place) = (end, place + 1);
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens the session at a server, at the revision of whoever will be before it.
-    async fn begin_at(&mut self, stop: Stop, place: usize) -> Result<Hop> {
-        let current = self.ledger.standing().clone();
-        let revision = match place.checked_sub(1) {
-            Some(before) => self.hops[before].heard().1.revision,
-            None => current.revision,
-        };
-        let too_large = || SwarmError::Network("the prompts of a session do not fit into a message".to_owned());
-        let Packed { header, body, adapter } = pass::pack(&self.pass, stop.blocks.clone()).ok_or_else(too_large)?;
-        self.numbers += 1;
-        let open = OpenSession {
-            id: self.id,
-            blocks: stop.blocks.start as u32..stop.blocks.end as u32,
-            sequences: current.positions.len() as u32,
-            max_tokens: self.max_tokens,
-            revision,
-            // Those of an older one are known to all.
-            edits: if revision == current.revision { self.ledger.edits().to_vec() } else { Vec::new() },
-            pass: header,
-        };
-        let peer = stop.peer;
-        let (number, events) = (self.numbers, &self.sender);
-        let begin = || {
-            let request = (Request::Session(open.clone()), &body[..]);
-            Hop::open(&self.client, stop.clone(), number, request, events.clone())
-        };
-        let mut opened = begin().await;
-        if let (Err(SwarmError::Refused { refusal: Refusal::NoAdapter, .. }), Some(adapter)) = (&opened, &adapter) {
-            opened = match passes::give_adapter(&self.client, &stop, adapter).await {
-                Ok(()) => begin().await,
-                Err(error) => Err(error),
-            };
-        }
-        opened.inspect_err(|error| {
-            self.avoided.insert(peer);
-            let SwarmError::Refused { refusal, .. } = error else { return self.client.guide.failed(peer) };
-            let said = SwarmError::Refused { peer, refusal: refusal.clone() };
-            match refusal {
-                Refusal::Span(fault) if fault.is_everywhere() => self.refused = Some(said),
-                Refusal::Wrong(_) => self.refused = Some(said),
-                Refusal::CacheFull { .. } | Refusal::Span(_) => self.full = Some(said),
-                _ => self.client.guide.failed(peer),
-            }
-        })
-    }
-
-    /// Tells each who is next, where that has changed.
-    fn steer(&mut self) {
-        for place in (0..self.hops.len()).rev() {
-            let after = self.after(place);
-            if self.hops[place].steered == Some(after) {
-                continue;
-            }
-            let next = match self.hops.get(place + 1) {
-                Some(next) => {
-                    Next::Server { peer: next.peer, addresses: next.addresses.clone(), standing: next.heard().1 }
-                }
-                None => {
-                    let standing = self.ledger.standing();
-                    let revision = standing.revision;
-                    let positions = match &self.awaited {
-                        Some(awaited) => awaited.have.clone(),
-                        None => standing.positions.clone(),
-                    };
-                    Next::Client(Standing { revision, positions })
-                }
-            };
-            if self.hops[place].say(&ToServer::Steer(next)) {
-                self.hops[place].steered = Some(after);
-            }
-        }
-        if let Some(first) = self.hops.first().filter(|first| self.linked != Some(first.number)) {
-            self.link = Link::to_server(first.heard().1);
-            self.linked = Some(first.number);
-        }
-    }
-}
-
-impl Awaited {
-    fn is_complete(&self) -> bool {
-        self.confirmed && self.have == self.ends
-    }
-
-    /// Takes output in; `Some(false)` when some before it is missing, `None` when it makes no sense.
-    fn take(&mut self, rows: &Rows, body: &[u8], wire: crate::Wire, width: usize) -> Option<bool> {
-        if rows.revision != self.revision {
-            return Some(true);
-        }
-        let sequences = self.ends.len();
-        if rows.starts.len() != sequences || rows.lengths.len() != sequences {
-            return None;
-        }
-        let values = codes::decode(wire, body, rows.tokens(), width)?;
-        let mut row = 0;
-        for sequence in 0..sequences {
-            let (start, length) = (rows.starts[sequence], rows.lengths[sequence]);
-            let (have, end) = (self.have[sequence], start.saturating_add(length));
-            if start > have {
-                return Some(false);
-            }
-            if end > self.ends[sequence] {
-                return None;
-            }
-            if end > have {
-                let first = row + (have - start) as usize;
-                self.rows[sequence].extend_from_slice(values.slice(first..row + length as usize).data());
-                self.have[sequence] = end;
-            }
-            row += length as usize;
-        }
-        self.confirmed |= rows.ends().zip(&self.ends).all(|(end, &wanted)| end >= wanted);
-        self.progress = Instant::now();
-        Some(true)
-    }
-
-    /// An error with the number of a token among the rows of the whole step, which a server knows a part of.
-    fn place(&self, error: SpanError, starts: &[u32], lengths: &[u32]) -> SpanError {
-        let of_step = |token: usize| {
-            let mut token = token;
-            let mut before = 0;
-            for sequence in 0..self.starts.len() {
-                let length = lengths.get(sequence).copied().unwrap_or(0) as usize;
-                if token < length {
-                    let position = starts.get(sequence).copied().unwrap_or(0) as usize + token;
-                    return before + position.saturating_sub(self.starts[sequence] as usize);
-                }
-                token -= length;
-                before += (self.ends[sequence] - self.starts[sequence]) as usize;
-            }
-            token
-        };
-        match error {
-            SpanError::NotFinite { block, token } => SpanError::NotFinite { block, token: of_step(token) },
-            SpanError::InputNotFinite { block, token } => SpanError::InputNotFinite { block, token: of_step(token) },
-            other => other,
-        }
     }
 }

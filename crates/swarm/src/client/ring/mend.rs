@@ -1,0 +1,256 @@
+//! Bringing a ring into order: every block has a server, and each server knows who is next.
+
+use std::collections::BTreeSet;
+
+use bouquet_span::Limits;
+use tokio::time::{Duration, Instant, timeout_at};
+
+use super::Ring;
+use crate::client::guide::{Need, Purpose, Stop};
+use crate::client::hop::{Event, Hop, HopState};
+use crate::client::passes;
+use crate::ledger::{Link, Standing};
+use crate::wire::message::{Next, OpenSession, Request, ToServer};
+use crate::wire::pass::{self, Packed};
+use crate::{Refusal, Result, SwarmError};
+
+impl Ring {
+    /// Brings the ring into order: every block has a server, and each knows who is next. Does nothing when it is.
+    pub(super) async fn mend(&mut self, limits: &Limits) -> Result<()> {
+        let patience = self.client.patience;
+        let until = Instant::now() + patience.missing;
+        let mut pause = Duration::from_millis(20);
+        while !self.is_whole() {
+            let mended = self.try_mend().await;
+            if let Some(refused) = self.refused.take() {
+                return Err(refused);
+            }
+            if self.is_whole() {
+                return Ok(());
+            }
+            if let (Some(full), Err(SwarmError::Missing(_))) = (self.full.take(), &mended) {
+                return Err(full);
+            }
+            let cancelled = limits.check().is_err();
+            if let (Err(problem), true) = (mended, cancelled || Instant::now() + pause > until) {
+                return Err(problem);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+            // Who failed once may be back.
+            self.avoided.clear();
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        let well = self.hops.iter().all(|hop| hop.state == HopState::Well);
+        let steered = (0..self.hops.len()).all(|place| self.hops[place].steered == Some(self.after(place)));
+        let covered = self.hops.first().is_some_and(|first| self.linked == Some(first.number));
+        well && steered && covered
+    }
+
+    /// The number of the hop that comes after one; 0 is the client.
+    fn after(&self, place: usize) -> u64 {
+        self.hops.get(place + 1).map_or(0, |next| next.number)
+    }
+
+    async fn try_mend(&mut self) -> Result<()> {
+        self.resume().await;
+        self.hops.retain(|hop| matches!(hop.state, HopState::Well | HopState::Leaving));
+        self.drop_the_outdated().await;
+        self.fill().await?;
+        self.relieve().await;
+        self.steer();
+        Ok(())
+    }
+
+    /// Streams that broke are opened again, where the server still has the session.
+    async fn resume(&mut self) {
+        for place in 0..self.hops.len() {
+            if self.hops[place].state != HopState::Closed {
+                continue;
+            }
+            self.numbers += 1;
+            let Hop { peer, addresses, blocks, .. } = &self.hops[place];
+            let stop = Stop { peer: *peer, addresses: addresses.clone(), blocks: blocks.clone() };
+            let request = (Request::Resume(self.id), &[][..]);
+            match Hop::open(&self.client, stop, self.numbers, request, self.sender.clone()).await {
+                Ok(hop) => self.hops[place] = hop,
+                Err(_) => self.give_up(place),
+            }
+        }
+    }
+
+    /// Asks those that are left where they stand. One that is too far behind to be brought on begins anew.
+    async fn drop_the_outdated(&mut self) {
+        let revision = self.ledger.standing().revision;
+        for hop in &self.hops {
+            hop.say(&ToServer::Report);
+        }
+        let mut open: BTreeSet<u64> = self.hops.iter().map(|hop| hop.number).collect();
+        let until = Instant::now() + self.client.patience.silence;
+        while !open.is_empty() {
+            let Ok(Some((number, event))) = timeout_at(until, self.events.recv()).await else { break };
+            if matches!(event, Event::Standing | Event::Closed) {
+                open.remove(&number);
+            }
+            self.happen(number, event);
+        }
+        for place in 0..self.hops.len() {
+            if open.contains(&self.hops[place].number) {
+                self.give_up(place);
+            } else if self.hops[place].heard().1.revision + 1 < revision {
+                self.hops[place].state = HopState::Gone;
+            }
+        }
+        self.hops.retain(|hop| matches!(hop.state, HopState::Well | HopState::Leaving));
+    }
+
+    /// What this session asks of servers.
+    fn need(&self) -> Need {
+        let sequences = self.ledger.standing().positions.len();
+        let cache_tokens = sequences as u64 * u64::from(self.max_tokens);
+        Need { purpose: Purpose::Session, cache_tokens, tokens: sequences }
+    }
+
+    /// Others take the blocks of those that leave, where there are any; else these stay as long as they do.
+    async fn relieve(&mut self) {
+        while let Some(place) = self.hops.iter().position(|hop| hop.state == HopState::Leaving) {
+            let mut without = self.avoided.clone();
+            without.extend(self.hops.iter().map(|hop| hop.peer));
+            let route = self.client.guide.route(self.hops[place].blocks.clone(), &without, self.need());
+            let mut opened = Vec::new();
+            for stop in route.iter().flatten() {
+                match self.begin_at(stop.clone(), place).await {
+                    Ok(hop) => opened.push(hop),
+                    Err(_) => break,
+                }
+            }
+            match route {
+                Ok(stops) if stops.len() == opened.len() => {
+                    self.mended += opened.len() as u64;
+                    self.hops.splice(place..=place, opened);
+                }
+                _ => self.hops[place].state = HopState::Well,
+            }
+        }
+    }
+
+    /// Finds servers for the blocks that have none.
+    async fn fill(&mut self) -> Result<()> {
+        let need = self.need();
+        let mut place = 0;
+        let mut covered = self.blocks.start;
+        while covered < self.blocks.end {
+            if let Some(hop) = self.hops.get(place).filter(|hop| hop.blocks.start == covered) {
+                covered = hop.blocks.end;
+                place += 1;
+                continue;
+            }
+            let end = self.hops.get(place).map_or(self.blocks.end, |hop| hop.blocks.start);
+            // A server has a session once: those that are left keep theirs.
+            let mut without = self.avoided.clone();
+            without.extend(self.hops.iter().map(|hop| hop.peer));
+            let stops = match self.client.guide.route(covered..end, &without, need) {
+                Ok(stops) => stops,
+                Err(missing) => {
+                    // It may be one of this route that alone has some of these blocks: it gets them, and others its place.
+                    let stops = self.client.guide.route(covered..end, &self.avoided, need).map_err(|_| missing)?;
+                    let before = self.hops.len();
+                    self.hops.retain(|hop| stops.iter().all(|stop| stop.peer != hop.peer));
+                    if self.hops.len() == before {
+                        return Err(SwarmError::Missing(std::iter::once(covered..end).collect()));
+                    }
+                    (covered, place) = (self.blocks.start, 0);
+                    continue;
+                }
+            };
+            for stop in stops {
+                let end = stop.blocks.end;
+                let hop = self.begin_at(stop, place).await?;
+                self.hops.insert(place, hop);
+                self.mended += 1;
+                (covered, place) = (end, place + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the session at a server, at the revision of whoever will be before it.
+    async fn begin_at(&mut self, stop: Stop, place: usize) -> Result<Hop> {
+        let current = self.ledger.standing().clone();
+        let revision = match place.checked_sub(1) {
+            Some(before) => self.hops[before].heard().1.revision,
+            None => current.revision,
+        };
+        let too_large = || SwarmError::Network("the prompts of a session do not fit into a message".to_owned());
+        let Packed { header, body, adapter } = pass::pack(&self.pass, stop.blocks.clone()).ok_or_else(too_large)?;
+        self.numbers += 1;
+        let open = OpenSession {
+            id: self.id,
+            blocks: stop.blocks.start as u32..stop.blocks.end as u32,
+            sequences: current.positions.len() as u32,
+            max_tokens: self.max_tokens,
+            revision,
+            // Those of an older one are known to all.
+            edits: if revision == current.revision { self.ledger.edits().to_vec() } else { Vec::new() },
+            pass: header,
+        };
+        let peer = stop.peer;
+        let (number, events) = (self.numbers, &self.sender);
+        let begin = || {
+            let request = (Request::Session(open.clone()), &body[..]);
+            Hop::open(&self.client, stop.clone(), number, request, events.clone())
+        };
+        let mut opened = begin().await;
+        if let (Err(SwarmError::Refused { refusal: Refusal::NoAdapter, .. }), Some(adapter)) = (&opened, &adapter) {
+            opened = match passes::give_adapter(&self.client, &stop, adapter).await {
+                Ok(()) => begin().await,
+                Err(error) => Err(error),
+            };
+        }
+        opened.inspect_err(|error| {
+            self.avoided.insert(peer);
+            let SwarmError::Refused { refusal, .. } = error else { return self.client.guide.failed(peer) };
+            let said = SwarmError::Refused { peer, refusal: refusal.clone() };
+            match refusal {
+                Refusal::Span(fault) if fault.is_everywhere() => self.refused = Some(said),
+                Refusal::Wrong(_) => self.refused = Some(said),
+                Refusal::CacheFull { .. } | Refusal::Span(_) => self.full = Some(said),
+                _ => self.client.guide.failed(peer),
+            }
+        })
+    }
+
+    /// Tells each who is next, where that has changed.
+    fn steer(&mut self) {
+        for place in (0..self.hops.len()).rev() {
+            let after = self.after(place);
+            if self.hops[place].steered == Some(after) {
+                continue;
+            }
+            let next = match self.hops.get(place + 1) {
+                Some(next) => {
+                    Next::Server { peer: next.peer, addresses: next.addresses.clone(), standing: next.heard().1 }
+                }
+                None => {
+                    let standing = self.ledger.standing();
+                    let revision = standing.revision;
+                    let positions = match &self.awaited {
+                        Some(awaited) => awaited.have.clone(),
+                        None => standing.positions.clone(),
+                    };
+                    Next::Client(Standing { revision, positions })
+                }
+            };
+            if self.hops[place].say(&ToServer::Steer(next)) {
+                self.hops[place].steered = Some(after);
+            }
+        }
+        if let Some(first) = self.hops.first().filter(|first| self.linked != Some(first.number)) {
+            self.link = Link::to_server(first.heard().1);
+            self.linked = Some(first.number);
+        }
+    }
+}
