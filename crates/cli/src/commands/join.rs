@@ -60,6 +60,10 @@ pub(crate) struct JoinArgs {
     /// free, on all addresses]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<Multiaddr>,
+    /// Where others reach this machine, if not where it listens, as with a port that a router forwards; may be given several
+    /// times
+    #[arg(long, value_name = "MULTIADDR")]
+    announce: Vec<Multiaddr>,
     /// A file with this machine's key, made if it is not there: with it the machine is the same after a restart
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
@@ -267,12 +271,13 @@ impl Serving {
     fn tell(&self, args: &JoinArgs, block_count: usize) -> Result<()> {
         let (invite, blocks) = (self.invite.to_string(), self.server.blocks());
         if args.json {
-            let addresses: Vec<String> = self.network.addresses().iter().map(ToString::to_string).collect();
+            let texts = |addresses: Vec<Multiaddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
             return output::json(&json!({
                 "event": "ready",
                 "invite": invite,
                 "peer_id": self.network.peer_id().to_string(),
-                "addresses": addresses,
+                "addresses": texts(self.network.addresses()),
+                "listening": texts(self.network.listening()),
                 "blocks": [blocks.start, blocks.end],
             }));
         }
@@ -282,7 +287,7 @@ impl Serving {
             format!("blocks {}:{} of {block_count}", blocks.start, blocks.end)
         };
         output::note(&format!("{held} of {}, in {}", self.invite.model, self.invite.encoding));
-        for address in self.network.addresses() {
+        for address in self.network.listening() {
             output::note(&format!("listening on {address}"));
         }
         if std::io::stderr().is_terminal() {
@@ -332,7 +337,10 @@ fn choose(args: &JoinArgs, model: &Path, options: &OpenOptions, swarm: Option<&C
 
 /// Listens where it was asked to, or on the first usual port that is free.
 fn listen(args: &JoinArgs, keypair: &Keypair, key: [u8; 32]) -> Result<Network> {
-    let start = |listen: Vec<Multiaddr>| Network::start(Settings { keypair: keypair.clone(), key, listen, mdns: true });
+    let start = |listen: Vec<Multiaddr>| {
+        let network = Network::start(Settings { keypair: keypair.clone(), key, listen, mdns: true })?;
+        Ok(network.announcing(args.announce.clone()))
+    };
     if !args.listen.is_empty() {
         return Ok(start(args.listen.clone())?);
     }

@@ -61,6 +61,8 @@ pub struct Network {
     commands: mpsc::UnboundedSender<Command>,
     accepted: tokio::sync::Mutex<Queue>,
     addresses: Arc<Mutex<Vec<Multiaddr>>>,
+    /// What others are told instead of them.
+    announced: Vec<Multiaddr>,
     lan: Arc<Lan>,
     /// Ends when the thread does.
     thread: (std::thread::ThreadId, Mutex<blocking::Receiver<()>>),
@@ -100,7 +102,20 @@ impl Network {
         let stopped = || SwarmError::Network("the network's thread has stopped".to_owned());
         starting.recv().map_err(|_| stopped())??;
         let (accepted, thread) = (tokio::sync::Mutex::new(accepted), (thread, Mutex::new(ended)));
-        Ok(Network { peer, handle, commands, accepted, addresses, lan, thread })
+        Ok(Network { peer, handle, commands, accepted, addresses, announced: Vec::new(), lan, thread })
+    }
+
+    /// Others are told these addresses instead of those that are listened on, if there are any: where a port is forwarded
+    /// to this machine, it does not see how others reach it.
+    #[must_use]
+    pub fn announcing(mut self, addresses: Vec<Multiaddr>) -> Network {
+        self.announced = addresses;
+        self
+    }
+
+    /// The addresses that are listened on, as others would use them.
+    pub fn listening(&self) -> Vec<Multiaddr> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The runtime of the network's thread, for what must go on whatever the others compute. What is spawned there must
@@ -127,7 +142,7 @@ impl Transport for Network {
     }
 
     fn addresses(&self) -> Vec<Multiaddr> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        if self.announced.is_empty() { self.listening() } else { self.announced.clone() }
     }
 
     fn open(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Pending<'_, Result<Stream>> {

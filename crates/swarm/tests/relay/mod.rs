@@ -52,13 +52,14 @@ pub(crate) struct Relay {
 }
 
 struct Shared {
-    target: SocketAddr,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
+    /// Where it leads to, if anywhere yet.
+    target: Option<SocketAddr>,
     link: Link,
     condition: Condition,
     /// When each direction has sent all that it was given.
@@ -81,10 +82,17 @@ enum Condition {
 impl Relay {
     /// A port on loopback that leads to another.
     pub(crate) fn start(target: SocketAddr, link: Link) -> Relay {
+        let relay = Relay::to_nowhere(link);
+        relay.lead_to(target);
+        relay
+    }
+
+    /// A port on loopback behind which nothing is yet.
+    pub(crate) fn to_nowhere(link: Link) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let state = Mutex::new(State { link, random: 1, ..State::default() });
-        let shared = Arc::new(Shared { target, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let accepting = shared.clone();
         thread::spawn(move || accepting.accept(&listener));
         Relay { address, shared }
@@ -93,6 +101,11 @@ impl Relay {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads to another port from now on; connections that are there stay.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        self.shared.state().target = Some(target);
     }
 
     /// Changes the link, for what comes in from now on.
@@ -159,7 +172,8 @@ impl Shared {
         if !self.wait_while_frozen() {
             return;
         }
-        let Ok(there) = TcpStream::connect(self.target) else { return };
+        let target = self.state().target;
+        let Some(Ok(there)) = target.map(TcpStream::connect) else { return };
         let clones = || -> std::io::Result<_> {
             here.set_nodelay(true)?;
             there.set_nodelay(true)?;
