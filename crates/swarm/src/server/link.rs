@@ -10,11 +10,14 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::wire::PROTOCOL_VERSION;
-use crate::wire::frame::Frame;
+use crate::wire::frame::{self, Frame};
 use crate::wire::message::{Greeting, Pushed, Request, SessionId};
 
 /// How often the next server hears that this one is there.
 const BEAT: Duration = Duration::from_secs(5);
+
+/// How long the next server may be silent. It beats four times as often.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long a frame may take to leave this machine.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +26,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn run(
     server: Weak<Shared>,
     id: SessionId,
+    block: u32,
     hop: u64,
     peer: PeerId,
     addresses: Vec<Multiaddr>,
@@ -30,24 +34,37 @@ pub(super) async fn run(
 ) {
     let Some(shared) = server.upgrade() else { return };
     let fingerprint = shared.settings.fingerprint;
-    let greeting = Greeting { version: PROTOCOL_VERSION, fingerprint, request: Request::Push(id) };
+    let request = Request::Push { id, block };
+    let greeting = Greeting { version: PROTOCOL_VERSION, fingerprint, request };
     let opened = shared.transport.open(peer, addresses).await;
     drop(shared);
     if let Ok(stream) = opened {
-        // The reader is held, since dropping it would end the stream.
-        let (mut writer, _reader) = (stream.writer, stream.reader);
-        let mut written = write(&Frame::new(&greeting, &[]), &mut writer).await;
-        while written {
-            let frame = match timeout(BEAT, frames.recv()).await {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return,
-                Err(_) => Frame::new(&Pushed::Beat, &[]),
-            };
-            written = write(&frame, &mut writer).await;
-            let Some(shared) = server.upgrade() else { return };
-            if let (true, Some(held)) = (written, shared.state().sessions.get_mut(&id)) {
-                held.pump(shared.settings.wire, &shared.counters);
+        let (mut writer, mut reader) = (stream.writer, stream.reader);
+        let sending = async {
+            let mut written = write(&Frame::new(&greeting, &[]), &mut writer).await;
+            while written {
+                let frame = match timeout(BEAT, frames.recv()).await {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return true,
+                    Err(_) => Frame::new(&Pushed::Beat, &[]),
+                };
+                written = write(&frame, &mut writer).await;
+                let Some(shared) = server.upgrade() else { return true };
+                if let (true, Some(held)) = (written, shared.state().sessions.get_mut(&id)) {
+                    held.pump(shared.settings.wire, &shared.counters);
+                }
             }
+            false
+        };
+        let hearing =
+            async { while let Ok(Ok((Pushed::Beat, _))) = timeout(SILENCE, frame::read(&mut reader, 0)).await {} };
+        let over = tokio::select! {
+            biased;
+            over = sending => over,
+            () = hearing => false,
+        };
+        if over {
+            return;
         }
     }
     if let Some(shared) = server.upgrade() {

@@ -67,15 +67,31 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
         }
         Request::Pass(request) => passes::serve(&shared, request, reader, writer).await,
         Request::Adapter { digest, bytes } => passes::keep_adapter(&shared, digest, bytes, reader, writer).await,
-        Request::Push(id) => {
-            let _writer = writer;
-            while let Ok(Ok((pushed, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
-                let Pushed::Rows(rows) = pushed else { continue };
-                if !take_in(&shared, id, rows, &body).await {
-                    return;
+        Request::Push { id, block } => {
+            // Rows that were meant for this machine when it had other blocks in the session say nothing to these.
+            let meant = |held: &Held| held.range.start == block as usize;
+            let hearing = async {
+                while let Ok(Ok((pushed, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
+                    let Pushed::Rows(rows) = pushed else { continue };
+                    if !take_in(&shared, id, &meant, rows, &body).await {
+                        return;
+                    }
                 }
+            };
+            tokio::select! {
+                biased;
+                () = hearing => {}
+                () = beat(writer) => {}
             }
         }
+    }
+}
+
+/// Says to the machine before that this one is there, until that is gone.
+async fn beat(mut writer: Writer) {
+    let beat = Frame::new(&Pushed::Beat, &[]);
+    while let Ok(Ok(())) = timeout(WRITE_TIMEOUT, beat.write(&mut writer)).await {
+        tokio::time::sleep(BEAT).await;
     }
 }
 
@@ -189,7 +205,7 @@ async fn write_all(shared: Arc<Shared>, id: SessionId, mut writer: Writer, mut f
 /// Does what a client says; `false` when that was the last.
 async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServer, body: &[u8]) -> bool {
     match message {
-        ToServer::Rows(rows) => return take_in(shared, id, rows, body).await,
+        ToServer::Rows(rows) => return take_in(shared, id, &|held: &Held| held.number == number, rows, body).await,
         ToServer::Beat => {}
         ToServer::Close => {
             // One of the same name that was opened since stays.
@@ -200,13 +216,13 @@ async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServe
             return false;
         }
         ToServer::Report => {
-            if let Some(held) = shared.state().sessions.get(&id) {
+            if let Some(held) = shared.state().same(id, number) {
                 held.report();
             }
         }
         ToServer::Steer(next) => {
             let mut state = shared.state();
-            let Some(held) = state.sessions.get_mut(&id) else { return false };
+            let Some(held) = state.same(id, number) else { return false };
             match next {
                 Next::Client(standing) => {
                     held.steer(Link::to_client(standing), None);
@@ -214,7 +230,8 @@ async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServe
                 Next::Server { peer, addresses, standing } => {
                     let (sender, frames) = mpsc::channel(QUEUED_FRAMES);
                     let hop = held.steer(Link::to_server(standing), Some((peer, sender)));
-                    tokio::spawn(link::run(Arc::downgrade(shared), id, hop, peer, addresses, frames));
+                    let block = held.range.end as u32;
+                    tokio::spawn(link::run(Arc::downgrade(shared), id, block, hop, peer, addresses, frames));
                 }
             }
             held.pump(shared.settings.wire, &shared.counters);
@@ -223,17 +240,23 @@ async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServe
     true
 }
 
-/// Takes rows in, when there is room for them; `false` when they make no sense.
-async fn take_in(shared: &Shared, id: SessionId, rows: Rows, body: &[u8]) -> bool {
+/// Takes rows in that are meant for a session, when there is room for them; `false` when they are not, or make no sense.
+async fn take_in(
+    shared: &Shared,
+    id: SessionId,
+    meant: &(dyn Fn(&Held) -> bool + Sync),
+    rows: Rows,
+    body: &[u8],
+) -> bool {
     let Some(values) = decode(shared, id, &rows, body) else { return false };
     let mut values = Some(values);
     while values.is_some() {
         let drained = match shared.state().sessions.get_mut(&id) {
-            Some(held) => {
+            Some(held) if meant(held) => {
                 held.take_in(&rows, &mut values);
                 held.drained.clone()
             }
-            None => return false,
+            _ => return false,
         };
         if values.is_some() {
             // Whoever empties the inbox may have done so just now.

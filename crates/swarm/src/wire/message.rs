@@ -35,7 +35,12 @@ pub enum Request {
     /// A client comes back to its session, after its stream broke.
     Resume(SessionId),
     /// The machine before in the ring: [`Pushed`] follows.
-    Push(SessionId),
+    Push {
+        /// The session.
+        id: SessionId,
+        /// The block that the rows go into.
+        block: u32,
+    },
     /// What the opener's table of records has: [`Tables`] follow, one from each.
     Exchange(Summary),
     /// Whole sequences forward or backward through some blocks: [`Answer`] follows.
@@ -177,12 +182,12 @@ pub enum Next {
     },
 }
 
-/// What the machine before in the ring says.
+/// What the machine before in the ring says, and what it hears.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pushed {
     /// Rows, whose numbers are in the body.
     Rows(Rows),
-    /// It is still there.
+    /// It is still there: both say so.
     Beat,
 }
 

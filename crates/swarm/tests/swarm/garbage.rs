@@ -131,7 +131,7 @@ async fn what_makes_no_sense_is_refused_and_disturbs_nobody() {
             }
             _ => {
                 // Rows for a session that is not there.
-                let push = greeting(Request::Push(SessionId([42; 16])));
+                let push = greeting(Request::Push { id: SessionId([42; 16]), block: 4 });
                 Frame::new(&push, &[]).write(&mut stream.writer).await.unwrap();
                 let pushed = Pushed::Rows(rows(&[0], &[1]));
                 let _ = Frame::new(&pushed, &[0; 4 * WIDTH]).write(&mut stream.writer).await;
@@ -143,4 +143,31 @@ async fn what_makes_no_sense_is_refused_and_disturbs_nobody() {
     // Whoever says what makes no sense may come back, for a minute.
     tokio::time::sleep(Duration::from_secs(65)).await;
     assert_eq!(world.running[&server].0.sessions(), 0, "nothing stays behind");
+}
+
+/// A machine may be frozen with rows for a server that has begun the session anew meanwhile, with other blocks.
+#[tokio::test(start_paused = true)]
+async fn rows_for_other_blocks_are_not_taken_for_those_of_this_session() {
+    let mut world = World::new(Road::default());
+    let server = world.serve(2..6);
+    let client = world.client();
+    let strides = strides(3, 40, 12);
+    let expected = alone(2..6, &strides);
+    let mut session = ring(&client, 1, 2..6).await;
+    let late = world.peer();
+    let transport = world.simulation.join(late);
+    let mut streams = Vec::new();
+    for block in [0, 3, 6] {
+        let mut stream = bouquet_swarm::Transport::open(&*transport, server, Vec::new()).await.unwrap();
+        let push = greeting(Request::Push { id: crate::world::id(1), block });
+        Frame::new(&push, &[]).write(&mut stream.writer).await.unwrap();
+        let body = vec![1; 4 * WIDTH * 40];
+        Frame::new(&Pushed::Rows(rows(&[0, 0], &[39, 1])), &body).write(&mut stream.writer).await.unwrap();
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut positions = vec![0; 2];
+    for (one, expected) in strides.iter().zip(&expected) {
+        assert_eq!(&stride(&mut session, &mut positions, one).await.unwrap(), expected);
+    }
 }
