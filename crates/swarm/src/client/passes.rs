@@ -28,6 +28,9 @@ const PART_TOKENS: usize = 1024;
 /// Parts that are on their way at a time.
 const PARTS_AT_A_TIME: usize = 8;
 
+/// How long a token may take, of each part that is on its way, before somebody is called slow.
+const PATIENCE_PER_TOKEN: Duration = Duration::from_millis(50);
+
 /// What went into one server.
 struct Leg {
     blocks: Range<usize>,
@@ -190,8 +193,8 @@ async fn forward_part(
     let mut at = blocks.start;
     while at < blocks.end {
         let stop = search.next(at..blocks.end).await?;
-        let packed = request(client, &stop, lengths, pass, &values, None);
-        match packed.await {
+        let asking = request(client, &stop, lengths, pass, &values, None);
+        match search.answer(&stop, asking).await {
             Ok(bytes) => {
                 let (wire, width) = (client.wire, values.cols());
                 let Some(output) = codes::decode(wire, &bytes, values.rows(), width) else {
@@ -227,7 +230,8 @@ async fn backward_part(
             legs.extend(shorter);
             continue;
         }
-        let answer = request(client, &stop, lengths, pass, &leg.input, Some(&gradient)).await;
+        let asking = request(client, &stop, lengths, pass, &leg.input, Some(&gradient));
+        let answer = search.answer(&stop, asking).await;
         let unpack = |bytes: Vec<u8>| {
             let (rows, rest) = bytes.split_at_checked(4 * gradient.data().len())?;
             let more = pass::unpack_gradients(rest, pass, leg.blocks.clone(), lengths.len())?;
@@ -270,9 +274,8 @@ impl<'a> Search<'a> {
 
     /// The first server for these blocks.
     async fn next(&mut self, blocks: Range<usize>) -> Result<Stop, SpanError> {
-        let need = Need { purpose: Purpose::Pass, cache_tokens: 0, tokens: self.tokens };
         loop {
-            let missing = match self.client.guide.route(blocks.clone(), &self.avoided, need) {
+            let missing = match self.client.guide.route(blocks.clone(), &self.avoided, self.need()) {
                 Ok(stops) => match stops.into_iter().next() {
                     Some(first) => return Ok(first),
                     None => SwarmError::Missing([blocks.clone()].into()),
@@ -286,6 +289,31 @@ impl<'a> Search<'a> {
             self.pause = (self.pause * 2).min(Duration::from_secs(1));
             // Who failed once may be back.
             self.avoided.clear();
+        }
+    }
+
+    fn need(&self) -> Need {
+        Need { purpose: Purpose::Pass, cache_tokens: 0, tokens: self.tokens }
+    }
+
+    /// Waits for what a server answers; for one that says that it is at it as long as there is nobody else.
+    async fn answer<T>(
+        &self,
+        stop: &Stop,
+        asking: impl Future<Output = Result<T, SwarmError>>,
+    ) -> Result<T, SwarmError> {
+        let tokens = u32::try_from(self.tokens * PARTS_AT_A_TIME).unwrap_or(u32::MAX);
+        let patience = self.client.patience.progress.saturating_add(PATIENCE_PER_TOKEN.saturating_mul(tokens));
+        let mut without = self.avoided.clone();
+        without.insert(stop.peer);
+        tokio::pin!(asking);
+        loop {
+            if let Ok(answer) = timeout(patience, &mut asking).await {
+                return answer;
+            }
+            if self.client.guide.route(stop.blocks.clone(), &without, self.need()).is_ok() {
+                return Err(SwarmError::Unreachable { peer: stop.peer, problem: "it takes too long".to_owned() });
+            }
         }
     }
 
@@ -371,8 +399,11 @@ pub(crate) async fn ask(client: &Client, stop: &Stop, request: Request, bytes: &
         Frame::new(&greeting, &[]).write(writer).await?;
         bulk::write(writer, bytes).await
     };
-    let answering = async |reader: &mut Reader| loop {
-        let answer = timeout(client.patience.silence, frame::read::<Answer>(reader, 0)).await;
+    // The first may have to wait until what else this machine sends is gone.
+    let mut patience = client.patience.open;
+    let mut answering = async |reader: &mut Reader| loop {
+        let answer = timeout(patience, frame::read::<Answer>(reader, 0)).await;
+        patience = client.patience.silence;
         match answer.map_err(|_| silent())?.map_err(|error| broken(error.to_string()))?.0 {
             Answer::Beat => {}
             Answer::Done { bytes } => {
@@ -380,7 +411,7 @@ pub(crate) async fn ask(client: &Client, stop: &Stop, request: Request, bytes: &
                 if bytes > most {
                     return Err(garbage(peer));
                 }
-                let read = bulk::read(reader, bytes as usize).await;
+                let read = bulk::read(reader, bytes as usize, client.patience.open).await;
                 return read.map_err(|error| broken(error.to_string()));
             }
             Answer::Refused(refusal) => return Err(SwarmError::Refused { peer, refusal }),

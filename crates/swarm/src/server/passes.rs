@@ -83,7 +83,7 @@ impl Shared {
 pub(super) async fn keep_adapter(shared: &Shared, digest: Digest, bytes: u64, mut reader: Reader, mut writer: Writer) {
     let kept = async {
         let room = Room::take(shared, bytes)?;
-        let read = bulk::read(&mut reader, bytes as usize).await;
+        let read = bulk::read(&mut reader, bytes as usize, bulk::PART_TIMEOUT).await;
         let read = read.map_err(|error| Refusal::Wrong(error.to_string()))?;
         if pass::hash(&read) != digest {
             return Err(Refusal::Wrong("the adapter is not what its hash says".to_owned()));
@@ -94,29 +94,32 @@ pub(super) async fn keep_adapter(shared: &Shared, digest: Digest, bytes: u64, mu
         drop(room);
         Ok(Vec::new())
     };
-    answer(&mut writer, kept.await).await;
+    // An adapter may take a while over a slow link.
+    if let Some(result) = beating(&mut writer, kept).await {
+        answer(&mut writer, result).await;
+    }
 }
 
-/// Does a request and answers it, saying meanwhile that it is at it.
+/// Does a request and answers it.
 pub(super) async fn serve(shared: &Arc<Shared>, request: PassRequest, mut reader: Reader, mut writer: Writer) {
-    let result = {
-        let work = work(shared, request, &mut reader);
-        tokio::pin!(work);
-        let mut beat = interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut work => break result,
-                _ = beat.tick() => {
-                    if Frame::new(&Answer::Beat, &[]).write(&mut writer).await.is_err() {
-                        return;
-                    }
-                }
-            }
+    let work = work(shared, request, &mut reader);
+    if let Some(result) = beating(&mut writer, work).await {
+        answer(&mut writer, result).await;
+    }
+}
+
+/// Works, and says meanwhile that it is at it; `None` when nobody hears it any more.
+async fn beating<T>(writer: &mut Writer, work: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(work);
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return Some(result),
+            _ = beat.tick() => Frame::new(&Answer::Beat, &[]).write(writer).await.ok()?,
         }
-    };
-    answer(&mut writer, result).await;
+    }
 }
 
 pub(super) async fn answer(writer: &mut Writer, result: Result<Vec<u8>, Refusal>) {
@@ -154,7 +157,8 @@ async fn work(shared: &Arc<Shared>, request: PassRequest, reader: &mut Reader) -
     let (tokens, prompts, rows, total) = sizes().ok_or_else(|| wrong("the request contradicts itself"))?;
     let adapter = shared.adapter(header.adapter)?;
     let _room = Room::take(shared, bytes)?;
-    let sent = bulk::read(reader, total).await.map_err(|error| Refusal::Wrong(error.to_string()))?;
+    let sent =
+        bulk::read(reader, total, bulk::PART_TIMEOUT).await.map_err(|error| Refusal::Wrong(error.to_string()))?;
     let pass = pass::unpack(&header, &sent[..prompts], width, adapter, wire);
     let values = codes::decode(wire, &sent[prompts..prompts + rows], tokens, width);
     let (Some(pass), Some(values)) = (pass, values) else { return Err(wrong("the request contradicts itself")) };

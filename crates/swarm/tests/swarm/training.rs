@@ -47,3 +47,70 @@ fn gradients_are_those_of_one_machine_whoever_dies_between_forward_and_backward(
         assert_eq!(route.backward(saved, grad.clone(), &pass).unwrap(), alone.backward(kept, grad, &pass).unwrap());
     }
 }
+
+#[test]
+fn who_takes_for_ever_is_left_for_another() {
+    let runtime = driven();
+    let guard = runtime.enter();
+    let mut world = World::new(Road::default());
+    world.patience.progress = Duration::from_millis(100);
+    world.serve_slowly(0..3, Duration::from_secs(3600));
+    let route = routed(&mut world, &runtime, 0..3);
+    world.serve(0..2);
+    world.serve(2..3);
+    drop(guard);
+    let mut random = Random::new(5);
+    let hidden = random.hidden(&[2, 1], WIDTH);
+    let alone = FakeSpan::new(0..3, WIDTH);
+    let (expected, _) = alone.forward(hidden.clone(), &Pass::default()).unwrap();
+    assert_eq!(route.forward(hidden, &Pass::default()).unwrap().0, expected);
+}
+
+#[test]
+fn who_is_frozen_while_it_answers_is_left_for_another() {
+    let runtime = driven();
+    let guard = runtime.enter();
+    // The rows take two seconds on the way back; the machine is frozen after one of them.
+    let mut world = World::new(Road { delay: Duration::ZERO, bytes_per_second: 400_000 });
+    world.threads = true;
+    world.patience.open = Duration::from_secs(1);
+    let frozen = world.serve(0..3);
+    let route = routed(&mut world, &runtime, 0..3);
+    drop(guard);
+    let mut random = Random::new(5);
+    let hidden = random.hidden(&[50_000], WIDTH);
+    let alone = FakeSpan::new(0..3, WIDTH);
+    let (expected, _) = alone.forward(hidden.clone(), &Pass::default()).unwrap();
+    let start = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| route.forward(hidden, &Pass::default()).unwrap().0);
+        // Two seconds there, and half of those back.
+        std::thread::sleep(Duration::from_millis(3000));
+        assert!(!running.is_finished());
+        let _guard = runtime.enter();
+        world.simulation.freeze(frozen);
+        world.serve(0..3);
+        assert_eq!(running.join().unwrap(), expected);
+    });
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_adapter_may_take_longer_than_anybody_may_be_silent() {
+    let runtime = driven();
+    let guard = runtime.enter();
+    let mut world = World::new(Road { delay: Duration::ZERO, bytes_per_second: 400_000 });
+    world.threads = true;
+    world.patience.open = Duration::from_secs(1);
+    world.serve(0..3);
+    let route = routed(&mut world, &runtime, 0..3);
+    drop(guard);
+    let mut random = Random::new(5);
+    // A megabyte and a half.
+    let pairs = (0..3).map(|block| (LinearId::new(block, Site::O), random.low_rank(WIDTH, WIDTH, 16_000))).collect();
+    let pass = Pass { adapter: Some(Arc::new(Adapter { pairs, dropout: 0.0 })), ..Pass::default() };
+    let hidden = random.hidden(&[2, 1], WIDTH);
+    let alone = FakeSpan::new(0..3, WIDTH);
+    let (expected, _) = alone.forward(hidden.clone(), &pass).unwrap();
+    assert_eq!(route.forward(hidden, &pass).unwrap().0, expected);
+}

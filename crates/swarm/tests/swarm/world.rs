@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) running: BTreeMap<PeerId, (Server, JoinHandle<()>)>,
     /// Blocks are computed in threads, as in a program; otherwise by simulated time.
     pub(crate) threads: bool,
+    /// Of clients that come.
+    pub(crate) patience: Patience,
     numbers: u8,
 }
 
@@ -105,6 +107,7 @@ impl World {
             book: Arc::default(),
             running: BTreeMap::new(),
             threads: false,
+            patience: Patience::default(),
             numbers: 0,
         }
     }
@@ -121,7 +124,20 @@ impl World {
         peer
     }
 
+    /// The same by a machine that takes so long for each token in a block.
+    pub(crate) fn serve_slowly(&mut self, blocks: Range<usize>, token: Duration) -> PeerId {
+        let peer = self.peer();
+        self.serve_in(peer, blocks, Compute::Simulated { call: Duration::from_millis(1), token });
+        peer
+    }
+
     pub(crate) fn serve_as(&mut self, peer: PeerId, blocks: Range<usize>) {
+        let simulated = Compute::Simulated { call: Duration::from_millis(1), token: Duration::from_micros(200) };
+        let compute = if self.threads { Compute::thread().unwrap() } else { simulated };
+        self.serve_in(peer, blocks, compute);
+    }
+
+    fn serve_in(&mut self, peer: PeerId, blocks: Range<usize>, compute: Compute) {
         let transport = self.simulation.join(peer);
         let settings = Settings {
             fingerprint: FINGERPRINT,
@@ -131,8 +147,6 @@ impl World {
             max_sessions: 100,
             chunk_tokens: 128,
         };
-        let simulated = Compute::Simulated { call: Duration::from_millis(1), token: Duration::from_micros(200) };
-        let compute = if self.threads { Compute::thread().unwrap() } else { simulated };
         let directory = Arc::new(Directory::new(peer, FINGERPRINT));
         let blocks_here = Arc::new(Fakes::new(blocks.clone()));
         let server = Server::new(transport, blocks_here, compute, directory, Shelf::empty(), settings);
@@ -156,7 +170,7 @@ impl World {
     pub(crate) fn client(&mut self) -> Arc<Client> {
         let peer = self.peer();
         let transport: Arc<dyn Transport> = self.simulation.join(peer);
-        let (guide, patience): (Arc<dyn Guide>, _) = (self.book.clone(), Patience::default());
+        let (guide, patience): (Arc<dyn Guide>, _) = (self.book.clone(), self.patience);
         Arc::new(Client { transport, guide, fingerprint: FINGERPRINT, wire: Wire::F32, patience })
     }
 
