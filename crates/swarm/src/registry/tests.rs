@@ -102,6 +102,34 @@ fn a_claim_of_a_greater_age_is_put_right_and_of_a_smaller_one_does_not_prolong()
     assert_eq!(registry.learn(signed(1, 2), seconds(0), seconds(200)).unwrap(), Heard::New);
 }
 
+/// Numbers may be milliseconds of a clock; nothing is read from them but which is larger, and no other time is sent.
+#[test]
+fn clocks_may_be_off_by_any_time() {
+    const CENTURY: u64 = 100 * 365 * 24 * 3600 * 1000;
+    for number in [0, 1, CENTURY, u64::MAX] {
+        // Tables that have counted for different times.
+        let (mut old, mut young) = (Registry::new(SWARM), Registry::new(SWARM));
+        let start = seconds(CENTURY);
+        assert_eq!(old.learn(signed(1, number), Duration::ZERO, start).unwrap(), Heard::New);
+        let news = old.news_for(&young.summary(), start + seconds(5));
+        for aged in news.records {
+            assert_eq!(aged.age(), seconds(5));
+            let age = aged.age();
+            assert_eq!(young.learn(aged.signed, age, seconds(1)).unwrap(), Heard::New);
+        }
+        for (table, end) in [(&old, start + seconds(20)), (&young, seconds(1 + 15))] {
+            assert_eq!(live(table, end - Duration::from_millis(1)), [(peer(1), number)]);
+            assert_eq!(live(table, end), []);
+        }
+    }
+    let mut table = Registry::new(SWARM);
+    // The clock of a machine was set back, and it knows its number from before.
+    table.learn(signed(1, CENTURY), Duration::ZERO, seconds(1)).unwrap();
+    assert_eq!(table.learn(signed(1, 7), Duration::ZERO, seconds(2)).unwrap(), Heard::Known);
+    let next = table.number(&peer(1)).unwrap() + 1;
+    assert_eq!(table.learn(signed(1, next), Duration::ZERO, seconds(2)).unwrap(), Heard::New);
+}
+
 #[test]
 fn what_is_forgotten_comes_back_with_a_larger_number_only() {
     let mut registry = Registry::new(SWARM);
