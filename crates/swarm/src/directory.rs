@@ -214,4 +214,13 @@ impl Guide for Directory {
     fn worked(&self, peer: PeerId) {
         self.known().health.succeeded(&peer);
     }
+
+    fn asked(&self, peer: PeerId, work: u64) -> u64 {
+        self.known().measured.asked(peer, work)
+    }
+
+    fn answered(&self, peer: PeerId, work: u64, took: Option<(Duration, u64)>) {
+        let now = self.now();
+        self.known().measured.answered(peer, work, took, now);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
@@ -52,4 +53,11 @@ pub trait Guide: Send + Sync {
 
     /// A server did what it was asked.
     fn worked(&self, peer: PeerId);
+
+    /// A server is asked to take so many tokens, times blocks, through its blocks. Returns what is under way there, this
+    /// included.
+    fn asked(&self, peer: PeerId, work: u64) -> u64;
+
+    /// It is not at it any more; if it has answered, it took so long for all that was under way.
+    fn answered(&self, peer: PeerId, work: u64, took: Option<(Duration, u64)>);
 }

@@ -194,7 +194,7 @@ async fn forward_part(
     while at < blocks.end {
         let stop = search.next(at..blocks.end).await?;
         let asking = request(client, &stop, lengths, pass, &values, None);
-        match search.answer(&stop, asking).await {
+        match search.answer(&stop, FORWARD, asking).await {
             Ok(bytes) => {
                 let (wire, width) = (client.wire, values.cols());
                 let Some(output) = codes::decode(wire, &bytes, values.rows(), width) else {
@@ -231,7 +231,7 @@ async fn backward_part(
             continue;
         }
         let asking = request(client, &stop, lengths, pass, &leg.input, Some(&gradient));
-        let answer = search.answer(&stop, asking).await;
+        let answer = search.answer(&stop, BACKWARD, asking).await;
         let unpack = |bytes: Vec<u8>| {
             let (rows, rest) = bytes.split_at_checked(4 * gradient.data().len())?;
             let more = pass::unpack_gradients(rest, pass, leg.blocks.clone(), lengths.len())?;
@@ -253,6 +253,36 @@ async fn backward_part(
 
 fn garbage(peer: PeerId) -> SwarmError {
     SwarmError::Garbage { peer, problem: "an answer of another size".to_owned() }
+}
+
+/// What a server has to do for a token, as often as it goes through the blocks: forward, or forward again and backward.
+const FORWARD: u64 = 1;
+const BACKWARD: u64 = 3;
+
+/// A request that a server is at. Those beside it are sent elsewhere, if others are as quick.
+struct UnderWay<'a> {
+    client: &'a Client,
+    peer: PeerId,
+    work: u64,
+    /// With all others there.
+    all: u64,
+    since: Instant,
+    answered: bool,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(client: &'a Client, stop: &Stop, tokens: u64) -> UnderWay<'a> {
+        let (peer, work) = (stop.peer, tokens * stop.blocks.len() as u64);
+        let all = client.guide.asked(peer, work);
+        UnderWay { client, peer, work, all, since: Instant::now(), answered: false }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let took = self.answered.then(|| (self.since.elapsed(), self.all));
+        self.client.guide.answered(self.peer, self.work, took);
+    }
 }
 
 /// Who is asked next, by who failed so far.
@@ -300,15 +330,18 @@ impl<'a> Search<'a> {
     async fn answer<T>(
         &self,
         stop: &Stop,
+        times: u64,
         asking: impl Future<Output = Result<T, SwarmError>>,
     ) -> Result<T, SwarmError> {
         let tokens = u32::try_from(self.tokens * PARTS_AT_A_TIME).unwrap_or(u32::MAX);
         let patience = self.client.patience.progress.saturating_add(PATIENCE_PER_TOKEN.saturating_mul(tokens));
         let mut without = self.avoided.clone();
         without.insert(stop.peer);
+        let mut under_way = UnderWay::begin(self.client, stop, times * self.tokens as u64);
         tokio::pin!(asking);
         loop {
             if let Ok(answer) = timeout(patience, &mut asking).await {
+                under_way.answered = answer.is_ok();
                 return answer;
             }
             if self.client.guide.route(stop.blocks.clone(), &without, self.need()).is_ok() {

@@ -14,13 +14,14 @@ const HALF_LIFE: f64 = 30.0;
 /// Pairs of other machines that a round trip is kept of, since others can say what they like.
 const MAX_PAIRS: usize = 1 << 14;
 
-/// Round trips and times of steps, as exponential means.
+/// Round trips and times of whole sequences, as exponential means, and what is under way. How long sessions' steps take is
+/// seen by servers alone, which say it in their records.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     round_trips: BTreeMap<PeerId, f64>,
     between: BTreeMap<(PeerId, PeerId), f64>,
-    decode: BTreeMap<PeerId, Pace>,
-    prompt: BTreeMap<PeerId, Pace>,
+    paces: BTreeMap<PeerId, Pace>,
+    under_way: BTreeMap<PeerId, u64>,
 }
 
 /// Seconds that a token takes in a block.
@@ -49,22 +50,35 @@ impl Measured {
         blend(self.between.entry(pair(one, other)).or_insert(took.as_secs_f64()), took.as_secs_f64());
     }
 
-    /// A server took so long to decode one token of one session in so many of its blocks, waiting included.
-    pub fn decoded(&mut self, peer: PeerId, blocks: usize, took: Duration, now: Duration) {
-        note(&mut self.decode, peer, blocks, took, now);
+    /// A server is asked to take so many tokens, times blocks, through its blocks. Returns what this machine has under way
+    /// there, this included.
+    pub fn asked(&mut self, peer: PeerId, work: u64) -> u64 {
+        let under_way = self.under_way.entry(peer).or_default();
+        *under_way += work;
+        *under_way
     }
 
-    /// A server took so long for tokens of a prompt in so many of its blocks, waiting included.
-    pub fn prompted(&mut self, peer: PeerId, blocks: usize, tokens: usize, took: Duration, now: Duration) {
-        note(&mut self.prompt, peer, blocks * tokens, took, now);
+    /// It is not at it any more. `took` is how long it was, if it has answered, behind how much that was `under_way`.
+    pub fn answered(&mut self, peer: PeerId, work: u64, took: Option<(Duration, u64)>, now: Duration) {
+        if let Some(left) = self.under_way.get_mut(&peer) {
+            *left = left.saturating_sub(work);
+            if *left == 0 {
+                self.under_way.remove(&peer);
+            }
+        }
+        let Some((took, under_way)) = took else { return };
+        let seconds = took.as_secs_f64() / under_way.max(1) as f64;
+        let pace = self.paces.entry(peer).or_insert(Pace { seconds, at: now });
+        blend(&mut pace.seconds, seconds);
+        pace.at = now;
     }
 
     /// Forgets a machine that is gone.
     pub fn forget(&mut self, peer: &PeerId) {
         self.round_trips.remove(peer);
         self.between.retain(|(one, other), _| one != peer && other != peer);
-        self.decode.remove(peer);
-        self.prompt.remove(peer);
+        self.paces.remove(peer);
+        self.under_way.remove(peer);
     }
 
     pub(super) fn seconds_to(&self, peer: &PeerId) -> Option<f64> {
@@ -80,36 +94,23 @@ impl Measured {
         self.between.iter().map(|(pair, seconds)| (pair, *seconds))
     }
 
-    /// Seconds of a decoded token in a block, of a server that says `told`.
-    pub(super) fn decode(&self, peer: &PeerId, told: f64, now: Duration) -> f64 {
-        believed(self.decode.get(peer), told, now)
+    /// Seconds of a token in a block where many go through together, of a server that says `told`: more and more of that as
+    /// what was measured grows old.
+    pub(super) fn pace(&self, peer: &PeerId, told: f64, now: Duration) -> f64 {
+        self.paces.get(peer).map_or(told, |pace| {
+            let age = now.saturating_sub(pace.at).as_secs_f64();
+            told + (pace.seconds - told) * 0.5_f64.powf(age / HALF_LIFE)
+        })
     }
 
-    /// Seconds of a token of a prompt in a block, of a server that says `told`.
-    pub(super) fn prompt(&self, peer: &PeerId, told: f64, now: Duration) -> f64 {
-        believed(self.prompt.get(peer), told, now)
+    /// What this machine has under way at a server, in tokens times blocks.
+    pub(super) fn under_way(&self, peer: &PeerId) -> u64 {
+        self.under_way.get(peer).copied().unwrap_or(0)
     }
 }
 
 fn blend(mean: &mut f64, new: f64) {
     *mean += NEW_SHARE * (new - *mean);
-}
-
-fn note(paces: &mut BTreeMap<PeerId, Pace>, peer: PeerId, units: usize, took: Duration, now: Duration) {
-    if units > 0 {
-        let seconds = took.as_secs_f64() / units as f64;
-        let pace = paces.entry(peer).or_insert(Pace { seconds, at: now });
-        blend(&mut pace.seconds, seconds);
-        pace.at = now;
-    }
-}
-
-/// What was measured, and more and more of what was told as that grows old.
-fn believed(pace: Option<&Pace>, told: f64, now: Duration) -> f64 {
-    pace.map_or(told, |pace| {
-        let age = now.saturating_sub(pace.at).as_secs_f64();
-        told + (pace.seconds - told) * 0.5_f64.powf(age / HALF_LIFE)
-    })
 }
 
 fn pair(one: PeerId, other: PeerId) -> (PeerId, PeerId) {
@@ -124,17 +125,18 @@ mod tests {
     fn means_follow_what_is_measured_and_fade_to_what_is_told() {
         let (mut measured, peer) = (Measured::new(), PeerId::random());
         let now = Duration::from_secs(5);
-        assert_eq!(measured.decode(&peer, 0.5, now), 0.5);
-        measured.decoded(peer, 4, Duration::from_secs(4), now);
-        assert_eq!(measured.decode(&peer, 0.5, now), 1.0);
-        measured.decoded(peer, 4, Duration::from_secs(8), now);
-        assert_eq!(measured.decode(&peer, 0.5, now), 1.25);
-        assert_eq!(measured.decode(&peer, 0.25, now + Duration::from_secs(30)), 0.75);
-        assert!((measured.decode(&peer, 0.25, now + Duration::from_secs(3000)) - 0.25).abs() < 1e-9);
-        measured.prompted(peer, 2, 8, Duration::from_secs(16), now);
-        assert_eq!(measured.prompt(&peer, 0.0, now), 1.0);
-        measured.prompted(peer, 0, 8, Duration::from_secs(16), now);
-        assert_eq!(measured.prompt(&peer, 0.0, now), 1.0);
+        assert_eq!(measured.pace(&peer, 0.5, now), 0.5);
+        assert_eq!((measured.asked(peer, 4), measured.asked(peer, 12)), (4, 16));
+        measured.answered(peer, 4, Some((Duration::from_secs(4), 4)), now);
+        assert_eq!((measured.pace(&peer, 0.5, now), measured.under_way(&peer)), (1.0, 12));
+        // It had all of both to do.
+        measured.answered(peer, 12, Some((Duration::from_secs(32), 16)), now);
+        assert_eq!((measured.pace(&peer, 0.5, now), measured.under_way(&peer)), (1.25, 0));
+        assert_eq!(measured.pace(&peer, 0.25, now + Duration::from_secs(30)), 0.75);
+        assert!((measured.pace(&peer, 0.25, now + Duration::from_secs(3000)) - 0.25).abs() < 1e-9);
+        measured.asked(peer, 5);
+        measured.answered(peer, 5, None, now);
+        assert_eq!((measured.pace(&peer, 0.5, now), measured.under_way(&peer)), (1.25, 0));
 
         let other = PeerId::random();
         measured.round_trip(peer, Duration::from_secs(1));
@@ -145,6 +147,6 @@ mod tests {
         measured.forget(&other);
         assert_eq!(measured.seconds_between(other, peer), None);
         measured.forget(&peer);
-        assert_eq!((measured.seconds_to(&peer), measured.decode(&peer, 0.5, now)), (None, 0.5));
+        assert_eq!((measured.seconds_to(&peer), measured.pace(&peer, 0.5, now)), (None, 0.5));
     }
 }

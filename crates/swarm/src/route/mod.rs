@@ -125,13 +125,14 @@ impl<'a> Servers<'a> {
             }
             let figures = &record.figures;
             let busy = 1.0 + SESSION_SHARE * f64::from(figures.sessions);
+            let prompt = measured.pace(&peer, figures.prompt_seconds_per_block.into(), now);
             servers.push(Server {
                 peer,
                 blocks,
                 round_trip: measured.seconds_to(&peer).unwrap_or(UNKNOWN_ROUND_TRIP),
-                queued: figures.queued_seconds.into(),
-                decode: measured.decode(&peer, busy * f64::from(figures.decode_seconds_per_block), now),
-                prompt: measured.prompt(&peer, figures.prompt_seconds_per_block.into(), now),
+                queued: f64::from(figures.queued_seconds) + prompt * measured.under_way(&peer) as f64,
+                decode: busy * f64::from(figures.decode_seconds_per_block),
+                prompt,
                 free_cache_tokens: figures.free_cache_tokens,
                 taste: 1.0 + TASTE * draw(&client, &peer),
             });

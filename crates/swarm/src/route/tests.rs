@@ -122,11 +122,18 @@ fn one_token_takes_the_quickest_way_round() {
 }
 
 #[test]
-fn what_was_measured_outweighs_what_is_told() {
-    let mut scene = Scene::new(&[(0..4, 1.0), (0..4, 30.0)]);
-    assert_eq!(scene.fastest(0..4, &Need::token(0)), [(0, 0..4)]);
-    scene.measured.decoded(peer(0), 4, Duration::from_secs(2), NOW);
-    assert_eq!(scene.fastest(0..4, &Need::token(0)), [(1, 0..4)]);
+fn what_was_measured_and_is_under_way_outweighs_what_is_told() {
+    let mut scene = Scene::new(&[(0..4, 1.0), (0..4, 2.0)]);
+    let asked = |scene: &Scene| numbered(&scene.servers().spread(0..4, &[1000]).unwrap()[0])[0].0;
+    assert_eq!(asked(&scene), 0);
+    // Behind 1500 tokens of this machine, 1000 more take longer than at the slower one.
+    let behind = scene.measured.asked(peer(0), 4 * 1500);
+    assert_eq!((behind, asked(&scene)), (6000, 1));
+    scene.measured.answered(peer(0), 4 * 1500, None, NOW);
+    assert_eq!(asked(&scene), 0);
+    // It takes 3 s for what it said it does in 0.6 s.
+    scene.measured.answered(peer(0), 0, Some((Duration::from_secs(3), 6000)), NOW);
+    assert_eq!(asked(&scene), 1);
 }
 
 #[test]

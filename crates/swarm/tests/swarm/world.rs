@@ -94,6 +94,12 @@ impl Guide for Book {
     fn worked(&self, peer: PeerId) {
         self.failed.lock().unwrap().remove(&peer);
     }
+
+    fn asked(&self, _peer: PeerId, work: u64) -> u64 {
+        work
+    }
+
+    fn answered(&self, _peer: PeerId, _work: u64, _took: Option<(Duration, u64)>) {}
 }
 
 fn missing(blocks: Range<usize>) -> SwarmError {
