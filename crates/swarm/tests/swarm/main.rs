@@ -4,6 +4,7 @@ mod contract;
 mod faults;
 mod garbage;
 mod prompts;
+mod slow;
 mod together;
 mod training;
 mod world;

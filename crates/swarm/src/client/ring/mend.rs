@@ -28,12 +28,12 @@ impl Ring {
             if self.is_whole() {
                 return Ok(());
             }
-            if let (Some(full), Err(SwarmError::Missing(_))) = (self.full.take(), &mended) {
-                return Err(full);
-            }
-            let cancelled = limits.check().is_err();
-            if let (Err(problem), true) = (mended, cancelled || Instant::now() + pause > until) {
-                return Err(problem);
+            let (full, over) = (self.full.take(), limits.check().is_err() || Instant::now() + pause > until);
+            match (mended, full) {
+                // A session that has begun waits for a server to come back.
+                (Err(SwarmError::Missing(_)), Some(full)) if over || self.awaited.is_none() => return Err(full),
+                (Err(problem), _) if over => return Err(problem),
+                _ => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -89,8 +89,11 @@ impl Ring {
             hop.say(&ToServer::Report);
         }
         let mut open: BTreeSet<u64> = self.hops.iter().map(|hop| hop.number).collect();
-        let until = Instant::now() + self.client.patience.silence;
+        let (asked, silence) = (Instant::now(), self.client.patience.silence);
         while !open.is_empty() {
+            // Nobody is given more time because it was silent before.
+            let heard = self.hops.iter().filter(|hop| open.contains(&hop.number)).map(|hop| hop.heard().0);
+            let until = asked.min(heard.max().unwrap_or(asked)) + silence;
             let Ok(Some((number, event))) = timeout_at(until, self.events.recv()).await else { break };
             if matches!(event, Event::Standing | Event::Closed) {
                 open.remove(&number);
@@ -112,6 +115,13 @@ impl Ring {
         let sequences = self.ledger.standing().positions.len();
         let cache_tokens = sequences as u64 * u64::from(self.max_tokens);
         Need { purpose: Purpose::Session, cache_tokens, tokens: sequences }
+    }
+
+    /// Whether the blocks of a hop could be run without it, and without those that failed before.
+    pub(super) fn has_another(&self, place: usize) -> bool {
+        let mut without = self.avoided.clone();
+        without.extend(self.hops.iter().map(|hop| hop.peer));
+        self.client.guide.route(self.hops[place].blocks.clone(), &without, self.need()).is_ok()
     }
 
     /// Others take the blocks of those that leave, where there are any; else these stay as long as they do.

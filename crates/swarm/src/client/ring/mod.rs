@@ -69,8 +69,6 @@ pub struct Ring {
     /// What somebody said who is well and has no room.
     full: Option<SwarmError>,
     mended: u64,
-    /// When it was looked after silent servers last.
-    watched: Instant,
 }
 
 impl Ring {
@@ -114,7 +112,6 @@ impl Ring {
             refused: None,
             full: None,
             mended: 0,
-            watched: Instant::now(),
         };
         ring.mend(&pass.limits).await?;
         Ok(ring)
@@ -221,11 +218,16 @@ impl Ring {
             if let Some(deadline) = limits.deadline {
                 until = until.min(Instant::from_std(deadline));
             }
+            let looked = Instant::now();
             if let Ok(Some((number, event))) = timeout_at(until, self.events.recv()).await {
                 self.happen(number, event);
                 while let Ok((number, event)) = self.events.try_recv() {
                     self.happen(number, event);
                 }
+            }
+            if looked.elapsed() > self.client.patience.silence / 2 {
+                // It was this machine that slept: what the others said meanwhile is still to be read.
+                self.hops.iter().for_each(Hop::excuse);
             }
             self.watch();
         }
@@ -321,14 +323,9 @@ impl Ring {
         }
     }
 
-    /// Gives up on servers that are silent, and on whoever holds up rows for too long.
+    /// Gives up on servers that are silent, and on whoever holds up rows for too long if there is another.
     fn watch(&mut self) {
         let silence = self.client.patience.silence;
-        if self.watched.elapsed() > silence / 2 {
-            // It was this machine that slept: what the others said meanwhile is still to be read.
-            self.hops.iter().for_each(Hop::excuse);
-        }
-        self.watched = Instant::now();
         for place in 0..self.hops.len() {
             if self.hops[place].state == HopState::Well && self.hops[place].heard().0.elapsed() > silence {
                 self.give_up(place);
@@ -349,7 +346,15 @@ impl Ring {
         let ends = awaited.ends.clone();
         let behind = |standing: &Standing| standing.positions.iter().zip(&ends).any(|(position, end)| position < end);
         // The first that lacks what the one before has; or the last, which has all and does not say so.
-        let slow = self.hops.iter().position(|hop| behind(&hop.heard().1)).unwrap_or(self.hops.len() - 1);
-        self.give_up(slow);
+        let lacking = self.hops.iter().position(|hop| behind(&hop.heard().1));
+        let slow = lacking.unwrap_or(self.hops.len() - 1);
+        if self.has_another(slow) {
+            return self.give_up(slow);
+        }
+        // It would begin anew, and never end: it goes on. What is waited for may have gone astray, and is sent again.
+        match lacking.unwrap_or(self.hops.len()).checked_sub(1) {
+            Some(before) => self.hops[before].steered = None,
+            None => self.linked = None,
+        }
     }
 }
