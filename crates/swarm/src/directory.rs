@@ -182,7 +182,13 @@ async fn read(reader: &mut Reader) -> std::result::Result<(Tables, Vec<u8>), fra
 }
 
 impl Guide for Directory {
-    fn route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
+    fn route(
+        &self,
+        blocks: Range<usize>,
+        kept: &[crate::Hop],
+        without: &BTreeSet<PeerId>,
+        need: Need,
+    ) -> Result<Vec<Stop>> {
         let (known, now) = (self.known(), self.now());
         let Known { registry, measured, health } = &*known;
         let live = registry.live(now).filter(|(peer, _)| !without.contains(peer));
@@ -190,12 +196,12 @@ impl Guide for Directory {
         let hops = match need.purpose {
             Purpose::Session => {
                 let need = route::Need {
-                    prompt_tokens: USUAL_PROMPT,
+                    prompt_tokens: need.past_tokens.max(USUAL_PROMPT),
                     chunk_tokens: USUAL_PROMPT,
                     new_tokens: USUAL_TOKENS,
                     cache_tokens: need.cache_tokens,
                 };
-                servers.fastest(blocks, &need)?
+                if kept.is_empty() { servers.fastest(blocks, &need)? } else { servers.complete(blocks, kept, &need)? }
             }
             Purpose::Pass => servers.spread(blocks, &[need.tokens])?.remove(0),
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
 
-use crate::Result;
+use crate::{Hop, Result};
 
 /// A server of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Need {
     pub purpose: Purpose,
     /// Tokens of cache.
     pub cache_tokens: u64,
+    /// Tokens that a server is told before anything new.
+    pub past_tokens: usize,
     /// Tokens that are computed at a time.
     pub tokens: usize,
 }
@@ -42,11 +44,12 @@ pub enum Purpose {
 
 /// Chooses servers, and learns how they do.
 pub trait Guide: Send + Sync {
-    /// Servers for these blocks, in order and without a gap; none of `without`.
+    /// Servers for these blocks, in order and without a gap; none of `without`. Those that are `kept`, which are in order as
+    /// well, keep their blocks, unless nobody else has some of the others: a server is in a route once.
     ///
     /// # Errors
     /// [`SwarmError::Missing`](crate::SwarmError::Missing).
-    fn route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>>;
+    fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>>;
 
     /// A server did not do what it was asked.
     fn failed(&self, peer: PeerId);

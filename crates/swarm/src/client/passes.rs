@@ -305,7 +305,7 @@ impl<'a> Search<'a> {
     /// The first server for these blocks.
     async fn next(&mut self, blocks: Range<usize>) -> Result<Stop, SpanError> {
         loop {
-            let missing = match self.client.guide.route(blocks.clone(), &self.avoided, self.need()) {
+            let missing = match self.client.guide.route(blocks.clone(), &[], &self.avoided, self.need()) {
                 Ok(stops) => match stops.into_iter().next() {
                     Some(first) => return Ok(first),
                     None => SwarmError::Missing([blocks.clone()].into()),
@@ -323,7 +323,7 @@ impl<'a> Search<'a> {
     }
 
     fn need(&self) -> Need {
-        Need { purpose: Purpose::Pass, cache_tokens: 0, tokens: self.tokens }
+        Need { purpose: Purpose::Pass, cache_tokens: 0, past_tokens: 0, tokens: self.tokens }
     }
 
     /// Waits for what a server answers; for one that says that it is at it as long as there is nobody else.
@@ -344,7 +344,7 @@ impl<'a> Search<'a> {
                 under_way.answered = answer.is_ok();
                 return answer;
             }
-            if self.client.guide.route(stop.blocks.clone(), &without, self.need()).is_ok() {
+            if self.client.guide.route(stop.blocks.clone(), &[], &without, self.need()).is_ok() {
                 return Err(SwarmError::Unreachable { peer: stop.peer, problem: "it takes too long".to_owned() });
             }
         }

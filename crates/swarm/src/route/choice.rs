@@ -34,7 +34,7 @@ impl Servers<'_> {
     /// The route on which a need is met soonest. It covers exactly the blocks, in order, and has no server twice.
     ///
     /// # Errors
-    /// [`SwarmError::Missing`](crate::SwarmError::Missing); [`Servers::returns`] says when to try again.
+    /// [`SwarmError::Missing`](crate::SwarmError::Missing).
     pub fn fastest(&self, blocks: Range<usize>, need: &Need) -> Result<Vec<Hop>> {
         self.covered(std::slice::from_ref(&blocks))?;
         if blocks.is_empty() {

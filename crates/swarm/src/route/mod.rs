@@ -77,8 +77,6 @@ pub struct Servers<'a> {
     servers: Vec<Server>,
     /// Round trips between servers that are known, by their places, the smaller first.
     between: BTreeMap<(usize, usize), f64>,
-    /// Who would serve, but has failed: until when it is left alone.
-    banned: BTreeMap<PeerId, Absent>,
     measured: &'a Measured,
 }
 
@@ -98,12 +96,6 @@ struct Server {
     taste: f64,
 }
 
-#[derive(Clone, Debug)]
-struct Absent {
-    blocks: Range<usize>,
-    until: Duration,
-}
-
 impl<'a> Servers<'a> {
     /// Those of the records that can be used at this moment, as a client sees them: servers that take sessions and are not
     /// banned.
@@ -115,14 +107,12 @@ impl<'a> Servers<'a> {
         now: Duration,
     ) -> Servers<'a> {
         let mut servers = Vec::new();
-        let mut banned = BTreeMap::new();
         let serving = live.into_iter().filter(|(_, record)| record.state == ServerState::Serving);
         for (peer, record) in serving {
-            let blocks = record.blocks.start as usize..record.blocks.end as usize;
-            if let Some(until) = health.banned_until(&peer, now) {
-                banned.insert(peer, Absent { blocks, until });
+            if health.banned_until(&peer, now).is_some() {
                 continue;
             }
+            let blocks = record.blocks.start as usize..record.blocks.end as usize;
             let figures = &record.figures;
             let busy = 1.0 + SESSION_SHARE * f64::from(figures.sessions);
             let prompt = measured.pace(&peer, figures.prompt_seconds_per_block.into(), now);
@@ -138,7 +128,7 @@ impl<'a> Servers<'a> {
             });
         }
         servers.sort_by_key(|server| server.peer);
-        Servers { between: places(&servers, measured), servers, banned, measured }
+        Servers { between: places(&servers, measured), servers, measured }
     }
 
     /// Those of the blocks that nobody serves.
@@ -159,22 +149,11 @@ impl<'a> Servers<'a> {
         missing
     }
 
-    /// When the next of those comes back that serve some of these blocks, but have failed.
-    pub fn returns(&self, missing: &[Range<usize>]) -> Option<Duration> {
-        let serves = |absent: &&Absent| missing.iter().any(|range| overlap(range, &absent.blocks));
-        self.banned.values().filter(serves).map(|absent| absent.until).min()
-    }
-
     /// The same without some servers.
     fn without(&self, peers: &[PeerId]) -> Servers<'a> {
         let servers: Vec<Server> =
             self.servers.iter().filter(|server| !peers.contains(&server.peer)).cloned().collect();
-        Servers {
-            between: places(&servers, self.measured),
-            servers,
-            banned: self.banned.clone(),
-            measured: self.measured,
-        }
+        Servers { between: places(&servers, self.measured), servers, measured: self.measured }
     }
 
     fn covered(&self, blocks: &[Range<usize>]) -> Result<()> {

@@ -202,7 +202,7 @@ proptest! {
         let lost: Vec<&Hop> = route.iter().filter(|hop| failed.contains(&hop.peer)).collect();
         let unserved = |block: &usize| !served(&scene, *block, healthy);
         let missing: Vec<usize> = lost.iter().flat_map(|hop| hop.blocks.clone()).filter(unserved).collect();
-        match scene.servers().replace(&route, &failed, &need) {
+        match scene.replace(&route, &failed, &need) {
             Ok(replaced) => {
                 prop_assert!(missing.is_empty());
                 check(&scene, &replaced, 0..BLOCKS)?;

@@ -66,7 +66,14 @@ impl Scene {
     pub(super) fn fail_and_replace(&mut self, route: &[Hop], failed: &[u8]) -> Result<Vec<Hop>> {
         let failed: Vec<PeerId> = failed.iter().map(|number| peer(*number)).collect();
         failed.iter().for_each(|peer| self.health.failed(*peer, NOW));
-        self.servers().replace(route, &failed, &Need::token(1))
+        self.replace(route, &failed, &Need::token(1))
+    }
+
+    /// The same without some of its servers.
+    pub(super) fn replace(&self, route: &[Hop], failed: &[PeerId], need: &Need) -> Result<Vec<Hop>> {
+        let kept: Vec<Hop> = route.iter().filter(|hop| !failed.contains(&hop.peer)).cloned().collect();
+        let blocks = route[0].blocks.start..route[route.len() - 1].blocks.end;
+        self.servers().complete(blocks, &kept, need)
     }
 
     fn fastest(&self, blocks: Range<usize>, need: &Need) -> Vec<(u8, Range<usize>)> {
@@ -165,7 +172,7 @@ fn a_long_prompt_is_shared_and_a_short_one_is_not() {
 }
 
 #[test]
-fn holes_are_named_and_when_somebody_comes_back() {
+fn holes_are_named_and_so_are_blocks_of_those_that_failed() {
     let mut scene = Scene::new(&[(0..3, 1.0), (2..5, 1.0), (7..9, 1.0), (8..20, 1.0)]);
     let missing = |scene: &Scene, blocks| match scene.servers().fastest(blocks, &Need::token(1)) {
         Err(SwarmError::Missing(missing)) => missing,
@@ -174,12 +181,9 @@ fn holes_are_named_and_when_somebody_comes_back() {
     assert_eq!(missing(&scene, 0..12), [5..7]);
     assert_eq!(missing(&scene, 5..7), [5..7]);
     assert_eq!(missing(&scene, 6..30), [6..7, 20..30]);
-    assert_eq!(scene.servers().returns(&[5..7]), None);
     scene.health.failed(peer(1), NOW);
     scene.health.failed(peer(0), NOW - Duration::from_secs(1));
     assert_eq!(missing(&scene, 1..5), [1..5]);
-    assert_eq!(scene.servers().returns(&[1..5]), Some(NOW + Duration::from_secs(1)));
-    assert_eq!(scene.servers().returns(&[3..5]), Some(NOW + Duration::from_secs(2)));
     assert_eq!(Scene::new(&[]).servers().fastest(3..3, &Need::token(1)).unwrap(), []);
     assert_eq!(missing(&Scene::new(&[]), 0..2), [0..2]);
 }
@@ -251,9 +255,8 @@ fn where_nobody_else_can_the_one_that_failed_is_waited_for() {
     let route = hops(&[(0, 0..4), (1, 4..8), (2, 8..12)]);
     let lost = scene.fail_and_replace(&route, &[1]);
     assert!(matches!(lost, Err(SwarmError::Missing(missing)) if missing == [6..8]));
-    assert_eq!(scene.servers().returns(&[6..8]), Some(NOW + crate::health::FIRST_BAN));
     scene.health.succeeded(&peer(1));
-    assert_eq!(scene.servers().replace(&route, &[peer(1)], &Need::token(1)).unwrap(), route);
+    assert_eq!(scene.replace(&route, &[peer(1)], &Need::token(1)).unwrap(), route);
 }
 
 #[test]

@@ -94,7 +94,9 @@ async fn who_is_frozen_is_replaced_in_two_seconds() {
         let servers = [world.serve(0..2), world.serve(2..4), world.serve(4..6)];
         let client = world.client();
         let mut ring = ring(&client, 1, 0..6).await;
-        [0..2, 2..4, 4..6].map(|blocks| world.serve(blocks));
+        for blocks in [0..2, 2..4, 4..6] {
+            world.serve(blocks);
+        }
         let strides = strides(3, 200, 12);
         let (mut positions, mut pause) = (vec![0; 2], Duration::ZERO);
         for (number, (one, expected)) in strides.iter().zip(&alone(0..6, &strides)).enumerate() {

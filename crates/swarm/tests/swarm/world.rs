@@ -17,7 +17,7 @@ use bouquet_swarm::server::{Server, Settings};
 use bouquet_swarm::shelf::Shelf;
 use bouquet_swarm::simulated::{Road, Simulation};
 use bouquet_swarm::wire::message::SessionId;
-use bouquet_swarm::{Digest, Result, SwarmError, Transport, Wire};
+use bouquet_swarm::{Digest, Hop, Result, SwarmError, Transport, Wire};
 use libp2p_identity::{Keypair, PeerId};
 use tokio::task::JoinHandle;
 
@@ -68,20 +68,28 @@ pub(crate) struct Book {
 }
 
 impl Guide for Book {
-    fn route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, _need: Need) -> Result<Vec<Stop>> {
-        let failed = self.failed.lock().unwrap();
+    fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
+        let (failed, servers) = (self.failed.lock().unwrap(), self.servers.lock().unwrap());
         let banned = |peer: &PeerId| failed.get(peer).is_some_and(|at| at.elapsed() < Duration::from_secs(2));
-        let mut stops = Vec::new();
+        let mut stops: Vec<Stop> = Vec::new();
         let mut at = blocks.start;
         while at < blocks.end {
-            let servers = self.servers.lock().unwrap();
-            let serves = |(peer, range): &&(PeerId, Range<usize>)| {
-                range.contains(&at) && !without.contains(peer) && !banned(peer)
-            };
+            let stays = kept.iter().find(|hop| hop.blocks.start == at);
+            let next = kept.iter().map(|hop| hop.blocks.start).find(|start| *start > at).unwrap_or(blocks.end);
+            let free =
+                |peer: &PeerId| !without.contains(peer) && kept.iter().all(|hop| hop.peer != *peer) && !banned(peer);
+            let serves = |(peer, range): &&(PeerId, Range<usize>)| range.contains(&at) && free(peer);
             let best = servers.iter().filter(serves).max_by_key(|(_, range)| range.end);
-            let Some((peer, range)) = best else { return Err(missing(at..blocks.end)) };
-            let end = range.end.min(blocks.end);
-            stops.push(Stop { peer: *peer, addresses: Vec::new(), blocks: at..end });
+            let (peer, end) = match (stays, best) {
+                (Some(hop), _) => (hop.peer, hop.blocks.end),
+                (None, Some((peer, range))) => (*peer, range.end.min(next)),
+                (None, None) if kept.is_empty() => return Err(missing(at..blocks.end)),
+                (None, None) => {
+                    drop((failed, servers));
+                    return self.route(blocks, &[], without, need);
+                }
+            };
+            stops.push(Stop { peer, addresses: Vec::new(), blocks: at..end });
             at = end;
         }
         Ok(stops)

@@ -112,16 +112,16 @@ impl Ring {
 
     /// What this session asks of servers.
     fn need(&self) -> Need {
-        let sequences = self.ledger.standing().positions.len();
-        let cache_tokens = sequences as u64 * u64::from(self.max_tokens);
-        Need { purpose: Purpose::Session, cache_tokens, tokens: sequences }
+        let positions = &self.ledger.standing().positions;
+        let (cache_tokens, past) = (positions.len() as u64 * u64::from(self.max_tokens), positions.iter().sum::<u32>());
+        Need { purpose: Purpose::Session, cache_tokens, past_tokens: past as usize, tokens: positions.len() }
     }
 
     /// Whether the blocks of a hop could be run without it, and without those that failed before.
     pub(super) fn has_another(&self, place: usize) -> bool {
         let mut without = self.avoided.clone();
         without.extend(self.hops.iter().map(|hop| hop.peer));
-        self.client.guide.route(self.hops[place].blocks.clone(), &without, self.need()).is_ok()
+        self.client.guide.route(self.hops[place].blocks.clone(), &[], &without, self.need()).is_ok()
     }
 
     /// Others take the blocks of those that leave, where there are any; else these stay as long as they do.
@@ -129,7 +129,7 @@ impl Ring {
         while let Some(place) = self.hops.iter().position(|hop| hop.state == HopState::Leaving) {
             let mut without = self.avoided.clone();
             without.extend(self.hops.iter().map(|hop| hop.peer));
-            let route = self.client.guide.route(self.hops[place].blocks.clone(), &without, self.need());
+            let route = self.client.guide.route(self.hops[place].blocks.clone(), &[], &without, self.need());
             let mut opened = Vec::new();
             for stop in route.iter().flatten() {
                 match self.begin_at(stop.clone(), place).await {
@@ -149,39 +149,15 @@ impl Ring {
 
     /// Finds servers for the blocks that have none.
     async fn fill(&mut self) -> Result<()> {
-        let need = self.need();
-        let mut place = 0;
-        let mut covered = self.blocks.start;
-        while covered < self.blocks.end {
-            if let Some(hop) = self.hops.get(place).filter(|hop| hop.blocks.start == covered) {
-                covered = hop.blocks.end;
-                place += 1;
-                continue;
-            }
-            let end = self.hops.get(place).map_or(self.blocks.end, |hop| hop.blocks.start);
-            // A server has a session once: those that are left keep theirs.
-            let mut without = self.avoided.clone();
-            without.extend(self.hops.iter().map(|hop| hop.peer));
-            let stops = match self.client.guide.route(covered..end, &without, need) {
-                Ok(stops) => stops,
-                Err(missing) => {
-                    // It may be one of this route that alone has some of these blocks: it gets them, and others its place.
-                    let stops = self.client.guide.route(covered..end, &self.avoided, need).map_err(|_| missing)?;
-                    let before = self.hops.len();
-                    self.hops.retain(|hop| stops.iter().all(|stop| stop.peer != hop.peer));
-                    if self.hops.len() == before {
-                        return Err(SwarmError::Missing(std::iter::once(covered..end).collect()));
-                    }
-                    (covered, place) = (self.blocks.start, 0);
-                    continue;
-                }
-            };
-            for stop in stops {
-                let end = stop.blocks.end;
+        let kept: Vec<crate::Hop> =
+            self.hops.iter().map(|hop| crate::Hop { peer: hop.peer, blocks: hop.blocks.clone() }).collect();
+        let stops = self.client.guide.route(self.blocks.clone(), &kept, &self.avoided, self.need())?;
+        self.hops.retain(|hop| stops.iter().any(|stop| (stop.peer, &stop.blocks) == (hop.peer, &hop.blocks)));
+        for (place, stop) in stops.into_iter().enumerate() {
+            if self.hops.get(place).is_none_or(|hop| hop.peer != stop.peer) {
                 let hop = self.begin_at(stop, place).await?;
                 self.hops.insert(place, hop);
                 self.mended += 1;
-                (covered, place) = (end, place + 1);
             }
         }
         Ok(())
