@@ -2,7 +2,7 @@
 //! in its metadata, they are made.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Map, Value, json};
@@ -15,8 +15,8 @@ use crate::{ModelError, Result};
 
 /// A file to be.
 pub(crate) enum Beside {
-    /// One that is copied.
-    Copied(PathBuf),
+    /// One that is copied, to this place in the folder.
+    Copied(PathBuf, PathBuf),
     /// One that is made: its name and what is in it.
     Made(&'static str, Vec<u8>),
 }
@@ -48,11 +48,31 @@ pub(crate) fn others(model: &Path) -> Result<Vec<Beside>> {
     let mut copied = Vec::new();
     for entry in fs::read_dir(model).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if goes_along(&path) && path.is_file() {
-            copied.push(Beside::Copied(path));
+        if let Some(name) = path.file_name().map(PathBuf::from).filter(|_| goes_along(&path) && path.is_file()) {
+            copied.push(Beside::Copied(path, name));
         }
     }
+    for place in modules(model)? {
+        copied.push(Beside::Copied(model.join(&place), place));
+    }
     Ok(copied)
+}
+
+/// The files with which sentence-transformers says how to embed: `modules.json`, what is beside it, and what the steps have
+/// in folders of their own. None where there is no such file, or where it makes no sense, which whoever embeds will say.
+fn modules(model: &Path) -> Result<Vec<PathBuf>> {
+    const LIST: &str = "modules.json";
+    let Some(list) = files::read(&model.join(LIST), MAX_SETTINGS_BYTES)? else { return Ok(Vec::new()) };
+    let list: Vec<Value> = serde_json::from_slice(&list).unwrap_or_default();
+    let steps = list.iter().filter_map(|step| step["path"].as_str()).map(Path::new);
+    let inside = |step: &&Path| matches!(step.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let mut places =
+        [LIST, "config_sentence_transformers.json", "sentence_bert_config.json"].map(PathBuf::from).to_vec();
+    for step in steps.filter(inside) {
+        places.extend(["config.json", "model.safetensors", "sentence_bert_config.json"].map(|file| step.join(file)));
+    }
+    places.retain(|place| model.join(place).is_file());
+    Ok(places)
 }
 
 /// Name, length and time of the files with weights, which tell whether they have changed.

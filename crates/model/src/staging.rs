@@ -113,12 +113,14 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Removes every file but the lock.
+    /// Removes all but the lock.
     fn clear(&self) -> Result<()> {
         let clear = || {
             for entry in fs::read_dir(&self.path)? {
                 let entry = entry?;
-                if entry.file_name() != LOCK {
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else if entry.file_name() != LOCK {
                     fs::remove_file(entry.path())?;
                 }
             }
@@ -147,11 +149,18 @@ impl Staging {
         write_through(&self.file(name), bytes).map_err(|source| self.cannot_write(source))
     }
 
-    /// Copies a small file.
-    pub(crate) fn copy(&self, from: &Path) -> Result<()> {
-        let Some((_, name)) = files::open(from)?.zip(from.file_name()) else { return Ok(()) };
-        let copied = fs::copy(from, self.path.join(name)).and_then(|_| File::open(self.path.join(name))?.sync_all());
-        copied.map_err(|source| self.cannot_write(source))
+    /// Copies a small file to a place in the folder.
+    pub(crate) fn copy(&self, from: &Path, place: &Path) -> Result<()> {
+        if files::open(from)?.is_none() {
+            return Ok(());
+        }
+        let to = self.path.join(place);
+        let copy = || {
+            fs::create_dir_all(to.parent().unwrap_or(&self.path))?;
+            fs::copy(from, &to)?;
+            File::open(&to)?.sync_all()
+        };
+        copy().map_err(|source| self.cannot_write(source))
     }
 
     /// Gives the folder its name.

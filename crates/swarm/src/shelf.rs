@@ -24,7 +24,7 @@ pub const MAX_FILES: usize = 64;
 /// A file on a shelf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileInfo {
-    /// Its name, without folders.
+    /// Its name; one in a folder has that before it, `1_Pooling/config.json`.
     pub name: String,
     /// Its bytes.
     pub bytes: u64,
@@ -42,19 +42,14 @@ impl Shelf {
         Shelf::default()
     }
 
-    /// What a folder has, besides folders.
+    /// What a folder has, and folders in it.
     pub fn of(folder: &Path) -> Shelf {
         Shelf { folder: Some(folder.to_owned()) }
     }
 
     /// What there is.
     pub(crate) fn list(&self) -> Vec<FileInfo> {
-        let entries = self.folder.iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
-        let info = |entry: std::fs::DirEntry| {
-            let metadata = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
-            Some(FileInfo { name: entry.file_name().into_string().ok()?, bytes: metadata.len() })
-        };
-        let mut files: Vec<FileInfo> = entries.filter_map(info).filter(|file| is_plain(&file.name)).collect();
+        let mut files = self.folder.as_deref().map(|folder| files_in(folder, "")).unwrap_or_default();
         files.sort_by(|one, other| one.name.cmp(&other.name));
         files.truncate(MAX_FILES);
         files
@@ -76,10 +71,27 @@ impl Shelf {
     }
 }
 
-/// Whether a name stays in its folder on every system.
+/// The files of a folder whose name and a slash are `before`, or of the folder itself, where `before` is empty, and of those
+/// in it.
+fn files_in(folder: &Path, before: &str) -> Vec<FileInfo> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata()) else { continue };
+        let name = format!("{before}{name}");
+        if metadata.is_dir() && before.is_empty() {
+            files.extend(files_in(&entry.path(), &format!("{name}/")));
+        } else if metadata.is_file() && is_plain(&name) {
+            files.push(FileInfo { name, bytes: metadata.len() });
+        }
+    }
+    files
+}
+
+/// Whether a name stays in its folder on every system: that of a file, or of one in a folder there.
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(plain)
+    let part = |part: &str| !part.is_empty() && part.len() <= 128 && !part.starts_with('.') && part.chars().all(plain);
+    name.split('/').count() <= 2 && name.split('/').all(part)
 }
 
 impl Client {
@@ -134,11 +146,25 @@ mod tests {
 
     #[test]
     fn names_stay_in_their_folder() {
-        for wrong in ["", "..", ".hidden", "a/b", "a\\b", "C:x", "a b", "ä"] {
+        for wrong in ["", "..", ".hidden", "a/../b", "../b", "/b", "a/", "a/.b", "a/b/c", "a\\b", "C:x", "a b", "ä"] {
             assert!(!is_plain(wrong), "{wrong}");
         }
-        assert!(is_plain("model-00001-of-00002.safetensors"));
+        assert!(is_plain("model-00001-of-00002.safetensors") && is_plain("1_Pooling/config.json"));
         assert!(Shelf::of(Path::new("/")).read("../etc/passwd", 0).is_err());
         assert!(Shelf::empty().list().is_empty());
+    }
+
+    #[test]
+    fn folders_are_handed_on_one_deep() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("1_Pooling/deeper")).unwrap();
+        for name in ["a.json", "1_Pooling/config.json", "1_Pooling/deeper/b", ".lock"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let shelf = Shelf::of(folder.path());
+        let names: Vec<String> = shelf.list().into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["1_Pooling/config.json", "a.json"]);
+        assert_eq!(shelf.read("1_Pooling/config.json", 2).unwrap(), b"Pooling/config.json");
+        assert!(shelf.read("1_Pooling/deeper/b", 0).is_err());
     }
 }

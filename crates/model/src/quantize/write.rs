@@ -131,7 +131,7 @@ impl Plan {
         }
         for file in beside::others(model)? {
             match file {
-                Beside::Copied(path) => staging.copy(&path)?,
+                Beside::Copied(path, place) => staging.copy(&path, &place)?,
                 Beside::Made(name, bytes) => staging.write(name, &bytes)?,
             }
         }
