@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bouquet_span::Adapter;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -123,6 +124,11 @@ impl Server {
     ) -> Server {
         let (state, work, counters) = (Mutex::default(), Notify::new(), Counters::default());
         Server(Arc::new(Shared { transport, blocks, compute, directory, shelf, settings, state, work, counters }))
+    }
+
+    /// From now on clients that use this adapter need not send it.
+    pub fn preload(&self, adapter: Arc<Adapter>) {
+        self.0.state().adapters.preload(adapter);
     }
 
     /// Its blocks.

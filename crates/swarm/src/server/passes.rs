@@ -2,6 +2,7 @@
 //! what it needs, so that any server of the same blocks can answer it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bouquet_kernels::Matrix;
@@ -15,11 +16,12 @@ use crate::wire::message::{Answer, MAX_SEQUENCES, PassRequest};
 use crate::wire::{Wire, bulk, codes, pass};
 use crate::{Digest, Refusal};
 
-/// Adapters that clients sent, the one that was used last at the end.
+/// Adapters that clients sent, the one that was used last at the end; and those that are here whoever asks.
 #[derive(Default)]
 pub(super) struct Adapters {
     known: BTreeMap<Digest, (u64, Arc<Adapter>)>,
     order: Vec<Digest>,
+    preloaded: Vec<Arc<Adapter>>,
 }
 
 impl Adapters {
@@ -28,6 +30,10 @@ impl Adapters {
         self.order.retain(|known| *known != digest);
         self.order.push(digest);
         Some(adapter.clone())
+    }
+
+    pub(super) fn preload(&mut self, adapter: Arc<Adapter>) {
+        self.preloaded.push(adapter);
     }
 
     fn keep(&mut self, digest: Digest, bytes: u64, adapter: Adapter, budget: u64) {
@@ -70,12 +76,27 @@ impl Drop for Room<'_> {
 }
 
 impl Shared {
-    /// The adapter that a request names.
-    pub(super) fn adapter(&self, digest: Option<Digest>) -> Result<Option<Arc<Adapter>>, Refusal> {
-        match digest {
-            None => Ok(None),
-            Some(digest) => self.state().adapters.get(digest).map(Some).ok_or(Refusal::NoAdapter),
-        }
+    /// The adapter that a request for these blocks names.
+    pub(super) fn adapter(
+        &self,
+        digest: Option<Digest>,
+        blocks: Range<usize>,
+    ) -> Result<Option<Arc<Adapter>>, Refusal> {
+        let Some(digest) = digest else { return Ok(None) };
+        let preloaded = {
+            let mut state = self.state();
+            if let Some(known) = state.adapters.get(digest) {
+                return Ok(Some(known));
+            }
+            state.adapters.preloaded.clone()
+        };
+        // As the client would have sent it: a request names what of an adapter concerns its blocks.
+        let packed = preloaded.iter().filter_map(|adapter| pass::pack_adapter(adapter, blocks.clone()));
+        let same = packed.into_iter().find(|packed| pass::hash(packed) == digest).ok_or(Refusal::NoAdapter)?;
+        let adapter = pass::unpack_adapter(&same).ok_or(Refusal::NoAdapter)?;
+        let adapters = &mut self.state().adapters;
+        adapters.keep(digest, same.len() as u64, adapter, self.settings.pass_bytes);
+        Ok(adapters.get(digest))
     }
 }
 
@@ -145,7 +166,7 @@ async fn work(shared: &Arc<Shared>, request: PassRequest, reader: &mut Reader) -
     if lengths.len() > MAX_SEQUENCES {
         return Err(wrong("so many sequences are not taken at a time"));
     }
-    let span = shared.blocks.span(range);
+    let span = shared.blocks.span(range.clone());
     let (width, wire) = (span.hidden_size(), shared.settings.wire);
     let sizes = || {
         let tokens = lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length as usize))?;
@@ -155,7 +176,7 @@ async fn work(shared: &Arc<Shared>, request: PassRequest, reader: &mut Reader) -
         (total as u64 == bytes).then_some((tokens, prompts, rows, total))
     };
     let (tokens, prompts, rows, total) = sizes().ok_or_else(|| wrong("the request contradicts itself"))?;
-    let adapter = shared.adapter(header.adapter)?;
+    let adapter = shared.adapter(header.adapter, range.clone())?;
     let _room = Room::take(shared, bytes)?;
     let sent =
         bulk::read(reader, total, bulk::PART_TIMEOUT).await.map_err(|error| Refusal::Wrong(error.to_string()))?;

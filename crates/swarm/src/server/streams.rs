@@ -113,7 +113,7 @@ async fn open_session(shared: &Arc<Shared>, open: OpenSession, body: &[u8]) -> R
     check_edits(&edits, sequences as usize).map_err(|_| wrong("it edits a sequence that is not there"))?;
     let span = shared.blocks.span(range.clone());
     let width = span.hidden_size();
-    let adapter = shared.adapter(header.adapter)?;
+    let adapter = shared.adapter(header.adapter, range.clone())?;
     let pass = pass::unpack(&header, body, width, adapter, shared.settings.wire)
         .ok_or_else(|| wrong("what the session carries contradicts itself"))?;
     let promised = u64::from(sequences) * u64::from(max_tokens) * 4 * width as u64;

@@ -105,7 +105,7 @@ pub fn hash(bytes: &[u8]) -> Digest {
 }
 
 /// The pairs for some blocks; `None` if there are none.
-fn pack_adapter(adapter: &Adapter, blocks: Range<usize>) -> Option<Arc<[u8]>> {
+pub fn pack_adapter(adapter: &Adapter, blocks: Range<usize>) -> Option<Arc<[u8]>> {
     let pairs: Vec<_> = adapter.pairs.iter().filter(|(linear, _)| blocks.contains(&linear.block)).collect();
     if pairs.is_empty() {
         return None;

@@ -114,3 +114,27 @@ fn an_adapter_may_take_longer_than_anybody_may_be_silent() {
     let (expected, _) = alone.forward(hidden.clone(), &pass).unwrap();
     assert_eq!(route.forward(hidden, &pass).unwrap().0, expected);
 }
+
+#[test]
+fn an_adapter_that_servers_have_is_not_sent() {
+    let runtime = driven();
+    let guard = runtime.enter();
+    let mut world = World::new(Road::default());
+    world.threads = true;
+    let servers = [0..2, 2..3].map(|cut| world.serve(cut));
+    let route = routed(&mut world, &runtime, 0..3);
+    drop(guard);
+    let mut random = Random::new(12);
+    // More than a server takes from a client: whoever sends it is refused.
+    let pairs = [(LinearId::new(1, Site::O), random.low_rank(WIDTH, WIDTH, 600_000))].into_iter().collect();
+    let adapter = Arc::new(Adapter { pairs, dropout: 0.0 });
+    let pass = Pass { adapter: Some(adapter.clone()), ..Pass::default() };
+    let hidden = random.hidden(&[3, 1], WIDTH);
+    assert!(route.forward(hidden.clone(), &pass).is_err());
+    servers.iter().for_each(|server| world.running[server].0.preload(adapter.clone()));
+    // A part of a server's blocks has a part of the adapter.
+    for range in [0..3, 0..2, 1..2] {
+        let (output, _) = route.slice(range.clone()).forward(hidden.clone(), &pass).unwrap();
+        assert_eq!(output, FakeSpan::new(range, WIDTH).forward(hidden.clone(), &pass).unwrap().0);
+    }
+}
