@@ -10,7 +10,7 @@ use bouquet_kernels::{Cpu, Matrix};
 use bouquet_model::adapter::Learned;
 use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Model, ModelSpec, OpenOptions, Pooling};
-use bouquet_span::{Limits, Pass};
+use bouquet_span::{Limits, Pass, Rounding};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::wrong;
@@ -72,6 +72,10 @@ pub(crate) struct Embedding {
     pub(crate) model: Model,
     learned: Learned,
     pub(crate) settled: Settled,
+    /// What weights are computed in.
+    pub(crate) encoding: Encoding,
+    /// What hidden states are rounded to.
+    pub(crate) wire: Rounding,
 }
 
 /// The names of ways to pool, for a flag.
@@ -122,9 +126,10 @@ impl Prepared {
         Ok(Prepared { folder: folder.to_owned(), learned, settled })
     }
 
-    /// With the model of the folder.
-    pub(crate) fn with(self, model: Model) -> Embedding {
-        Embedding { model, learned: self.learned, settled: self.settled }
+    /// With the model of the folder, which was opened so.
+    pub(crate) fn with(self, model: Model, how: &OpenOptions) -> Embedding {
+        let Prepared { learned, settled, .. } = self;
+        Embedding { model, learned, settled, encoding: how.encoding, wire: how.rounding }
     }
 }
 
@@ -132,8 +137,8 @@ impl Embedding {
     /// Opens the adapter, and the model of a folder.
     pub(crate) fn open(folder: &Path, args: &EmbeddingArgs, cpu: Cpu, encoding: Encoding) -> Result<Self> {
         let prepared = Prepared::open(folder, args.adapter.as_deref(), args.pooling)?;
-        let options = OpenOptions { rounding: args.wire.wire, ..options(cpu, encoding) };
-        Ok(prepared.with(open(folder, &options)?.model))
+        let options = OpenOptions { rounding: args.wire.of(folder)?, ..options(cpu, encoding) };
+        Ok(prepared.with(open(folder, &options)?.model, &options))
     }
 
     /// Numbers of a vector.

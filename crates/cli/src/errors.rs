@@ -309,7 +309,9 @@ fn span_hint(error: &SpanError) -> Option<&'static str> {
     match error {
         SpanError::NotFinite { .. } | SpanError::InputNotFinite { .. } => Some(DAMAGED_WEIGHTS),
         SpanError::PassTooLarge { .. } => Some("give a smaller --window, or shorter sequences, or free some memory"),
-        SpanError::Unavailable(_) => Some("try again in a while"),
+        SpanError::Unavailable(_) => {
+            Some("try again in a while, wait longer with --wait, or host the blocks: bouquet join INVITE")
+        }
         SpanError::CacheFull { .. } => Some("give a smaller --ctx or --max-tokens, or free some memory"),
         _ => None,
     }

@@ -10,20 +10,28 @@ use bouquet_hub::{Event, Hub, HubError, Name, Plan, Settings};
 use bouquet_model::is_gguf;
 use bouquet_swarm::Invite;
 
-use crate::errors::wrong;
+use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::LastWords;
 
 use crate::output::{self, Progress};
-use crate::swarm;
+use crate::swarm::{self, InviteArgs};
 
 /// The folder of a model, or its GGUF file. One that the cache has is used as it is, and nobody is asked whether there is
 /// a newer one.
 pub(crate) fn folder(model: PathBuf) -> Result<PathBuf> {
+    folder_or_ends(model, &InviteArgs::default())
+}
+
+/// The same where an invite may stand for the model: then what of it is needed beside the blocks, by these flags.
+pub(crate) fn folder_or_ends(model: PathBuf, how: &InviteArgs) -> Result<PathBuf> {
+    if let Some(invite) = model.to_str().filter(|text| Invite::is_meant(text)) {
+        return swarm::ends(invite, how);
+    }
+    if how.model.is_some() {
+        return Err(asked_wrongly("--model says where the model of an invite is", "give the model alone"));
+    }
     if model.exists() {
         return in_folder(model);
-    }
-    if let Some(invite) = model.to_str().filter(|text| Invite::is_meant(text)) {
-        return swarm::ends(invite);
     }
     // What is no name of the hub is refused by whoever opens it, as a folder that is not there.
     let Some(name) = model.to_str().and_then(Name::parse) else { return Ok(model) };

@@ -15,7 +15,8 @@ use bouquet_span::Rounding;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::errors::{asked_wrongly, wrong};
-use crate::{output, swarm, system};
+use crate::swarm::{self, Connected};
+use crate::{output, system};
 
 /// A model, and how long it took to open.
 pub(crate) struct Opened {
@@ -43,9 +44,26 @@ pub(crate) struct CacheArgs {
 /// How hidden states are rounded between blocks: a flag of commands that compute with a model.
 #[derive(Clone, Copy, clap::Args)]
 pub(crate) struct WireArgs {
-    /// Round hidden states before the first block and behind each, as a swarm with such a wire does: the same bits
-    #[arg(long, default_value = Rounding::None.name(), value_parser = wire_names())]
-    pub(crate) wire: Rounding,
+    /// Round hidden states before the first block and behind each, as a swarm with such a wire does: the same bits [default:
+    /// f32, not at all; of an invite what its swarm does]
+    #[arg(long, value_parser = wire_names())]
+    pub(crate) wire: Option<Rounding>,
+}
+
+impl WireArgs {
+    /// What was asked for, for the model of a folder.
+    ///
+    /// # Errors
+    /// Another than that of the swarm whose model it is.
+    pub(crate) fn of(self, folder: &Path) -> Result<Rounding> {
+        or_of_swarm(
+            self.wire,
+            folder,
+            |swarm| Ok(swarm.invite.wire.rounding()),
+            ("--wire", "has the wire", Rounding::name),
+        )
+        .map(Option::unwrap_or_default)
+    }
 }
 
 /// The names of wires, for a flag.
@@ -79,17 +97,36 @@ pub(crate) fn cache_names() -> impl TypedValueParser<Value = CacheEncoding> {
 /// The encoding that was asked for, or the usual one: of a GGUF file its blocks as they are; of a folder int8, unless it is
 /// encoded already.
 pub(crate) fn or_usual(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
-    if let Some(swarm) = swarm::of(folder) {
-        let served = swarm::encoding(&swarm.invite)?;
-        return match encoding.is_none_or(|encoding| encoding == served) {
-            true => Ok(served),
-            false => Err(asked_wrongly(format!("this swarm computes in {}", served.name()), "leave --encoding out")),
-        };
+    Ok(match encoding_of_swarm(encoding, folder)? {
+        Some(encoding) => encoding,
+        None if is_gguf(folder) => Encoding::Stored,
+        None => load_spec(folder)?.stored.usual(),
+    })
+}
+
+/// The encoding that was asked for, or f32; of a swarm's model its own.
+pub(crate) fn or_f32(encoding: Option<Encoding>, folder: &Path) -> Result<Encoding> {
+    Ok(encoding_of_swarm(encoding, folder)?.unwrap_or(Encoding::F32))
+}
+
+fn encoding_of_swarm(asked: Option<Encoding>, folder: &Path) -> Result<Option<Encoding>> {
+    or_of_swarm(asked, folder, |swarm| swarm::encoding(&swarm.invite), ("--encoding", "computes in", Encoding::name))
+}
+
+/// What a swarm has chosen for all, where a folder is that of its model; else what was asked for. `words` name the flag, what
+/// a swarm does, and the choice.
+fn or_of_swarm<T: Copy + PartialEq>(
+    asked: Option<T>,
+    folder: &Path,
+    chosen: impl FnOnce(&Connected) -> Result<T>,
+    words: (&str, &str, fn(T) -> &'static str),
+) -> Result<Option<T>> {
+    let Some(swarm) = swarm::of(folder) else { return Ok(asked) };
+    let (chosen, (flag, does, name)) = (chosen(&swarm)?, words);
+    if asked.is_none_or(|asked| asked == chosen) {
+        return Ok(Some(chosen));
     }
-    if let Some(encoding) = encoding {
-        return Ok(encoding);
-    }
-    Ok(if is_gguf(folder) { Encoding::Stored } else { load_spec(folder)?.stored.usual() })
+    Err(asked_wrongly(format!("this swarm {does} {}", name(chosen)), format!("leave {flag} out")))
 }
 
 /// Bytes that a text takes for each of its own while it is cut into tokens: 130 were measured.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -51,8 +52,22 @@ fn style(is_terminal: bool) -> Style {
 /// A closed pipe among others; `errors` knows that this one is no error.
 pub(crate) fn write(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
+    if let Some(last) = text.chars().last() {
+        IN_A_LINE.store(last != '\n', Ordering::Relaxed);
+    }
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.context(CANNOT_WRITE)
+}
+
+/// Whether what was written last to standard output has not ended its line.
+static IN_A_LINE: AtomicBool = AtomicBool::new(false);
+
+/// Begins a new line where standard output is in the middle of one, and both are the same terminal: what is shown and removed
+/// again must not take results with it.
+fn leave_the_line() {
+    if IN_A_LINE.load(Ordering::Relaxed) && Progress::is_seen() && io::stdout().is_terminal() {
+        let _ = write("\n");
+    }
 }
 
 /// Writes a line to standard output.
@@ -86,8 +101,16 @@ impl Progress {
         Progress { shown: false }
     }
 
+    /// Whether anybody sees it.
+    pub(crate) fn is_seen() -> bool {
+        io::stderr().is_terminal()
+    }
+
     /// Shows how far it is.
     pub(crate) fn show(&mut self, text: &str) {
+        if !self.shown {
+            leave_the_line();
+        }
         let mut stderr = io::stderr().lock();
         if stderr.is_terminal() {
             self.shown = true;

@@ -52,15 +52,18 @@ impl KnownHashes {
         Ok(known)
     }
 
-    /// The hash of the ends, which are open.
-    pub fn of_ends(&mut self, ends: &Ends) -> Hash {
+    /// The hash of the ends, which are opened where it is not known.
+    ///
+    /// # Errors
+    /// Those of [`Ends::open`].
+    pub fn ends(&mut self, options: &OpenOptions) -> Result<Hash> {
         if let Some(known) = self.ends {
-            return known;
+            return Ok(known);
         }
-        let found = ends.hash();
+        let found = Ends::open(&self.model, &OpenOptions { encoding: self.encoding, ..options.clone() })?.hash();
         self.ends = Some(found);
         self.keep();
-        found
+        Ok(found)
     }
 
     /// The hashes of the blocks of a span, which are loaded. Panics for blocks that the model does not have.

@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use bouquet_model::checkpoint::new_file;
-use bouquet_model::{Encoding, Model};
+use bouquet_model::{Encoding, Model, OpenOptions};
+use bouquet_span::Rounding;
 use bouquet_tune::report::{self, Comparison, Task};
 use serde_json::{Value, json};
 
 use crate::compute::ComputeArgs;
 use crate::embedding::{PoolingArgs, Prepared};
 use crate::errors::asked_wrongly;
-use crate::open::{encoding_names, open, options};
+use crate::open::{WireArgs, encoding_names, open, options, or_f32};
+use crate::swarm::WaitArgs;
 use crate::tasks::{Measurement, Retrieval, Retrieved, Scored, Sts, figure, file_name};
 use crate::{hub, output};
 
@@ -33,9 +35,11 @@ pub(crate) struct CompareArgs {
     output: Option<PathBuf>,
     #[command(flatten)]
     pooling: PoolingArgs,
-    /// What weights are held in and computed with
-    #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
-    encoding: Encoding,
+    /// What weights are held in and computed with [default: f32; of an invite what its swarm does]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
+    #[command(flatten)]
+    waiting: WaitArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -77,6 +81,8 @@ struct Candidate {
 struct Outcome {
     name: String,
     candidate: Candidate,
+    encoding: Encoding,
+    wire: Rounding,
     pooling: &'static str,
     max_tokens: usize,
     scored: Vec<Scored>,
@@ -119,7 +125,9 @@ pub(crate) fn run(args: CompareArgs) -> Result<()> {
         new_file::begin(page)?;
     }
     let prepare = |candidate: &Candidate| {
-        Prepared::open(&hub::folder(candidate.model.clone())?, candidate.adapter.as_deref(), args.pooling)
+        let folder = hub::folder_or_ends(candidate.model.clone(), &args.waiting.into())?;
+        or_f32(args.encoding, &folder)?;
+        Prepared::open(&folder, candidate.adapter.as_deref(), args.pooling)
     };
     let prepared: Vec<Prepared> = args.candidates.iter().map(prepare).collect::<Result<_>>()?;
     let mut outcomes = Vec::new();
@@ -127,14 +135,18 @@ pub(crate) fn run(args: CompareArgs) -> Result<()> {
     for ((candidate, name), prepared) in args.candidates.into_iter().zip(names).zip(prepared) {
         let folder = prepared.folder.clone();
         // One that is not used again goes before the next comes.
+        let how = options(args.compute.cpu()?, or_f32(args.encoding, &folder)?);
+        let how = OpenOptions { rounding: WireArgs { wire: None }.of(&folder)?, ..how };
         let model = match last.take().filter(|(before, _)| *before == folder) {
             Some((_, model)) => model,
-            None => open(&folder, &options(args.compute.cpu()?, args.encoding))?.model,
+            None => open(&folder, &how)?.model,
         };
-        let embedding = prepared.with(model);
+        let embedding = prepared.with(model, &how);
         let mut measurement = Measurement::begin(&embedding);
         outcomes.push(Outcome {
             candidate,
+            encoding: embedding.encoding,
+            wire: embedding.wire,
             pooling: embedding.settled.pooling.name(),
             max_tokens: embedding.settled.max_tokens,
             scored: sts.iter().map(|task| task.score(&mut measurement)).collect::<Result<_>>()?,
@@ -144,13 +156,14 @@ pub(crate) fn run(args: CompareArgs) -> Result<()> {
         measurement.finish(&format!("{name}: "));
         last = Some((folder, embedding.model));
     }
-    let comparison = comparison(&outcomes, args.encoding);
+    let encoding = args.encoding.unwrap_or(Encoding::F32);
+    let comparison = comparison(&outcomes, encoding);
     if let Some(page) = &args.output {
         report::save(page, &report::comparison(&comparison))?;
         output::note(&format!("wrote {}", page.display()));
     }
     if args.json {
-        return output::json(&as_json(&outcomes, &comparison, args.encoding));
+        return output::json(&as_json(&outcomes, &comparison, encoding));
     }
     output::write(&table(&comparison))
 }
@@ -245,6 +258,8 @@ fn as_json(outcomes: &[Outcome], comparison: &Comparison, encoding: Encoding) ->
             "name": outcome.name,
             "model": outcome.candidate.model.display().to_string(),
             "adapter": outcome.candidate.adapter.as_ref().map(|adapter| adapter.display().to_string()),
+            "encoding": outcome.encoding.name(),
+            "wire": outcome.wire.name(),
             "pooling": outcome.pooling,
             "max_tokens": outcome.max_tokens,
             "sts": outcome.scored.iter().map(Scored::as_json).collect::<Vec<_>>(),

@@ -16,6 +16,7 @@ use crate::embedding::{Embedding, EmbeddingArgs, Settled, note_losses};
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
 use crate::open::{encoding_names, or_usual, weight_bytes};
+use crate::swarm::InviteArgs;
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -40,6 +41,8 @@ pub(crate) struct EmbedArgs {
     /// What weights are held in and computed with [default: codes and blocks as stored, floats in int8]
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
+    #[command(flatten)]
+    invited: InviteArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Count the texts, say what would be written and what memory the weights take, and stop
@@ -71,7 +74,7 @@ const WINDOW_BYTES: usize = 4 << 20;
 
 pub(crate) fn run(args: EmbedArgs) -> Result<()> {
     let format = vector_format(&args.output)?;
-    let folder = hub::folder(args.model.clone())?;
+    let folder = hub::folder_or_ends(args.model.clone(), &args.invited)?;
     let encoding = or_usual(args.encoding, &folder)?;
     let mut texts = Texts::open(&args.file, text_format(&args.file, args.field.as_deref()))?;
     if args.dry_run {
@@ -101,7 +104,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<()> {
     }
     file.finish()?;
     drop(work);
-    report(&args, &embedding, encoding, &counts, start.elapsed())
+    report(&args, &embedding, &counts, start.elapsed())
 }
 
 /// What the ending of a file asks for.
@@ -156,7 +159,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
             "normalize": normalize,
             "max_tokens": settled.max_tokens,
             "encoding": encoding.name(),
-            "wire": args.embedding.wire.wire.name(),
+            "wire": args.embedding.wire.of(folder)?.name(),
             "output_bytes": bytes,
             "weight_bytes": weights,
             "available_memory_bytes": available,
@@ -174,7 +177,7 @@ fn tell(args: &EmbedArgs, folder: &Path, encoding: Encoding, format: VectorForma
     output::write(&output::table(&facts.map(|(name, fact)| vec![name.to_owned(), fact]), 2))
 }
 
-fn report(args: &EmbedArgs, embedding: &Embedding, encoding: Encoding, counts: &Counts, time: Duration) -> Result<()> {
+fn report(args: &EmbedArgs, embedding: &Embedding, counts: &Counts, time: Duration) -> Result<()> {
     let (path, seconds) = (args.output.display().to_string(), time.as_secs_f64());
     let Settled { pooling, max_tokens, normalize, .. } = embedding.settled;
     note_losses(counts, max_tokens);
@@ -186,8 +189,8 @@ fn report(args: &EmbedArgs, embedding: &Embedding, encoding: Encoding, counts: &
             "pooling": pooling.name(),
             "normalize": normalize,
             "max_tokens": max_tokens,
-            "encoding": encoding.name(),
-            "wire": args.embedding.wire.wire.name(),
+            "encoding": embedding.encoding.name(),
+            "wire": embedding.wire.name(),
             "tokens": counts.tokens,
             "cut": counts.cut,
             "empty": counts.empty,
@@ -198,7 +201,10 @@ fn report(args: &EmbedArgs, embedding: &Embedding, encoding: Encoding, counts: &
         }));
     }
     let (texts, numbers) = (output::grouped(counts.texts as u64), embedding.features());
-    output::line(&format!("{path}: {texts} vectors of {numbers} numbers, {pooling} pooling, in {encoding}"))?;
+    output::line(&format!(
+        "{path}: {texts} vectors of {numbers} numbers, {pooling} pooling, in {}",
+        embedding.encoding
+    ))?;
     let peak = system::peak_memory_bytes().map(|peak| format!(", peak memory {}", output::bytes(peak)));
     output::note(&format!(
         "{}, {:.1} texts/s, {}{}",

@@ -15,7 +15,8 @@ use serde_json::json;
 use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::{HalfWritten, Work};
-use crate::open::{AdapterArgs, WireArgs, encoding_names, open_network, options};
+use crate::open::{AdapterArgs, WireArgs, encoding_names, open_network, options, or_f32};
+use crate::swarm::InviteArgs;
 use crate::{hub, input, output};
 
 /// What was typed.
@@ -30,13 +31,15 @@ pub(crate) struct ForwardArgs {
     /// Sequences as token ids: a JSON file with an array of arrays; needs no tokenizer.json
     #[arg(long, value_name = "FILE.json")]
     token_ids: Option<PathBuf>,
-    /// What weights are held in and computed with; in f32, codes are decoded
-    #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
-    encoding: Encoding,
+    /// What weights are held in and computed with; in f32, codes are decoded [default: f32; of an invite what its swarm does]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
     #[command(flatten)]
     wire: WireArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
+    #[command(flatten)]
+    invited: InviteArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// The safetensors file to write
@@ -62,11 +65,12 @@ const TOKENS_AT_A_TIME: usize = 1024;
 
 pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
     let given = args.token_ids.as_deref().map(read_token_ids).transpose()?;
-    args.model = hub::folder(args.model)?;
+    args.model = hub::folder_or_ends(args.model, &args.invited)?;
     let learned = args.adapter.open(&args.model)?;
     let mut file = Writer::create(&args.output)?;
     let _half_written = HalfWritten::begin(file.temporary_path());
-    let how = OpenOptions { rounding: args.wire.wire, ..options(args.compute.cpu()?, args.encoding) };
+    let encoding = or_f32(args.encoding, &args.model)?;
+    let how = OpenOptions { rounding: args.wire.of(&args.model)?, ..options(args.compute.cpu()?, encoding) };
     let model = open_network(&args.model, &how)?;
     let sequences = match given {
         Some(sequences) => sequences,
@@ -90,7 +94,7 @@ pub(crate) fn run(mut args: ForwardArgs) -> Result<()> {
     drop(progress);
     limits.check()?;
     file.finish()?;
-    report(&args, &planned, &lengths)
+    report(&args, &how, &planned, &lengths)
 }
 
 /// The token ids of each text.
@@ -206,14 +210,18 @@ fn check(model: &Network, learned: &Learned, sequences: &[Vec<u32>]) -> Result<(
     Ok(())
 }
 
-fn report(args: &ForwardArgs, planned: &[Planned], lengths: &[i64]) -> Result<()> {
+fn report(args: &ForwardArgs, how: &OpenOptions, planned: &[Planned], lengths: &[i64]) -> Result<()> {
     let path = args.output.display().to_string();
     if args.json {
         let tensors: serde_json::Map<_, _> =
             planned.iter().map(|tensor| (tensor.name.clone(), json!(tensor.shape))).collect();
-        return output::json(
-            &json!({ "output": path, "wire": args.wire.wire.name(), "lengths": lengths, "tensors": tensors }),
-        );
+        return output::json(&json!({
+            "output": path,
+            "encoding": how.encoding.name(),
+            "wire": how.rounding.name(),
+            "lengths": lengths,
+            "tensors": tensors,
+        }));
     }
     let tokens: i64 = lengths.iter().sum();
     let last = planned.len() - 3;

@@ -29,7 +29,7 @@ use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::Work;
 use crate::open::{WireArgs, encoding_names, hash_cache, options, or_usual};
 use crate::output::{self, Progress};
-use crate::swarm::{self, Connected};
+use crate::swarm::{self, Connected, WaitArgs};
 use crate::{hub, system};
 
 /// What was typed.
@@ -111,11 +111,11 @@ pub(crate) fn run(args: JoinArgs) -> Result<()> {
         }
         None => {
             options.encoding = or_usual(args.encoding, &model)?;
-            options.rounding = args.wire.wire;
+            options.rounding = args.wire.wire.unwrap_or_default();
         }
     }
     let work = Work::begin();
-    let connected = invited.map(Connected::new).transpose()?;
+    let connected = invited.map(|invite| Connected::new(invite, WaitArgs::default())).transpose()?;
     let parts = Parts::of(&model, &options, connected.as_ref())?;
     let serving = Serving::start(&args, &model, &options, connected, &parts)?;
     serving.tell(&args, parts.blocks.len())?;
@@ -202,7 +202,7 @@ impl Serving {
             let message = format!("block {block} of {} is not that of the swarm", model.display());
             return Err(wrong(message, "fetch the model again, or give the right one with --model"));
         }
-        let shelf = swarm::fill_shelf(model, options, fingerprint, (parts.ends, &parts.blocks))?;
+        let shelf = swarm::ends::fill_shelf(model, options, fingerprint, (parts.ends, &parts.blocks))?;
         let speed = Speed::measure(&span, 128, Duration::from_secs(1))?;
 
         let keypair = match &args.identity {

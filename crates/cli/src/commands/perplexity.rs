@@ -14,7 +14,8 @@ use super::run::read_text;
 use crate::compute::ComputeArgs;
 use crate::errors::asked_wrongly;
 use crate::interrupt::Work;
-use crate::open::{AdapterArgs, WireArgs, check_text, encoding_names, open, options};
+use crate::open::{AdapterArgs, WireArgs, check_text, encoding_names, open, options, or_f32};
+use crate::swarm::InviteArgs;
 use crate::{hub, output, system};
 
 /// What was typed.
@@ -32,13 +33,15 @@ pub(crate) struct PerplexityArgs {
     /// Score so many windows only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_windows: Option<u32>,
-    /// What weights are held in and computed with
-    #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
-    encoding: Encoding,
+    /// What weights are held in and computed with [default: f32; of an invite what its swarm does]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
     #[command(flatten)]
     wire: WireArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
+    #[command(flatten)]
+    invited: InviteArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -64,9 +67,10 @@ const DEFAULT_WINDOW: usize = 512;
 
 pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     let text = read_text(&args.file)?;
-    args.model = hub::folder(args.model)?;
+    args.model = hub::folder_or_ends(args.model, &args.invited)?;
     let learned = args.adapter.open(&args.model)?;
-    let how = OpenOptions { rounding: args.wire.wire, ..options(args.compute.cpu()?, args.encoding) };
+    let encoding = or_f32(args.encoding, &args.model)?;
+    let how = OpenOptions { rounding: args.wire.of(&args.model)?, ..options(args.compute.cpu()?, encoding) };
     let opened = open(&args.model, &how)?;
     check_text(&text)?;
     let work = Work::begin();
@@ -86,7 +90,7 @@ pub(crate) fn run(mut args: PerplexityArgs) -> Result<()> {
     let speed = result.tokens as f64 / time.as_secs_f64();
     if args.json {
         return output::json(&json!({
-            "encoding": args.encoding.name(),
+            "encoding": encoding.name(),
             "computed": Computed::of(&opened.model.spec.stored, &how),
             "perplexity": output::number(result.perplexity),
             "mean_nll": result.mean_nll,

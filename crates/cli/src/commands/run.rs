@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bouquet_generate::{Adapted, FinishReason, GenerateOptions, Generation, Timings, chat_prompt, generate};
+use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::adapter::Learned;
 use bouquet_model::chat_template::{ChatTemplate, Clock, Message};
 use bouquet_model::fingerprint::Computed;
@@ -19,6 +20,7 @@ use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, asked_wrongly, shorten, wrong};
 use crate::interrupt::Work;
 use crate::open::{AdapterArgs, CacheArgs, WireArgs, check_text, encoding_names, open, options, or_usual};
+use crate::swarm::{self, InviteArgs};
 use crate::{hub, input, output, system};
 
 /// What was typed.
@@ -57,6 +59,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
+    invited: InviteArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object at the end
     #[arg(long)]
@@ -90,10 +94,13 @@ pub(crate) fn run(mut args: RunArgs) -> Result<()> {
     args.generation.check()?;
     let source = Source::of(&args)?;
     let typed = args.model.clone();
-    args.model = hub::folder(args.model)?;
+    args.model = hub::folder_or_ends(args.model, &args.invited)?;
     let mut options = options(args.compute.cpu()?, or_usual(args.encoding, &args.model)?);
     options.cache_encoding = args.cache.kv_cache;
-    options.rounding = args.wire.wire;
+    options.rounding = args.wire.of(&args.model)?;
+    if swarm::of(&args.model).is_some() && args.cache.kv_cache != CacheEncoding::F32 {
+        return Err(asked_wrongly("servers of a swarm keep keys and values in f32", "leave --kv-cache out"));
+    }
     let learned = args.adapter.open(&args.model)?;
     let template = if args.raw { None } else { ChatTemplate::load(&args.model, Clock::now())? };
     if args.system.is_some() && template.is_none() {

@@ -9,7 +9,7 @@ use libp2p_identity::PeerId;
 use serde_json::json;
 
 use crate::output;
-use crate::swarm::{self, Connected};
+use crate::swarm::{self, Connected, WaitArgs};
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ const WATCH: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: SwarmArgs) -> Result<()> {
     let SwarmCommand::Status(args) = args.command;
-    let swarm = Connected::new(swarm::invite(&args.invite)?)?;
+    let swarm = Connected::new(swarm::invite(&args.invite)?, WaitArgs::default())?;
     loop {
         let records = swarm.directory.records();
         if args.json {

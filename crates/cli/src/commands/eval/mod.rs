@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::compute::ComputeArgs;
 use crate::embedding::{Embedding, EmbeddingArgs};
 use crate::hub;
-use crate::open::encoding_names;
+use crate::open::{encoding_names, or_f32};
+use crate::swarm::WaitArgs;
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -45,9 +46,11 @@ struct TaskArgs {
     model: PathBuf,
     #[command(flatten)]
     embedding: EmbeddingArgs,
-    /// What weights are held in and computed with
-    #[arg(long, value_parser = encoding_names(), default_value_t = Encoding::F32)]
-    encoding: Encoding,
+    /// What weights are held in and computed with [default: f32; of an invite what its swarm does]
+    #[arg(long, value_parser = encoding_names())]
+    encoding: Option<Encoding>,
+    #[command(flatten)]
+    waiting: WaitArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -70,16 +73,16 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
 
 impl TaskArgs {
     fn open(&self) -> Result<Embedding> {
-        let folder = hub::folder(self.model.clone())?;
-        Embedding::open(&folder, &self.embedding, self.compute.cpu()?, self.encoding)
+        let folder = hub::folder_or_ends(self.model.clone(), &self.waiting.into())?;
+        Embedding::open(&folder, &self.embedding, self.compute.cpu()?, or_f32(self.encoding, &folder)?)
     }
+}
 
-    /// Figures, with what they were computed in.
-    fn named(&self, mut figures: Value) -> Value {
-        figures["encoding"] = self.encoding.name().into();
-        figures["wire"] = self.embedding.wire.wire.name().into();
-        figures
-    }
+/// Figures, with what they were computed in.
+fn named(mut figures: Value, embedding: &Embedding) -> Value {
+    figures["encoding"] = embedding.encoding.name().into();
+    figures["wire"] = embedding.wire.name().into();
+    figures
 }
 
 /// The lines of a table, each with its bar.

@@ -4,8 +4,8 @@ use anyhow::Result;
 use bouquet_embed::retrieval::Found;
 use serde_json::{Value, json};
 
-use super::TaskArgs;
 use super::chart::bar;
+use super::{TaskArgs, named};
 use crate::output;
 use crate::tasks::{Measurement, Retrieval, Retrieved, file_name, found};
 
@@ -21,7 +21,7 @@ pub(super) fn run(args: TaskArgs) -> Result<()> {
     let mut measurement = Measurement::begin(&embedding);
     let retrieved: Vec<Retrieved> = tasks.iter().map(|task| task.retrieve(&mut measurement)).collect::<Result<_>>()?;
     if args.json {
-        output::json(&args.named(as_json(&retrieved)))?;
+        output::json(&named(as_json(&retrieved), &embedding))?;
     } else {
         output::write(&table(&retrieved))?;
     }

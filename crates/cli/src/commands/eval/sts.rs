@@ -7,7 +7,7 @@ use bouquet_embed::sts::{Agreement, language};
 use serde_json::{Value, json};
 
 use super::chart::bar;
-use super::{TaskArgs, shown, with_bars};
+use super::{TaskArgs, named, shown, with_bars};
 use crate::output;
 use crate::tasks::{Measurement, Scored, Sts, figure, file_name};
 
@@ -26,7 +26,7 @@ pub(super) fn run(args: TaskArgs) -> Result<()> {
     let scored: Vec<Scored> = tasks.iter().map(|task| task.score(&mut measurement)).collect::<Result<_>>()?;
     let mean = Agreement::mean(&scored.iter().map(|one| one.agreement).collect::<Vec<_>>());
     if args.json {
-        output::json(&args.named(as_json(&scored, mean)))?;
+        output::json(&named(as_json(&scored, mean), &embedding))?;
     } else {
         output::write(&table(&scored, mean))?;
     }

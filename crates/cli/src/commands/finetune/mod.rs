@@ -36,6 +36,7 @@ use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, disk_hint, wrong};
 use crate::interrupt::Work;
 use crate::open::{open_network, options};
+use crate::swarm::WaitArgs;
 use crate::{output, system};
 
 /// What was typed.
@@ -59,6 +60,8 @@ pub(crate) struct FinetuneArgs {
     /// Say what the run would take, and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    waiting: WaitArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
@@ -126,6 +129,7 @@ pub(crate) fn quietly(
         resume: false,
         memory: None,
         dry_run: false,
+        waiting: WaitArgs::default(),
         compute,
         json: true,
     };

@@ -11,7 +11,7 @@ use bouquet_model::adapter::initial::soft_prompt;
 use bouquet_model::adapter::{self, Learned, targets};
 use bouquet_model::chat_template::{ChatTemplate, Clock};
 use bouquet_model::{ModelSpec, Tokenizer, families, is_gguf};
-use bouquet_span::{Prompts, Site};
+use bouquet_span::{Prompts, Rounding, Site};
 use bouquet_swarm::Invite;
 use bouquet_tune::config::{Config, Kind, Objective};
 use bouquet_tune::data::{
@@ -29,8 +29,8 @@ use super::evaluate::Held;
 use super::settings::Draft;
 use super::whiten;
 use crate::errors::{asked_wrongly, wrong};
-
-use crate::{hub, output, system};
+use crate::open::{WireArgs, or_usual};
+use crate::{hub, output, swarm, system};
 
 /// Records as token ids.
 pub(super) enum Examples {
@@ -65,10 +65,14 @@ pub(super) struct Source<'a> {
 impl Prepared {
     pub(super) fn new(args: &FinetuneArgs, draft: &Draft) -> Result<Prepared> {
         let typed = draft.text("model").expect("a draft has a model").to_owned();
-        let folder = hub::folder_for(PathBuf::from(&typed), args.dry_run)?;
+        let folder = match Invite::is_meant(&typed) {
+            true => hub::folder_or_ends(PathBuf::from(&typed), &args.waiting.into())?,
+            false => hub::folder_for(PathBuf::from(&typed), args.dry_run)?,
+        };
         let spec = families::load_spec(&folder)?;
         let usual = spec.stored.usual();
-        if is_gguf(&folder) && draft.text("encoding").is_none() {
+        let of_swarm = swarm::of(&folder).is_some();
+        if is_gguf(&folder) && !of_swarm && draft.text("encoding").is_none() {
             let more = "for faster gradients; --encoding stored keeps them";
             output::note(&format!(
                 "blocks are encoded anew, in {usual}, a row at a time, which loses a little, {more}"
@@ -76,6 +80,12 @@ impl Prepared {
         }
         let mut config = draft.known(usual, &default_targets(&spec), spec.max_positions)?;
         config.model = found_again(&typed);
+        if of_swarm {
+            let asked = draft.text("encoding").is_some().then_some(config.encoding);
+            config.encoding = or_usual(asked, &folder)?;
+            let wire = Some(config.wire).filter(|&wire| wire != Rounding::None);
+            config.wire = WireArgs { wire }.of(&folder)?;
+        }
         config.check()?;
         spec.stored.check(config.encoding)?;
         check_length(&config, &spec)?;

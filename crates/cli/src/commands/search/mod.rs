@@ -19,6 +19,7 @@ use crate::embedding::{Embedding, EmbeddingArgs};
 use crate::errors::{asked_wrongly, wrong};
 use crate::interrupt::Work;
 use crate::open::{encoding_names, or_usual};
+use crate::swarm::WaitArgs;
 use crate::{hub, output};
 
 mod index;
@@ -56,6 +57,8 @@ pub(crate) struct SearchArgs {
     #[arg(long, value_parser = encoding_names())]
     encoding: Option<Encoding>,
     #[command(flatten)]
+    waiting: WaitArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
@@ -89,7 +92,7 @@ pub(crate) fn run(args: SearchArgs) -> Result<()> {
         ));
     }
     let reader = VectorReader::open(&args.vectors, format)?;
-    let folder = hub::folder(args.model.clone())?;
+    let folder = hub::folder_or_ends(args.model.clone(), &args.waiting.into())?;
     let encoding = or_usual(args.encoding, &folder)?;
     let embedding = Embedding::open(&folder, &args.embedding, args.compute.cpu()?, encoding)?;
     let work = Work::begin();
