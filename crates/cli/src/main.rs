@@ -7,6 +7,7 @@ mod commands;
 mod compute;
 mod embedding;
 mod errors;
+mod hosting;
 mod hub;
 mod input;
 mod interrupt;

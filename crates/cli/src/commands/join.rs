@@ -5,12 +5,13 @@ use std::io::IsTerminal as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bouquet_model::adapter::Learned;
 use bouquet_model::families::load_spec;
 use bouquet_model::{Encoding, Fingerprint, KnownHashes, LocalSpan, OpenOptions};
-use bouquet_span::{Span, Speed};
+use bouquet_span::{Adapter, CancelToken, Span, Speed};
 use bouquet_swarm::compute::{Blocks, Compute};
 use bouquet_swarm::directory::Directory;
 use bouquet_swarm::invite::{MAX_PEERS, Peer};
@@ -24,13 +25,15 @@ use multiaddr::Multiaddr;
 use serde_json::json;
 use tokio::sync::Notify;
 
+use super::swarm::ranges;
 use crate::compute::ComputeArgs;
 use crate::errors::{asked_wrongly, wrong};
+use crate::hosting::{self, PartBytes};
+use crate::hub;
 use crate::interrupt::Work;
 use crate::open::{WireArgs, encoding_names, hash_cache, options, or_usual};
 use crate::output::{self, Progress};
 use crate::swarm::{self, Connected, WaitArgs};
-use crate::{hub, system};
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -45,7 +48,7 @@ pub(crate) struct JoinArgs {
     /// The blocks to host: 3:9 is from block 3 up to, not including, 9 [default: as many as fit, where they are needed most]
     #[arg(long, value_name = "FROM:TO", value_parser = block_range)]
     blocks: Option<Range<usize>>,
-    /// Memory for weights and caches, such as 6GB [default: what is free]
+    /// Memory for weights, caches and all else, such as 6GB [default: three quarters of what is free]
     #[arg(long, value_name = "SIZE", value_parser = output::size)]
     memory: Option<u64>,
     /// What weights are held in and computed with, in the whole swarm [default: codes and blocks as stored, floats in int8]
@@ -53,6 +56,9 @@ pub(crate) struct JoinArgs {
     encoding: Option<Encoding>,
     #[command(flatten)]
     wire: WireArgs,
+    /// Folder of an adapter, as PEFT saves it: clients that use the same need not send it; may be given several times
+    #[arg(long, value_name = "DIR")]
+    adapter: Vec<PathBuf>,
     /// What others see this machine called
     #[arg(long, value_name = "NAME", default_value = "")]
     name: String,
@@ -84,8 +90,11 @@ Examples:
 Whoever has the invite can use the swarm and join it; it holds the key that all connections are
 encrypted with. Nobody else is contacted. Ctrl-C leaves: clients go elsewhere first.";
 
-/// Tokens of cache that a server makes room for when it chooses how many blocks to take.
-const USUAL_CACHE_TOKENS: u64 = 8192;
+/// How long a server is measured before it says that it serves.
+const MEASURED: Duration = Duration::from_millis(300);
+
+/// The same for one block, before it is chosen which are taken.
+const MEASURED_BLOCK: Duration = Duration::from_millis(150);
 
 /// Ports that are tried after the usual one.
 const PORTS: u16 = 32;
@@ -94,6 +103,9 @@ pub(crate) fn run(args: JoinArgs) -> Result<()> {
     let invited = Invite::is_meant(&args.what).then(|| swarm::invite(&args.what)).transpose()?;
     if invited.is_some() && args.encoding.is_some() {
         return Err(asked_wrongly("a swarm has one encoding, and the invite names it", "leave --encoding out"));
+    }
+    if invited.is_some() && args.wire.wire.is_some() {
+        return Err(asked_wrongly("a swarm has one wire, and the invite names it", "leave --wire out"));
     }
     let model = match (&invited, &args.model) {
         (None, Some(_)) => {
@@ -119,9 +131,7 @@ pub(crate) fn run(args: JoinArgs) -> Result<()> {
     let parts = Parts::of(&model, &options, connected.as_ref())?;
     let serving = Serving::start(&args, &model, &options, connected, &parts)?;
     serving.tell(&args, parts.blocks.len())?;
-    while !work.cancel.is_cancelled() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    serving.watch(&work.cancel, parts.blocks.len(), args.json);
     serving.leave(args.json)
 }
 
@@ -192,18 +202,33 @@ impl Serving {
         parts: &Parts,
     ) -> Result<Serving> {
         let fingerprint = parts.fingerprint;
+        let spec = load_spec(model)?;
+        let adapters = args.adapter.iter().map(|folder| Ok(Learned::open(folder, &spec)?.0.low_rank));
+        let adapters = adapters.collect::<Result<Vec<_>>>()?;
+        let memory = hosting::memory(args.memory).saturating_sub(adapters.iter().map(|adapter| bytes(adapter)).sum());
+        let bytes = PartBytes::of(model, &spec, options.encoding)?;
         let blocks = match &args.blocks {
             Some(blocks) => blocks.clone(),
-            None => choose(args, model, options, connected.as_ref())?,
+            None => choose(memory, &bytes, model, options, connected.as_ref())?,
         };
+        spec.check_blocks(&blocks)?;
+        let shares = bytes.share(memory, blocks.clone())?;
+        let mut progress = Progress::new();
+        progress.show(&format!("loading blocks {}:{}", blocks.start, blocks.end));
+        // What is shared out was free a moment ago; weights count before they are loaded.
+        let options = &OpenOptions { memory_bytes: shares.span, memory_left: || None, ..options.clone() };
         let span = LocalSpan::open(model, blocks.clone(), options)?;
+        progress.show("comparing them with the hashes of the swarm");
         let mut known = KnownHashes::open(model, options.encoding, hash_cache().as_deref())?;
         if let [block, ..] = known.differing(&span, &parts.blocks)[..] {
             let message = format!("block {block} of {} is not that of the swarm", model.display());
             return Err(wrong(message, "fetch the model again, or give the right one with --model"));
         }
+        progress.show("making embedding and head ready for clients");
         let shelf = swarm::ends::fill_shelf(model, options, fingerprint, (parts.ends, &parts.blocks))?;
-        let speed = Speed::measure(&span, 128, Duration::from_secs(1))?;
+        progress.show("measuring how fast they are");
+        let speed = Speed::measure(&span, 128, MEASURED)?;
+        progress.show("looking for others");
 
         let keypair = match &args.identity {
             Some(path) => identity::load_or_create(path)?,
@@ -215,17 +240,15 @@ impl Serving {
         let transport: Arc<dyn Transport> = network.clone();
         let directory = Arc::new(Directory::new(me, fingerprint));
 
-        let free = system::available_memory_bytes().unwrap_or(4 << 30);
-        let free = args.memory.map_or(free, |memory| memory.min(free));
         let settings = server::Settings {
             fingerprint,
             wire: swarm::wire(options.rounding),
-            ledger_bytes: free / 8,
-            pass_bytes: free / 8,
+            ledger_bytes: shares.ledgers,
+            pass_bytes: shares.passes,
             max_sessions: 1024,
             chunk_tokens: 128,
         };
-        let cache_tokens = free / 2 / span.cache_bytes_per_token().max(1);
+        let cache_tokens = shares.tokens;
         let figures = Figures {
             decode_seconds_per_block: speed.decode as f32,
             prompt_seconds_per_block: speed.prompt as f32,
@@ -236,6 +259,7 @@ impl Serving {
         let hosted = Arc::new(Hosted { span, slices: Mutex::default() });
         let server =
             Server::new(transport.clone(), hosted, Compute::thread()?, directory.clone(), Shelf::of(&shelf), settings);
+        adapters.into_iter().for_each(|adapter| server.preload(adapter));
         let wake = Arc::new(Notify::new());
         let member = Arc::new(Member {
             keypair,
@@ -296,6 +320,33 @@ impl Serving {
         output::line(&invite)
     }
 
+    /// Waits until it is to leave. Says meanwhile what of the model nobody hosts, and on a line how many use it.
+    fn watch(&self, cancel: &CancelToken, block_count: usize, json: bool) {
+        let (mut line, mut missing, mut looked) = (Progress::new(), Vec::new(), None::<Instant>);
+        while !cancel.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(50));
+            if json || looked.is_some_and(|looked| looked.elapsed() < Duration::from_secs(1)) {
+                continue;
+            }
+            looked = Some(Instant::now());
+            let directory = &self.member.directory;
+            let holes = directory.with_servers(|servers| servers.missing(&(0..block_count)));
+            if holes != missing {
+                line.note(&match holes.is_empty() {
+                    true => format!("all {block_count} blocks are hosted now"),
+                    false => format!(
+                        "nobody hosts blocks {} of {block_count}; others can: bouquet join INVITE",
+                        ranges(&holes)
+                    ),
+                });
+                missing = holes;
+            }
+            let sessions = output::counted(self.server.sessions(), "session");
+            let servers = output::counted(directory.records().len(), "server");
+            line.show(&format!("{sessions} here, {servers} in the swarm; Ctrl-C leaves"));
+        }
+    }
+
     /// Goes, once clients have gone elsewhere.
     fn leave(&self, json: bool) -> Result<()> {
         if !json && self.server.sessions() > 0 {
@@ -304,35 +355,43 @@ impl Serving {
         let (member, server) = (self.member.clone(), self.server.clone());
         self.network.handle().block_on(async move { member.leave(&server, swarm::LEAVING).await });
         self.network.leave();
-        if json { output::json(&json!({ "event": "left" })) } else { Ok(()) }
+        if json {
+            return output::json(&json!({ "event": "left" }));
+        }
+        output::note("left the swarm");
+        Ok(())
     }
 }
 
-/// How many blocks fit, and which are needed most.
-fn choose(args: &JoinArgs, model: &Path, options: &OpenOptions, swarm: Option<&Connected>) -> Result<Range<usize>> {
-    let spec = load_spec(model)?;
-    let free = system::available_memory_bytes();
-    let bytes = |encoding: Encoding, rows, cols| encoding.bytes(rows, cols).unwrap_or(2 * (rows * cols) as u64);
-    let block: u64 =
-        spec.block.linears().iter().map(|linear| bytes(options.encoding, linear.outputs, linear.inputs)).sum();
-    let one = LocalSpan::open(model, 0..1, options)?;
-    let cache = one.cache_bytes_per_token() * USUAL_CACHE_TOKENS;
-    let fits = match (args.memory, free) {
-        (Some(memory), _) => balance::how_many(memory, 0, &vec![block; spec.num_blocks], cache),
-        // A quarter of what is free stays free.
-        (None, Some(free)) => balance::how_many(free / 4 * 3, 0, &vec![block; spec.num_blocks], cache),
-        (None, None) => spec.num_blocks,
-    };
+/// Which blocks are needed most, of as many as fit into so much memory.
+fn choose(
+    memory: u64,
+    bytes: &PartBytes,
+    model: &Path,
+    options: &OpenOptions,
+    swarm: Option<&Connected>,
+) -> Result<Range<usize>> {
+    let (count, fits) = (bytes.blocks.len(), bytes.fit(memory));
     if fits == 0 {
-        let message = format!("a block takes {}, which is more than there is", output::bytes(block + cache));
-        return Err(wrong(message, "give more with --memory, or take --encoding int4"));
+        let [takes, memory] = [bytes.per_block(), memory].map(output::bytes);
+        let message = format!("a block and its sessions take {takes}, and there are {memory} for it");
+        return Err(wrong(message, "give more with --memory, or found the swarm with --encoding int4"));
     }
-    let seconds_per_block = Speed::measure(&one, 16, Duration::from_millis(300))?.decode;
+    let records = swarm.map(|swarm| swarm.directory.records()).unwrap_or_default();
+    if fits == count || records.is_empty() {
+        return Ok(0..fits);
+    }
+    let one = LocalSpan::open(model, 0..1, options)?;
+    let seconds_per_block = Speed::measure(&one, 16, MEASURED_BLOCK)?.decode;
     let joiner = balance::Joiner { fits, seconds_per_block };
     let me = libp2p_identity::PeerId::random();
-    let records = swarm.map(|swarm| swarm.directory.records()).unwrap_or_default();
     let others = balance::others(&me, &Default::default(), records.iter().map(|(peer, record)| (*peer, record)));
-    Ok(balance::choose(spec.num_blocks, &joiner, &others))
+    Ok(balance::choose(count, &joiner, &others))
+}
+
+/// Bytes of an adapter's matrices.
+fn bytes(adapter: &Adapter) -> u64 {
+    adapter.pairs.values().map(|pair| 4 * (pair.a.data().len() + pair.b.data().len()) as u64).sum()
 }
 
 /// Listens where it was asked to, or on the first usual port that is free.

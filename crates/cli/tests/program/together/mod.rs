@@ -12,6 +12,7 @@ mod refused;
 mod relay;
 mod served;
 mod training;
+mod using;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
