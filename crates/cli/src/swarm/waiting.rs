@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bouquet_swarm::client::guide::{Guide, Need, Stop};
 use bouquet_swarm::directory::Directory;
-use bouquet_swarm::{Result, SwarmError};
+use bouquet_swarm::{Hop, Result, SwarmError};
 use libp2p_identity::PeerId;
 
 use crate::output::{self, Progress};
@@ -53,8 +53,8 @@ impl Waiting {
 }
 
 impl Guide for Waiting {
-    fn route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
-        let found = self.directory.route(blocks, without, need);
+    fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
+        let found = self.directory.route(blocks, kept, without, need);
         match &found {
             Ok(_) => *self.hole.lock().unwrap_or_else(PoisonError::into_inner) = None,
             Err(missing @ SwarmError::Missing(_)) => self.say(&missing.to_string()),
@@ -63,11 +63,23 @@ impl Guide for Waiting {
         found
     }
 
+    fn has_route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> bool {
+        self.directory.has_route(blocks, without, need)
+    }
+
     fn failed(&self, peer: PeerId) {
         self.directory.failed(peer);
     }
 
     fn worked(&self, peer: PeerId) {
         self.directory.worked(peer);
+    }
+
+    fn asked(&self, peer: PeerId, work: u64) -> u64 {
+        self.directory.asked(peer, work)
+    }
+
+    fn answered(&self, peer: PeerId, work: u64, took: Option<(Duration, u64)>) {
+        self.directory.answered(peer, work, took);
     }
 }

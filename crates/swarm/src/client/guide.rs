@@ -51,6 +51,11 @@ pub trait Guide: Send + Sync {
     /// [`SwarmError::Missing`](crate::SwarmError::Missing).
     fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>>;
 
+    /// Whether there is such a route, for one that has another.
+    fn has_route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> bool {
+        self.route(blocks, &[], without, need).is_ok()
+    }
+
     /// A server did not do what it was asked.
     fn failed(&self, peer: PeerId);
 

@@ -344,7 +344,7 @@ impl<'a> Search<'a> {
                 under_way.answered = answer.is_ok();
                 return answer;
             }
-            if self.client.guide.route(stop.blocks.clone(), &[], &without, self.need()).is_ok() {
+            if self.client.guide.has_route(stop.blocks.clone(), &without, self.need()) {
                 return Err(SwarmError::Unreachable { peer: stop.peer, problem: "it takes too long".to_owned() });
             }
         }

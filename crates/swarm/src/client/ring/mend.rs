@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bouquet_span::Limits;
+use libp2p_identity::PeerId;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Ring;
@@ -117,32 +118,36 @@ impl Ring {
         Need { purpose: Purpose::Session, cache_tokens, past_tokens: past as usize, tokens: positions.len() }
     }
 
-    /// Whether the blocks of a hop could be run without it, and without those that failed before.
+    /// Those who cannot take the place of a hop: who is in the ring, and who failed before.
+    fn others(&self) -> BTreeSet<PeerId> {
+        self.avoided.iter().copied().chain(self.hops.iter().map(|hop| hop.peer)).collect()
+    }
+
+    /// Whether others could run the blocks of a hop.
     pub(super) fn has_another(&self, place: usize) -> bool {
-        let mut without = self.avoided.clone();
-        without.extend(self.hops.iter().map(|hop| hop.peer));
-        self.client.guide.route(self.hops[place].blocks.clone(), &[], &without, self.need()).is_ok()
+        self.client.guide.has_route(self.hops[place].blocks.clone(), &self.others(), self.need())
     }
 
     /// Others take the blocks of those that leave, where there are any; else these stay as long as they do.
     async fn relieve(&mut self) {
         while let Some(place) = self.hops.iter().position(|hop| hop.state == HopState::Leaving) {
-            let mut without = self.avoided.clone();
-            without.extend(self.hops.iter().map(|hop| hop.peer));
-            let route = self.client.guide.route(self.hops[place].blocks.clone(), &[], &without, self.need());
             let mut opened = Vec::new();
-            for stop in route.iter().flatten() {
+            let mut stops = Vec::new();
+            if self.has_another(place) {
+                let blocks = self.hops[place].blocks.clone();
+                stops = self.client.guide.route(blocks, &[], &self.others(), self.need()).unwrap_or_default();
+            }
+            for stop in &stops {
                 match self.begin_at(stop.clone(), place).await {
                     Ok(hop) => opened.push(hop),
                     Err(_) => break,
                 }
             }
-            match route {
-                Ok(stops) if stops.len() == opened.len() => {
-                    self.mended += opened.len() as u64;
-                    self.hops.splice(place..=place, opened);
-                }
-                _ => self.hops[place].state = HopState::Well,
+            if stops.is_empty() || opened.len() < stops.len() {
+                self.hops[place].state = HopState::Well;
+            } else {
+                self.mended += opened.len() as u64;
+                self.hops.splice(place..=place, opened);
             }
         }
     }
