@@ -15,7 +15,7 @@ mod training;
 mod using;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -123,6 +123,35 @@ impl House {
         assert_eq!(server.ready["addresses"], serde_json::json!([announced]));
         relay.lead_to(server.listening());
         server
+    }
+
+    /// Generates, and does something once there is some text. Returns for how long the text stood still from then on.
+    fn disturbed(&self, args: &[&str], expected: &str, disturb: impl FnOnce()) -> Duration {
+        let mut running = self.command(args).spawn().unwrap();
+        let mut pipe = running.stdout.take().unwrap();
+        let (start, mut text, mut bytes) = (Instant::now(), Vec::new(), [0; 4096]);
+        let (mut disturb, mut last, mut pause) = (Some(disturb), Instant::now(), Duration::ZERO);
+        loop {
+            let count = pipe.read(&mut bytes).unwrap();
+            if disturb.is_none() {
+                pause = pause.max(last.elapsed());
+            }
+            if count == 0 {
+                break;
+            }
+            text.extend_from_slice(&bytes[..count]);
+            if text.len() > expected.len() / 4
+                && let Some(disturb) = disturb.take()
+            {
+                disturb();
+            }
+            last = Instant::now();
+            assert!(start.elapsed() < LONG, "{args:?} hangs");
+        }
+        let output = ended(running, args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+        pause
     }
 
     /// How many blocks a model has.

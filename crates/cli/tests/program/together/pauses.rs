@@ -1,11 +1,10 @@
 //! How long a text stands still when a server is lost in the middle of it.
 
-use std::io::Read as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{arg, small};
 
-use super::{House, LONG, Server, blocks};
+use super::{House, Server, blocks};
 
 /// How long a server may be silent before another is asked.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -15,36 +14,6 @@ const MARGIN: Duration = Duration::from_millis(1500);
 
 /// How often it is tried: what else a machine does may hold a text up, but not each time.
 const TRIES: usize = 12;
-
-/// Generates, and does something to the servers when there is some text. Returns the longest pause from then on.
-fn longest_pause(house: &House, args: &[&str], alone: &str, disturb: impl FnOnce()) -> Duration {
-    let mut running = house.command(args).spawn().unwrap();
-    let mut pipe = running.stdout.take().unwrap();
-    let (start, mut text, mut pause) = (Instant::now(), Vec::new(), Duration::ZERO);
-    let (mut disturb, mut last) = (Some(disturb), Instant::now());
-    let mut bytes = [0; 4096];
-    loop {
-        let count = pipe.read(&mut bytes).unwrap();
-        if disturb.is_none() {
-            pause = pause.max(last.elapsed());
-        }
-        last = Instant::now();
-        if count == 0 {
-            break;
-        }
-        text.extend_from_slice(&bytes[..count]);
-        if text.len() > alone.len() / 4
-            && let Some(disturb) = disturb.take()
-        {
-            disturb();
-        }
-        assert!(start.elapsed() < LONG);
-    }
-    assert!(running.wait().unwrap().success());
-    assert_eq!(String::from_utf8(text).unwrap(), alone);
-    assert!(disturb.is_none(), "the text ended too soon");
-    pause
-}
 
 #[test]
 fn a_lost_server_is_noticed_in_two_seconds() {
@@ -62,7 +31,7 @@ fn a_lost_server_is_noticed_in_two_seconds() {
         let (mut good, mut seen) = (Vec::new(), Vec::new());
         for turn in 0..TRIES {
             let victim = &mut rest[turn % 2];
-            let pause = longest_pause(&house, &args, &alone, || disturb(victim));
+            let pause = house.disturbed(&args, &alone, || disturb(victim));
             after(victim);
             seen.push(pause);
             if pause >= shortest && pause < SILENCE + MARGIN {

@@ -84,7 +84,7 @@ fn a_block_that_gives_no_numbers_is_not_hosted_and_named_to_whoever_makes_it() {
     std::fs::rename(adapter.join("model.safetensors"), adapter.join("adapter_model.safetensors")).unwrap();
     let founder = house.join(&[arg(&model), "--blocks", "0:3"]);
     let _other = house.join(&[&founder.invite, "--model", arg(&model), "--blocks", "3:6"]);
-    let how = ["run", &founder.invite, "Once upon a time", "--max-tokens", "5"];
+    let how = ["run", &*founder.invite, "Once upon a time", "--max-tokens", "5"];
     for _ in 0..2 {
         let output = house.run(&[&how[..], &["--adapter", arg(&adapter)]].concat());
         let said = String::from_utf8(output.stderr).unwrap();
