@@ -73,15 +73,17 @@ impl PartBytes {
 
     /// How many blocks fit, wherever in the model they are, with the usual room for sessions.
     pub(crate) fn fit(&self, memory: u64) -> usize {
-        // A quarter of what is left beside the weights is for requests without a session.
-        let sessions = (self.cache + self.row) * USUAL_TOKENS;
-        balance::how_many(memory, BESIDES, &self.blocks, sessions + sessions / 3)
+        balance::how_many(memory, BESIDES + with_requests(self.row), &self.blocks, with_requests(self.cache))
     }
 
     /// What one block more takes, with its sessions.
     pub(crate) fn per_block(&self) -> u64 {
-        let sessions = (self.cache + self.row) * USUAL_TOKENS;
-        self.blocks.iter().max().copied().unwrap_or(0) + sessions + sessions / 3
+        self.blocks.iter().max().copied().unwrap_or(0) + with_requests(self.cache)
+    }
+
+    /// What a server of one block takes.
+    pub(crate) fn least(&self) -> u64 {
+        self.per_block() + with_requests(self.row) + BESIDES
     }
 
     /// Shares out so much memory over some blocks.
@@ -105,6 +107,13 @@ impl PartBytes {
         let (caches, ledgers) = (tokens * cache, tokens * self.row);
         Ok(Shares { weights, tokens, span: caches + 2 * passes, ledgers, passes })
     }
+}
+
+/// What the usual sessions take of which a token takes so much, and a third of it for requests without a session.
+fn with_requests(bytes: u64) -> u64 {
+    let sessions = bytes * USUAL_TOKENS;
+    // And what is lost when it is shared out in whole numbers.
+    sessions + sessions / 3 + 8
 }
 
 /// Memory that a server may take: what was given for it, as far as it is there; else three quarters of what is free.

@@ -9,6 +9,7 @@
 pub(crate) mod ends;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -118,20 +119,22 @@ impl Connected {
         Ok(Connected { invite, directory, client: Arc::new(client), network })
     }
 
-    /// Measures the way to each server.
-    pub(crate) fn measure(&self) {
+    /// Measures the way to each server; those that answer.
+    pub(crate) fn measure(&self) -> BTreeSet<PeerId> {
         let measure = |(peer, record): (PeerId, Record)| {
             let (directory, transport) = (self.directory.clone(), self.client.transport.clone());
-            let asked = async move { directory.exchange(&*transport, peer, record.addresses).await };
+            let asked =
+                async move { directory.exchange(&*transport, peer, record.addresses).await.is_ok().then_some(peer) };
             self.network.handle().spawn(asked)
         };
         let asked: Vec<_> = self.directory.records().into_iter().map(measure).collect();
-        // Who does not answer is not measured.
         self.network.handle().block_on(async {
+            let mut answered = BTreeSet::new();
             for one in asked {
-                let _ = one.await;
+                answered.extend(one.await.ok().flatten());
             }
-        });
+            answered
+        })
     }
 
     /// How its model is opened: in the encoding and with the wire of the swarm.
@@ -173,6 +176,18 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the system has random numbers");
     bytes
+}
+
+/// What an invite's model is called: a name of a hub, or the last part of a path.
+pub(crate) fn model_name(invite: &Invite) -> String {
+    let path = Path::new(&invite.model);
+    let last = path.file_name().filter(|_| path.is_absolute());
+    last.map_or_else(|| invite.model.clone(), |last| last.to_string_lossy().into_owned())
+}
+
+/// What a swarm computes in, as the end of a sentence: `in int8`, `as stored`.
+pub(crate) fn computed(invite: &Invite) -> String {
+    if invite.encoding == Encoding::Stored.name() { "as stored".to_owned() } else { format!("in {}", invite.encoding) }
 }
 
 /// The wire of a flag.

@@ -112,7 +112,15 @@ pub(crate) fn run(args: JoinArgs) -> Result<()> {
             return Err(asked_wrongly("--model says where the model of an invite is", "give the model alone"));
         }
         (Some(_), Some(model)) => hub::folder(model.clone())?,
-        (Some(invite), None) => hub::folder(PathBuf::from(&invite.model))?,
+        (Some(invite), None) => {
+            let model = PathBuf::from(&invite.model);
+            if model.is_absolute() && !model.exists() {
+                let message =
+                    format!("this machine does not have {}, as the founder of this swarm does", model.display());
+                return Err(wrong(message, "say where it is: bouquet join INVITE --model MODEL"));
+            }
+            hub::folder(model)?
+        }
         (None, None) => hub::folder(PathBuf::from(&args.what))?,
     };
     let mut options = options(args.compute.cpu()?, Encoding::F32);
@@ -133,6 +141,13 @@ pub(crate) fn run(args: JoinArgs) -> Result<()> {
     serving.tell(&args, parts.blocks.len())?;
     serving.watch(&work.cancel, parts.blocks.len(), args.json);
     serving.leave(args.json)
+}
+
+/// What an invite calls a model: a path of this machine as a whole, so that nobody takes it for a name on the hub.
+fn found_again(what: &str) -> String {
+    let path = Path::new(what);
+    let whole = path.exists().then(|| std::path::absolute(path).ok()).flatten();
+    whole.map_or_else(|| what.to_owned(), |path| path.display().to_string())
 }
 
 /// `3:9`.
@@ -285,7 +300,7 @@ impl Serving {
         peers.extend(connected.iter().flat_map(|swarm| swarm.invite.peers.clone()));
         peers.truncate(MAX_PEERS.min(3));
         let named = |swarm: &Connected| (swarm.invite.model.clone(), swarm.invite.wire);
-        let (name, wire) = connected.as_ref().map_or_else(|| (args.what.clone(), settings.wire), named);
+        let (name, wire) = connected.as_ref().map_or_else(|| (found_again(&args.what), settings.wire), named);
         let encoding = options.encoding.name().to_owned();
         let invite = Invite { model: name, fingerprint, encoding, wire, key, peers };
         Ok(Serving { invite, network, server, member, _ends: connected })
@@ -310,7 +325,11 @@ impl Serving {
         } else {
             format!("blocks {}:{} of {block_count}", blocks.start, blocks.end)
         };
-        output::note(&format!("{held} of {}, in {}", self.invite.model, self.invite.encoding));
+        output::note(&format!(
+            "{held} of {}, computed {}",
+            swarm::model_name(&self.invite),
+            swarm::computed(&self.invite)
+        ));
         for address in self.network.listening() {
             output::note(&format!("listening on {address}"));
         }
@@ -373,11 +392,14 @@ fn choose(
 ) -> Result<Range<usize>> {
     let (count, fits) = (bytes.blocks.len(), bytes.fit(memory));
     if fits == 0 {
-        let [takes, memory] = [bytes.per_block(), memory].map(output::bytes);
-        let message = format!("a block and its sessions take {takes}, and there are {memory} for it");
+        let [takes, memory] = [bytes.least(), memory].map(output::bytes);
+        let message = format!("a server of one block takes {takes}, and there are {memory} for it");
         return Err(wrong(message, "give more with --memory, or found the swarm with --encoding int4"));
     }
-    let records = swarm.map(|swarm| swarm.directory.records()).unwrap_or_default();
+    // A record outlives who said it by some seconds, and whoever takes a dead server's place should see that it is dead.
+    let answer = swarm.map(Connected::measure).unwrap_or_default();
+    let mut records = swarm.map(|swarm| swarm.directory.records()).unwrap_or_default();
+    records.retain(|(peer, _)| answer.contains(peer));
     if fits == count || records.is_empty() {
         return Ok(0..fits);
     }

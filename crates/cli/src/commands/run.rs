@@ -179,8 +179,13 @@ fn converse(
         Some(template) => {
             let settings = Settings { plan, system: args.system.clone(), verbose: args.verbose };
             // Of a path the last part; the name of a hub is one as a whole.
-            let name = if typed.exists() { typed.file_name().map_or(typed, Path::new) } else { typed };
-            chat::converse(adapted, &name.display().to_string(), template, settings, !args.no_history)
+            let name = match swarm::of(&args.model) {
+                // An invite is no name, and a secret.
+                Some(swarm) => swarm::model_name(&swarm.invite),
+                None if typed.exists() => typed.file_name().map_or(typed, Path::new).display().to_string(),
+                None => typed.display().to_string(),
+            };
+            chat::converse(adapted, &name, template, settings, !args.no_history)
         }
         None => {
             if !args.raw {

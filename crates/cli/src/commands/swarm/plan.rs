@@ -101,8 +101,8 @@ fn of_swarm(args: &PlanArgs) -> Result<()> {
             "route": plan.as_ref().map(|plan| route_as_json(plan, &name)),
         }));
     }
-    let Invite { model, encoding, wire, .. } = &swarm.invite;
-    output::line(&format!("{model}: {blocks} blocks, in {encoding}, wire {}\n", wire.name()))?;
+    let (model, computed) = (swarm::model_name(&swarm.invite), swarm::computed(&swarm.invite));
+    output::line(&format!("{model}: {blocks} blocks, computed {computed}, wire {}\n", swarm.invite.wire.name()))?;
     let Some(plan) = plan else {
         return output::line(&match missing.is_empty() {
             true => "no way through it was found".to_owned(),
@@ -282,8 +282,8 @@ fn of_model(args: &PlanArgs) -> Result<()> {
             "a machine like this",
             match fits {
                 0 => format!(
-                    "hosts none: a block and its sessions take {}, and there are {}",
-                    bytes(parts.per_block()),
+                    "hosts none: a server of one block takes {}, and there are {}",
+                    bytes(parts.least()),
                     bytes(memory)
                 ),
                 fits => format!("hosts {fits} of {blocks} blocks in {}", bytes(memory)),

@@ -126,8 +126,8 @@ impl Status {
             ([], None) => format!("all {blocks} blocks are served"),
             (missing, _) => say_missing(missing, blocks),
         };
-        let model = &swarm.invite.model;
-        let how = format!("{}, in {}, wire {}", model, swarm.invite.encoding, swarm.invite.wire.name());
+        let (model, computed) = (swarm::model_name(&swarm.invite), swarm::computed(&swarm.invite));
+        let how = format!("{model}: {blocks} blocks, computed {computed}, wire {}", swarm.invite.wire.name());
         format!("{how}\n\n{table}\nblocks {}\n{sentence}\n", covered.join(", "))
     }
 

@@ -52,8 +52,8 @@ fn a_plan_of_a_model_says_what_it_needs() {
     let roomy = plan(&["--memory", "1GB"]);
     assert_eq!((&roomy["blocks"], &roomy["fits"], &roomy["machines"]), (&json!(2), &json!(2), &json!(1)), "{roomy}");
     assert_eq!(roomy["wire_bytes_per_token"]["f32"], json!(4 * 64));
-    let one = 50_000_000 + (roomy["hosting_bytes"].as_u64().unwrap() / 2) + 4096;
-    let narrow = plan(&["--memory", &one.to_string()]);
+    // Room for the blocks and their sessions, and not for what a server takes besides.
+    let narrow = plan(&["--memory", &(50_000_000 + roomy["hosting_bytes"].as_u64().unwrap()).to_string()]);
     assert_eq!((&narrow["fits"], &narrow["machines"]), (&json!(1), &json!(2)), "{narrow}");
     let none = house.prints(&["swarm", "plan", arg(&model), "--memory", "1MB"]);
     assert!(none.contains("hosts none"), "{none}");
@@ -170,7 +170,7 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     let house = House::new();
     let model = tiny("bloom-tiny");
     for (more, expected) in
-        [(&[][..], "a block and its sessions take"), (&["--blocks", "0:2"][..], "hosting blocks 0:2 takes at least")]
+        [(&[][..], "a server of one block takes"), (&["--blocks", "0:2"][..], "hosting blocks 0:2 takes at least")]
     {
         let output = house.run(&[&["join", arg(&model), "--memory", "40MB"], more].concat());
         let said = String::from_utf8(output.stderr).unwrap();
