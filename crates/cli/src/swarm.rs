@@ -3,7 +3,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`ends`] | where the ends come from, and how they are checked |
+//! | [`mod@ends`] | where the ends come from, and how they are checked |
 //! | [`waiting`] | what is said while nobody hosts some blocks |
 
 pub(crate) mod ends;

@@ -76,7 +76,7 @@ pub enum Refusal {
     #[error("its blocks refuse: {}", SpanError::from(.0.clone()))]
     Span(Fault),
     /// Blocks that it does not serve.
-    #[error("it does not serve blocks {}..{}", .0.start, .0.end)]
+    #[error("it does not serve blocks {}:{}", .0.start, .0.end)]
     NotServed(Range<u32>),
     /// A session that it does not have, or no longer.
     #[error("it has no such session")]
@@ -127,11 +127,11 @@ impl From<SwarmError> for SpanError {
     }
 }
 
-/// `block 3`, `blocks 3..9 and 12..14`.
+/// `block 3`, `blocks 3:9 and 12:14`, as they are typed.
 fn blocks(ranges: &[Range<usize>]) -> String {
     let one = |range: &Range<usize>| match range.len() {
         1 => range.start.to_string(),
-        _ => format!("{}..{}", range.start, range.end),
+        _ => format!("{}:{}", range.start, range.end),
     };
     let names: Vec<String> = ranges.iter().map(one).collect();
     let single = matches!(ranges, [range] if range.len() == 1);

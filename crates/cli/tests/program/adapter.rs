@@ -7,7 +7,7 @@ use crate::harness::*;
 /// f32 sums in another order than torch's.
 const TOLERANCE: f32 = 1e-4;
 
-fn adapter(name: &str) -> PathBuf {
+pub(crate) fn adapter(name: &str) -> PathBuf {
     root().join("tests/fixtures/goldens/lora").join(name)
 }
 

@@ -177,3 +177,16 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
         assert!(output.status.code() == Some(1) && said.contains(expected), "{said}");
     }
 }
+
+#[test]
+fn adapters_that_servers_have_change_what_comes_out_as_others_do() {
+    let house = House::new();
+    let (model, adapter) = (tiny("bloom-tiny"), crate::adapter::adapter("bloom-tiny-adapter"));
+    let server = house.join(&[arg(&model), "--blocks", "0:1", "--adapter", arg(&adapter)]);
+    let _other = house.join(&[&server.invite, "--model", arg(&model), "--blocks", "1:2"]);
+    let how = ["Hello", "--raw", "--max-tokens", "12", "--adapter", arg(&adapter)];
+    let alone = house.prints(&[&["run", arg(&model)], &how[..]].concat());
+    assert_eq!(house.prints(&[&["run", &server.invite], &how[..]].concat()), alone);
+    let none = house.run(&["join", arg(&model), "--adapter", arg(&model)]);
+    assert_eq!(none.status.code(), Some(1), "{}", String::from_utf8_lossy(&none.stderr));
+}
