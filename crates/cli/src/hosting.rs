@@ -48,8 +48,8 @@ pub(crate) struct Shares {
     pub(crate) tokens: u64,
     /// Caches of these, and what requests work in.
     pub(crate) span: u64,
-    /// What was passed on for these.
-    pub(crate) ledgers: u64,
+    /// Caches of these, and what was passed on for them.
+    pub(crate) sessions: u64,
     /// What requests bring that have no session. Adapters that clients send may take as much again.
     pub(crate) passes: u64,
 }
@@ -104,8 +104,7 @@ impl PartBytes {
             return Err(wrong(message, "give more with --memory, fewer --blocks, or --encoding int4"));
         }
         let passes = (left - sessions) / 4;
-        let (caches, ledgers) = (tokens * cache, tokens * self.row);
-        Ok(Shares { weights, tokens, span: caches + 2 * passes, ledgers, passes })
+        Ok(Shares { weights, tokens, span: tokens * cache + 2 * passes, sessions: tokens * (cache + self.row), passes })
     }
 }
 
@@ -137,7 +136,7 @@ mod tests {
 
     /// All of it, at most.
     fn total(shares: &Shares) -> u64 {
-        shares.weights + shares.span + shares.ledgers + 2 * shares.passes + BESIDES
+        shares.weights + shares.sessions + 4 * shares.passes + BESIDES
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Connected {
     pub(crate) fn new(invite: Invite, waiting: WaitArgs) -> Result<Connected> {
         let keypair = Keypair::generate_ed25519();
         let me = keypair.public().to_peer_id();
-        let settings = Settings { keypair, key: invite.key, listen: Vec::new(), mdns: false };
+        let settings = Settings { keypair, key: invite.key, listen: Vec::new(), mdns: true };
         let network = Arc::new(network::Network::start(settings)?);
         let transport: Arc<dyn Transport> = network.clone();
         let handle = network.handle().clone();

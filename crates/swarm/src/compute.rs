@@ -16,6 +16,9 @@ pub trait Blocks: Send + Sync {
 
     /// Some of them as a span. Spans of the same range are the same span, so that their sessions can be stepped together.
     fn span(&self, range: std::ops::Range<usize>) -> Arc<dyn Span>;
+
+    /// Bytes that a token of a session takes in the cache of one block.
+    fn cache_bytes(&self) -> u64;
 }
 
 /// Runs jobs one after another.

@@ -1,13 +1,14 @@
 //! What a machine knows of its swarm: the table of records, what it has measured, and who has failed; and how it hears more,
 //! by exchanging tables with others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 
 use crate::client::guide::{Guide, Need, Purpose, Stop};
@@ -21,6 +22,17 @@ use crate::{Digest, Health, Measured, Record, Registry, Result, Servers, SignedR
 
 /// How long an exchange may take.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked who is heard of on the local network, and how long they are waited for where nobody else answers.
+const NEAR_EVERY: Duration = Duration::from_millis(200);
+const NEAR_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Machines that are met at once when a swarm is found, and how long that may take.
+const MEET: usize = 16;
+const MEET_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often somebody is looked for who was lost.
+const SEEK_EVERY: Duration = Duration::from_secs(3);
 
 /// Tokens that a session is expected to bring as a prompt, and to make.
 const USUAL_PROMPT: usize = 128;
@@ -38,13 +50,24 @@ struct Known {
     registry: Registry,
     measured: Measured,
     health: Health,
+    /// Whom the invite names.
+    invited: Vec<(PeerId, Vec<Multiaddr>)>,
+}
+
+impl Known {
+    fn measure(&mut self, peer: PeerId, took: Duration) {
+        self.measured.round_trip(peer, took);
+        // What was measured of who is gone for good is of no use.
+        self.measured.keep(|peer| self.registry.number(peer).is_some());
+    }
 }
 
 impl Directory {
     /// Of a machine that knows nobody yet.
     pub fn new(me: PeerId, fingerprint: Digest) -> Directory {
-        let known = Known { registry: Registry::new(fingerprint), measured: Measured::new(), health: Health::new() };
-        Directory { me, fingerprint, start: Instant::now(), known: Mutex::new(known) }
+        let (registry, measured, health) = (Registry::new(fingerprint), Measured::new(), Health::new());
+        let known = Mutex::new(Known { registry, measured, health, invited: Vec::new() });
+        Directory { me, fingerprint, start: Instant::now(), known }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -76,7 +99,7 @@ impl Directory {
     /// What this machine thinks of a route at this moment.
     pub fn with_servers<T>(&self, look: impl FnOnce(&Servers<'_>) -> T) -> T {
         let (known, now) = (self.known(), self.now());
-        let Known { registry, measured, health } = &*known;
+        let Known { registry, measured, health, .. } = &*known;
         look(&Servers::new(self.me, registry.live(now), measured, health, now))
     }
 
@@ -97,8 +120,9 @@ impl Directory {
             let (tables, _) = read(&mut reader).await.map_err(|error| unreachable(error.to_string()))?;
             match tables {
                 Tables::News(news, theirs) => {
-                    self.known().measured.round_trip(peer, asked.elapsed());
+                    let took = asked.elapsed();
                     self.hear(news);
+                    self.known().measure(peer, took);
                     let news = self.known().registry.news_for(&theirs, self.now());
                     let sent = Frame::new(&Tables::Thanks(news), &[]).write(&mut writer).await;
                     sent.map_err(|error| unreachable(error.to_string()))
@@ -138,28 +162,106 @@ impl Directory {
         }
     }
 
-    /// Finds a swarm: exchanges tables with whoever of these answers first.
+    /// Finds a swarm: exchanges tables with whoever of these answers first, or of the machines on the local network.
     ///
     /// # Errors
     /// That of the last one that was asked.
     pub async fn find(&self, transport: &dyn Transport, peers: &[Peer]) -> Result<()> {
-        let mut last = SwarmError::Network("the invite names nobody".to_owned());
-        for Peer { id, addresses } in peers.iter().filter(|peer| peer.id != self.me) {
-            match self.exchange(transport, *id, addresses.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
+        let others: Vec<&Peer> = peers.iter().filter(|peer| peer.id != self.me).collect();
+        self.known().invited = others.iter().map(|peer| (peer.id, peer.addresses.clone())).collect();
+        let named = async {
+            let mut last = SwarmError::Network("the invite names nobody".to_owned());
+            for Peer { id, addresses } in others {
+                match self.exchange(transport, *id, addresses.clone()).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => last = error,
+                }
             }
+            Err(last)
+        };
+        let near = self.find_near(transport);
+        tokio::pin!(named, near);
+        tokio::select! {
+            biased;
+            found = &mut named => match found {
+                // Some take a moment to be heard of.
+                Err(error) if transport.nearby().is_some() => timeout(NEAR_PATIENCE, near).await.map_err(|_| error)?,
+                found => found?,
+            },
+            () = &mut near => {}
         }
-        Err(last)
+        self.meet(transport).await;
+        Ok(())
     }
 
-    /// Exchanges tables with others, one after another, for ever. `wake` makes it do so at once with several.
+    /// Exchanges tables with several others at once, for a moment: whoever has measured the way to one machine alone would
+    /// think all others far, and go there with everybody else who was given the same invite.
+    async fn meet(&self, transport: &dyn Transport) {
+        let records = self.records();
+        let others = records.into_iter().filter(|(peer, _)| *peer != self.me && !self.known().measured.knows(peer));
+        let mut others: Vec<(PeerId, Record)> = others.collect();
+        // Not all the same ones.
+        others.sort_by_key(|(peer, _)| {
+            Sha256::new().chain_update(self.me.to_bytes()).chain_update(peer.to_bytes()).finalize()
+        });
+        others.truncate(MEET);
+        let talks = others.into_iter().map(|(peer, record)| self.exchange(transport, peer, record.addresses));
+        let _ = timeout(MEET_PATIENCE, futures::future::join_all(talks)).await;
+    }
+
+    /// Exchanges tables with the first machine that is heard of on the local network and answers. Anybody of the swarm will
+    /// do, so that an invite is good where none of its addresses is right any more.
+    async fn find_near(&self, transport: &dyn Transport) {
+        let mut asked = BTreeSet::new();
+        loop {
+            tokio::time::sleep(NEAR_EVERY).await;
+            for peer in transport.nearby().unwrap_or_default() {
+                let new = peer != self.me && asked.insert(peer);
+                if new && self.exchange(transport, peer, Vec::new()).await.is_ok() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Machines that are not known to serve now, and may all the same: those whose records ended not long ago, those of the
+    /// invite, and those of the local network. After a partition this is how its parts find each other.
+    fn lost(&self, transport: &dyn Transport) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let (known, now) = (self.known(), self.now());
+        let mut lost: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        lost.extend(transport.nearby().unwrap_or_default().into_iter().map(|peer| (peer, Vec::new())));
+        lost.extend(known.invited.iter().cloned());
+        lost.extend(known.registry.ended(now).map(|(peer, record)| (peer, record.addresses.clone())));
+        lost.retain(|peer, _| *peer != self.me && known.registry.record(peer, now).is_none());
+        lost.into_iter().collect()
+    }
+
+    /// Looks for those that are lost, one after another, for ever.
+    async fn seek(&self, transport: &dyn Transport) {
+        let mut turn = 0usize;
+        loop {
+            tokio::time::sleep(SEEK_EVERY).await;
+            let lost = self.lost(transport);
+            if !lost.is_empty() {
+                turn = turn.wrapping_add(1);
+                let (peer, addresses) = lost[turn % lost.len()].clone();
+                let _ = self.exchange(transport, peer, addresses).await;
+            }
+        }
+    }
+
+    /// Exchanges tables with others, one after another, for ever, and looks for those that were lost. `wake` makes it do so
+    /// at once with several.
     pub async fn gossip(
         self: Arc<Self>,
         transport: Arc<dyn Transport>,
         wake: Arc<tokio::sync::Notify>,
         every: Duration,
     ) {
+        tokio::join!(self.tell(&*transport, &wake, every), self.seek(&*transport));
+    }
+
+    async fn tell(&self, transport: &dyn Transport, wake: &tokio::sync::Notify, every: Duration) {
         let mut turn = 0usize;
         loop {
             let woken = timeout(every, wake.notified()).await.is_ok();
@@ -171,7 +273,7 @@ impl Directory {
                 turn = turn.wrapping_add(1);
                 let (peer, addresses) = others[turn % others.len()].clone();
                 // Who does not answer is gone when its record ends.
-                let _ = self.exchange(&*transport, peer, addresses).await;
+                let _ = self.exchange(transport, peer, addresses).await;
             }
         }
     }
@@ -190,7 +292,7 @@ impl Guide for Directory {
         need: Need,
     ) -> Result<Vec<Stop>> {
         let (known, now) = (self.known(), self.now());
-        let Known { registry, measured, health } = &*known;
+        let Known { registry, measured, health, .. } = &*known;
         let live = registry.live(now).filter(|(peer, _)| !without.contains(peer));
         let servers = Servers::new(self.me, live, measured, health, now);
         let hops = match need.purpose {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use libp2p_identity::Keypair;
 use multiaddr::Multiaddr;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::directory::Directory;
 use crate::server::Server;
@@ -14,6 +15,9 @@ use crate::{Digest, Figures, Record, Result, ServerState, Transport};
 
 /// How often a server says what it is.
 pub const EVERY: Duration = Duration::from_secs(5);
+
+/// How often it looks whether so much has changed that others should hear of it before.
+pub const SOONEST: Duration = Duration::from_secs(1);
 
 /// For how long that holds.
 pub const LIFETIME: Duration = Duration::from_secs(16);
@@ -64,13 +68,18 @@ impl Member {
         Ok(())
     }
 
-    /// Says that it serves, again and again, with what is free and waits at the moment.
+    /// Says that it serves, again and again, with what is free and waits at the moment: sooner when that has changed a lot,
+    /// so that clients who come at once do not all come here.
     pub async fn serve(&self, server: &Server, measured: Figures) {
+        let mut told: Option<(Figures, Instant)> = None;
         loop {
             let figures = server.figures(measured);
-            // What was accepted once is accepted again.
-            let _ = self.announce(ServerState::Serving, server.blocks(), figures);
-            tokio::time::sleep(EVERY).await;
+            if told.is_none_or(|(before, at)| at.elapsed() >= EVERY || figures.are_news(&before)) {
+                // What was accepted once is accepted again.
+                let _ = self.announce(ServerState::Serving, server.blocks(), figures);
+                told = Some((figures, Instant::now()));
+            }
+            tokio::time::sleep(SOONEST).await;
         }
     }
 

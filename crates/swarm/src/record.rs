@@ -73,6 +73,19 @@ pub struct Figures {
     pub sessions: u32,
 }
 
+impl Figures {
+    /// Whether others should hear of these before their time, who know those before: of sessions or work that came or went,
+    /// of cache that was taken or is free again.
+    pub fn are_news(&self, before: &Figures) -> bool {
+        let sessions = self.sessions.abs_diff(before.sessions);
+        let cache = self.free_cache_tokens.abs_diff(before.free_cache_tokens);
+        let queued = (self.queued_seconds - before.queued_seconds).abs();
+        sessions > self.sessions.max(before.sessions) / 4
+            || cache > self.cache_tokens / 8
+            || queued > 0.25 + self.queued_seconds.min(before.queued_seconds)
+    }
+}
+
 /// A record and its signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedRecord {
@@ -181,6 +194,24 @@ mod tests {
         assert!(other.open().is_err());
         other.key.truncate(3);
         assert!(other.open().is_err());
+    }
+
+    #[test]
+    fn what_changed_a_lot_is_news() {
+        let before = Figures { sessions: 8, cache_tokens: 800, free_cache_tokens: 400, ..Figures::default() };
+        assert!(!before.are_news(&before));
+        for (news, figures) in [
+            (true, Figures { sessions: 11, ..before }),
+            (false, Figures { sessions: 9, ..before }),
+            (true, Figures { free_cache_tokens: 200, ..before }),
+            (false, Figures { free_cache_tokens: 399, ..before }),
+            (true, Figures { queued_seconds: 0.5, ..before }),
+            (false, Figures { queued_seconds: 0.1, ..before }),
+        ] {
+            assert_eq!(figures.are_news(&before), news, "{figures:?}");
+            assert_eq!(before.are_news(&figures), news, "{figures:?}");
+        }
+        assert!(Figures { sessions: 1, ..Figures::default() }.are_news(&Figures::default()));
     }
 
     #[test]

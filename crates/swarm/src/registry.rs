@@ -132,6 +132,12 @@ impl Registry {
         self.entries.iter().filter(move |(_, entry)| now < entry.ends).map(|(peer, entry)| (*peer, &entry.record))
     }
 
+    /// All whose records ended not long ago, and what those said.
+    pub fn ended(&self, now: Duration) -> impl Iterator<Item = (PeerId, &Record)> {
+        let ended = self.entries.iter().filter(move |(_, entry)| entry.ends <= now && now < entry.ends + REMEMBERED);
+        ended.map(|(peer, entry)| (*peer, &entry.record))
+    }
+
     /// What a server says of itself, if that holds.
     pub fn record(&self, peer: &PeerId, now: Duration) -> Option<&Record> {
         self.entries.get(peer).filter(|entry| now < entry.ends).map(|entry| &entry.record)

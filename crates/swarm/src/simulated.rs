@@ -51,6 +51,8 @@ struct World {
     /// Whoever waits for a fault to end.
     waiting: Vec<Waker>,
     opened: u64,
+    /// Machines hear of each other, as on a local network.
+    near: bool,
 }
 
 /// One direction of a stream.
@@ -140,6 +142,16 @@ impl Simulation {
         let mut world = self.world();
         world.cut.clear();
         world.wake();
+    }
+
+    /// From now on machines hear of each other, as on a local network.
+    pub fn speak_nearby(&self) {
+        self.world().near = true;
+    }
+
+    /// Directions of streams that somebody holds.
+    pub fn pipes(&self) -> usize {
+        self.world().pipes.iter().filter(|pipe| Arc::strong_count(pipe) > 1).count()
     }
 
     /// Streams opened so far.
@@ -233,6 +245,12 @@ impl Transport for Place {
             accepted.map_err(|_| unreachable("nobody is there"))?;
             Ok(stream(peer, &back, &there))
         })
+    }
+
+    fn nearby(&self) -> Option<Vec<PeerId>> {
+        let world = self.simulation.world();
+        let others = world.machines.keys().filter(|peer| **peer != self.peer && !world.holds(**peer, self.peer));
+        world.near.then(|| others.copied().collect())
     }
 
     fn accept(&self) -> Pending<'_, Option<Stream>> {

@@ -47,6 +47,12 @@ pub trait Transport: Send + Sync {
     /// [`SwarmError::Unreachable`](crate::SwarmError::Unreachable), after a time that is bounded.
     fn open(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Pending<'_, Result<Stream>>;
 
+    /// Machines of the swarm that are heard of on the local network, without their addresses having been told;
+    /// [`open`](Self::open) knows how to reach them. `None` where nobody listens for that.
+    fn nearby(&self) -> Option<Vec<PeerId>> {
+        None
+    }
+
     /// The next stream that another machine opens; `None` when this machine has left the network.
     fn accept(&self) -> Pending<'_, Option<Stream>>;
 }

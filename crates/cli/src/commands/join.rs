@@ -197,6 +197,10 @@ impl Blocks for Hosted {
         let slice = slices.entry((range.start, range.end));
         slice.or_insert_with(|| Arc::new(self.span.slice(range))).clone()
     }
+
+    fn cache_bytes(&self) -> u64 {
+        self.span.cache_bytes_per_token() / self.span.range().len() as u64
+    }
 }
 
 /// A server that runs.
@@ -258,17 +262,14 @@ impl Serving {
         let settings = server::Settings {
             fingerprint,
             wire: swarm::wire(options.rounding),
-            ledger_bytes: shares.ledgers,
+            cache_bytes: shares.sessions,
             pass_bytes: shares.passes,
             max_sessions: 1024,
             chunk_tokens: 128,
         };
-        let cache_tokens = shares.tokens;
         let figures = Figures {
             decode_seconds_per_block: speed.decode as f32,
             prompt_seconds_per_block: speed.prompt as f32,
-            free_cache_tokens: cache_tokens,
-            cache_tokens,
             ..Figures::default()
         };
         let hosted = Arc::new(Hosted { span, slices: Mutex::default() });
@@ -290,7 +291,7 @@ impl Serving {
             network.handle().block_on(async move { finding.find(&*transport, &peers).await })?;
         }
         let (running, telling, told) = (server.clone(), member.clone(), server.clone());
-        member.announce(ServerState::Serving, blocks, figures)?;
+        member.announce(ServerState::Serving, blocks, server.figures(figures))?;
         let handle = network.handle();
         handle.spawn(async move { running.run().await });
         handle.spawn(async move { telling.serve(&told, figures).await });

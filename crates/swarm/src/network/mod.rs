@@ -9,12 +9,14 @@
 //! | `bytes` | a stream's bytes and its end |
 //! | `gate` | the way in: the key is shown before anything else is said |
 //! | `listen` | what is listened on, and what of that others are told |
+//! | `names` | addresses of names |
 //! | `lan` | machines of the same swarm that are near (multicast DNS) |
 
 mod bytes;
 mod gate;
 mod lan;
 mod listen;
+mod names;
 mod node;
 mod open;
 mod streams;
@@ -45,11 +47,11 @@ pub struct Settings {
     pub keypair: Keypair,
     /// The key of the swarm, which an invite has.
     pub key: [u8; 32],
-    /// Where it listens: `/ip4/ADDRESS/tcp/PORT` or `/ip6/ADDRESS/tcp/PORT`. Port 0 is any that is free. Nowhere, if
-    /// there are none: it can open streams but nobody can reach it first.
+    /// Where it listens: `/ip4/ADDRESS/tcp/PORT`, `/ip6/ADDRESS/tcp/PORT`, or `/dns/NAME/tcp/PORT` for a name of this
+    /// machine. Port 0 is any that is free. Nowhere, if there are none: it can open streams but nobody can reach it first.
     pub listen: Vec<Multiaddr>,
-    /// Whether it looks for others, and is found, on the local networks of the addresses that it listens on. Nothing is
-    /// sent on loopback, nor on interfaces that are not listened on.
+    /// Whether it looks for others, and is found, on the local networks of the addresses that it listens on; one that
+    /// listens nowhere looks on those that it reaches others over. Nothing is sent on loopback, nor on other interfaces.
     pub mdns: bool,
 }
 
@@ -80,7 +82,7 @@ impl Network {
         let (commands, commanded) = mpsc::unbounded_channel();
         let (inbound, accepted) = Inbound::new();
         let addresses = Arc::new(Mutex::new(Vec::new()));
-        let lan = Lan::new(peer, &settings.key, settings.mdns);
+        let lan = Lan::new(peer, &settings.key, settings.mdns, settings.listen.is_empty());
         let (started, starting) = blocking::channel();
         let (running, ended) = blocking::channel();
         let (told, near) = (addresses.clone(), lan.clone());
@@ -124,12 +126,6 @@ impl Network {
         &self.handle
     }
 
-    /// Machines of this swarm that have been heard of on the local network, and where they say they are. Only their key
-    /// proves it, which is what opening a stream asks for.
-    pub fn nearby(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
-        self.lan.all()
-    }
-
     /// Leaves the network: [`accept`](Transport::accept) ends, streams break.
     pub fn leave(&self) {
         let _ = self.commands.send(Command::Leave);
@@ -157,6 +153,11 @@ impl Transport for Network {
                 Err(_) => Err(open::unreachable(peer, open::LEFT)),
             }
         })
+    }
+
+    /// Only their key proves who they are, which is what opening a stream asks for.
+    fn nearby(&self) -> Option<Vec<PeerId>> {
+        self.lan.all()
     }
 
     fn accept(&self) -> Pending<'_, Option<Stream>> {

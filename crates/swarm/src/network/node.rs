@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lan::Lan;
 use super::streams::{Inbound, Reply, Streams};
-use super::{Settings, gate, listen};
+use super::{Settings, gate, listen, names};
 use crate::{Result, SwarmError};
 
 /// How long a connection without streams is kept.
@@ -123,13 +123,21 @@ impl Node {
         let swarm = Swarm::new(transport, behaviour, settings.keypair.public().to_peer_id(), config);
         let (connections, dials, listeners) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut node = Node { swarm, commands, connections, dials, listeners, addresses, lan };
-        settings.listen.iter().try_for_each(listen::check)?;
-        let mut waited_for = Vec::new();
+        let mut listened = Vec::new();
         for address in &settings.listen {
+            let resolved = names::resolve(vec![address.clone()]).await;
+            if resolved.is_empty() {
+                return Err(SwarmError::Network(format!("cannot listen on {address}: nobody knows that name")));
+            }
+            listened.extend(resolved);
+        }
+        listened.iter().try_for_each(listen::check)?;
+        let mut waited_for = Vec::new();
+        for address in &listened {
             let listener = node.swarm.listen_on(address.clone()).map_err(|error| listen::refused(address, &error))?;
             waited_for.push(listener);
         }
-        let any = settings.listen.iter().filter_map(listen::socket_address).any(|socket| socket.ip().is_unspecified());
+        let any = listened.iter().filter_map(listen::socket_address).any(|socket| socket.ip().is_unspecified());
         let latest = Instant::now() + FIRST_ADDRESS;
         while !waited_for.is_empty() || any {
             let until = if waited_for.is_empty() { latest.min(Instant::now() + NEXT_ADDRESS) } else { latest };
@@ -191,6 +199,7 @@ impl Node {
             dial.waiting.push(reply);
             return;
         }
+        self.lan.reaches(&addresses);
         // What is listened on is not where connections come from: the port of a broken connection may still be taken.
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)

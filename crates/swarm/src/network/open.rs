@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::bytes::Bytes;
 use super::lan::Lan;
+use super::names;
 use super::node::{Command, Connected, Failure};
 use crate::{Result, SwarmError};
 
@@ -37,16 +38,19 @@ pub(super) async fn open(
     commands: mpsc::UnboundedSender<Command>,
     lan: Arc<Lan>,
     peer: PeerId,
-    mut addresses: Vec<Multiaddr>,
+    addresses: Vec<Multiaddr>,
 ) -> Result<Bytes> {
-    for address in lan.addresses(&peer) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
+    let opening = async {
+        let mut addresses = names::resolve(addresses).await;
+        for address in lan.addresses(&peer) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
         }
-    }
-    addresses.truncate(MAX_ADDRESSES);
-    let opener = Opener { commands, peer, addresses };
-    let result = match timeout(OPEN_DEADLINE, opener.open()).await {
+        addresses.truncate(MAX_ADDRESSES);
+        Opener { commands, peer, addresses }.open().await
+    };
+    let result = match timeout(OPEN_DEADLINE, opening).await {
         Ok(result) => result,
         Err(_) => Err(format!("nothing was heard of it for {} seconds", OPEN_DEADLINE.as_secs())),
     };

@@ -81,6 +81,19 @@ impl Measured {
         self.under_way.remove(peer);
     }
 
+    /// Keeps what was measured of machines that are still known, and forgets the rest.
+    pub fn keep(&mut self, known: impl Fn(&PeerId) -> bool) {
+        self.round_trips.retain(|peer, _| known(peer));
+        self.between.retain(|(one, other), _| known(one) && known(other));
+        self.paces.retain(|peer, _| known(peer));
+        self.under_way.retain(|peer, _| known(peer));
+    }
+
+    /// Whether a round trip to a machine was measured.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.round_trips.contains_key(peer)
+    }
+
     pub(super) fn seconds_to(&self, peer: &PeerId) -> Option<f64> {
         self.round_trips.get(peer).copied()
     }

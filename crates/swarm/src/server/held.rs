@@ -10,7 +10,8 @@ use libp2p_identity::PeerId;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::{BEAT, Counters, GRACE, Shared, State};
+use super::budget::Promise;
+use super::{Counters, GRACE, State};
 use crate::Wire;
 use crate::ledger::{Admitted, Ledger, Link, Misfit, Rows};
 use crate::wire::codes;
@@ -43,7 +44,9 @@ pub(super) struct Held {
     next: Option<NextHop>,
     /// Counts who was next, so that a link knows whether it is still the one.
     pub(super) hops: u64,
-    promised_bytes: u64,
+    /// Since when it waits, as a number that grows.
+    pub(super) ticket: u64,
+    promise: Arc<Promise>,
 }
 
 /// Who gets the output.
@@ -63,6 +66,8 @@ pub(super) struct Work {
     pub(super) rows: Rows,
     pub(super) admitted: Admitted,
     pub(super) hidden: HiddenStates,
+    /// Of the session, whose cache is here.
+    _promise: Arc<Promise>,
 }
 
 impl Held {
@@ -72,7 +77,7 @@ impl Held {
         span: Arc<dyn Span>,
         session: Session,
         ledger: Ledger,
-        promised_bytes: u64,
+        promise: Promise,
     ) -> Held {
         Held {
             number,
@@ -87,7 +92,8 @@ impl Held {
             client_since: Instant::now(),
             next: None,
             hops: 0,
-            promised_bytes,
+            ticket: 0,
+            promise: Arc::new(promise),
         }
     }
 
@@ -129,11 +135,14 @@ impl Held {
     }
 
     /// Takes rows that came, to be computed in their turn, unless there is no room for them now.
-    pub(super) fn take_in(&mut self, rows: &Rows, values: &mut Option<Matrix>) {
+    pub(super) fn take_in(&mut self, rows: &Rows, values: &mut Option<Matrix>, ticket: u64) {
         if self.inbox_bytes > INBOX_BYTES {
             return;
         }
         if let Some(values) = values.take() {
+            if self.inbox.is_empty() {
+                self.ticket = ticket;
+            }
             self.inbox_bytes += 4 * values.data().len();
             self.inbox.push_back((rows.clone(), values));
         }
@@ -143,6 +152,16 @@ impl Held {
     pub(super) fn waiting(&self) -> Option<usize> {
         self.session.as_ref()?;
         self.inbox.front().map(|(rows, _)| rows.tokens())
+    }
+
+    /// Tokens of all that waits.
+    pub(super) fn queued(&self) -> usize {
+        self.inbox.iter().map(|(rows, _)| rows.tokens()).sum()
+    }
+
+    /// Whether a client has not been heard of for too long.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.client.is_none() && self.client_since.elapsed() > GRACE
     }
 
     /// What is to be computed now; `None` if what came first was there already or does not follow.
@@ -159,7 +178,8 @@ impl Held {
         };
         let hidden = not_skipped(&rows, &values, &admitted.skip)?;
         let session = self.session.take()?;
-        Some(Work { id, number: self.number, span: self.span.clone(), session, rows, admitted, hidden })
+        let (number, span, _promise) = (self.number, self.span.clone(), self.promise.clone());
+        Some(Work { id, number, span, session, rows, admitted, hidden, _promise })
     }
 
     /// The client has to know: whoever sent this believes that more is here than there is.
@@ -266,19 +286,6 @@ impl State {
 
     /// A session is over.
     pub(super) fn close(&mut self, id: SessionId) {
-        if let Some(held) = self.sessions.remove(&id) {
-            self.ledger_bytes -= held.promised_bytes;
-        }
-    }
-}
-
-/// Ends sessions whose clients are gone for good.
-pub(super) async fn reap(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(BEAT).await;
-        let mut state = shared.state();
-        let gone = |held: &Held| held.client.is_none() && held.client_since.elapsed() > GRACE;
-        let gone: Vec<SessionId> = state.sessions.iter().filter(|(_, held)| gone(held)).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| state.close(id));
+        self.sessions.remove(&id);
     }
 }

@@ -3,16 +3,24 @@
 //! | module | job |
 //! |---|---|
 //! | `held` | a session here: its cache, its ledger, who is next |
+//! | `budget` | bytes that are promised |
 //! | `schedule` | what is computed next, and together |
 //! | `streams` | what comes in: greetings, sessions, rows |
 //! | `passes` | whole sequences, forward and backward |
+//! | `pieces` | how those are computed between the steps of sessions |
 //! | `link` | what goes to the next server |
+//! | `tend` | what is looked after again and again |
+//! | `tolerance` | how many mistakes others may make |
 
+mod budget;
 mod held;
 mod link;
 mod passes;
+mod pieces;
 mod schedule;
 mod streams;
+mod tend;
+mod tolerance;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,23 +29,33 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bouquet_span::Adapter;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use self::budget::Budget;
 use self::held::Held;
 use self::passes::Adapters;
+use self::schedule::Schedule;
+use self::tolerance::Tolerance;
+pub use self::tolerance::{MISTAKES, WHILE};
 use crate::compute::{Blocks, Compute};
 use crate::directory::Directory;
 use crate::shelf::Shelf;
 use crate::transport::Transport;
 use crate::wire::message::{SessionId, ToClient};
-use crate::{Digest, Figures, Wire};
+use crate::{Digest, Figures, Refusal, Wire};
 
 /// How often a server says that it is there.
 pub const BEAT: Duration = Duration::from_millis(500);
 
 /// How long a session is kept for a client that is not heard of.
 pub const GRACE: Duration = Duration::from_secs(60);
+
+/// After so long something that is computed is told as what others have to wait for.
+const HANGS: Duration = Duration::from_secs(5);
+
+/// What is said when nothing comes back from the blocks.
+const STUCK_BLOCKS: &str = "its blocks have not come to an end for too long";
 
 /// What a server serves, and how much of it.
 #[derive(Clone, Copy, Debug)]
@@ -46,14 +64,15 @@ pub struct Settings {
     pub fingerprint: Digest,
     /// How hidden states travel.
     pub wire: Wire,
-    /// Bytes for rows that were passed on, of all sessions together.
-    pub ledger_bytes: u64,
+    /// Bytes for the caches of all sessions together: keys and values, and the rows that were passed on.
+    pub cache_bytes: u64,
     /// Bytes that requests without a session may take, all together, besides what their blocks work in; and that adapters may
     /// take which clients sent.
     pub pass_bytes: u64,
     /// Sessions at a time.
     pub max_sessions: usize,
-    /// Tokens that are computed at a time.
+    /// Requests without a session are computed in pieces, none of which has more to do than so many tokens through all of
+    /// the blocks: as long as that others wait for their next token.
     pub chunk_tokens: u32,
 }
 
@@ -68,6 +87,12 @@ struct Shared {
     directory: Arc<Directory>,
     shelf: Shelf,
     settings: Settings,
+    /// For sessions.
+    cache: Arc<Budget>,
+    /// For requests without one.
+    passes: Arc<Budget>,
+    /// They are computed one after the other, since what each keeps for its backward is not small.
+    pass_turn: Semaphore,
     state: Mutex<State>,
     /// There may be something to compute.
     work: Notify,
@@ -96,19 +121,25 @@ pub struct Counts {
     pub stepped: u64,
 }
 
+/// What waits to be computed, in tokens times blocks.
+#[derive(Default)]
+struct Load {
+    /// Of requests without a session that are here, what is not done yet.
+    passes: u64,
+    /// Of all, as a mean over the last seconds: a moment says little.
+    mean: f32,
+}
+
 #[derive(Default)]
 struct State {
     sessions: BTreeMap<SessionId, Held>,
     /// Sessions so far.
     opened: u64,
-    /// Bytes of ledgers that are promised.
-    ledger_bytes: u64,
-    /// The session that was computed last, so that all have their turn.
-    last: Option<SessionId>,
+    schedule: Schedule,
+    load: Load,
     leaving: bool,
     adapters: Adapters,
-    /// Bytes of requests without a session that are here.
-    pass_bytes: u64,
+    tolerance: Tolerance,
 }
 
 impl Server {
@@ -122,8 +153,20 @@ impl Server {
         shelf: Shelf,
         settings: Settings,
     ) -> Server {
-        let (state, work, counters) = (Mutex::default(), Notify::new(), Counters::default());
-        Server(Arc::new(Shared { transport, blocks, compute, directory, shelf, settings, state, work, counters }))
+        Server(Arc::new(Shared {
+            transport,
+            blocks,
+            compute,
+            directory,
+            shelf,
+            cache: Budget::new(settings.cache_bytes),
+            passes: Budget::new(settings.pass_bytes),
+            pass_turn: Semaphore::new(1),
+            settings,
+            state: Mutex::default(),
+            work: Notify::new(),
+            counters: Counters::default(),
+        }))
     }
 
     /// From now on clients that use this adapter need not send it.
@@ -136,15 +179,19 @@ impl Server {
         self.0.blocks.range()
     }
 
-    /// What is free and waits at the moment, beside what does not change.
+    /// What is free and waits at the moment, beside the speeds that were measured. A session through all blocks takes exactly
+    /// the tokens that it reserves from what is free, until it is closed.
     pub fn figures(&self, measured: Figures) -> Figures {
+        let token = self.0.cache_bytes(1, self.blocks().len()).max(1);
         let state = self.0.state();
-        let row = 4 * self.0.blocks.span(self.blocks()).hidden_size() as u64;
-        let free = (self.0.settings.ledger_bytes - state.ledger_bytes) / row.max(1);
-        let waiting: usize = state.sessions.values().filter_map(Held::waiting).sum();
+        let waits = state.load.mean * measured.prompt_seconds_per_block;
+        // Whoever waits for something that does not end waits for at least as long again.
+        let computing = state.schedule.computing();
+        let hangs = if computing < HANGS { 0.0 } else { computing.as_secs_f32() };
         Figures {
-            free_cache_tokens: free.min(measured.cache_tokens),
-            queued_seconds: waiting as f32 * measured.prompt_seconds_per_block * self.blocks().len() as f32,
+            cache_tokens: self.0.cache.limit() / token,
+            free_cache_tokens: self.0.cache.left() / token,
+            queued_seconds: waits.max(hangs),
             sessions: state.sessions.len() as u32,
             ..measured
         }
@@ -154,7 +201,7 @@ impl Server {
     pub async fn run(&self) {
         let mut tasks = JoinSet::new();
         tasks.spawn(schedule::run(self.0.clone()));
-        tasks.spawn(held::reap(self.0.clone()));
+        tasks.spawn(tend::run(self.0.clone()));
         while let Some(stream) = self.0.transport.accept().await {
             tasks.spawn(streams::serve(self.0.clone(), stream));
             // Those that have ended are forgotten.
@@ -188,6 +235,26 @@ impl Server {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no task panics while it holds this")
+    }
+
+    /// Bytes of a session that reserves so many tokens of so many blocks: their keys and values, and the rows that are
+    /// passed on.
+    fn cache_bytes(&self, tokens: u64, blocks: usize) -> u64 {
+        let row = 4 * self.blocks.span(self.blocks.range()).hidden_size() as u64;
+        let token = self.blocks.cache_bytes().saturating_mul(blocks as u64).saturating_add(row);
+        tokens.saturating_mul(token)
+    }
+
+    /// Why nothing new is taken on, if so.
+    fn is_closed(&self) -> Result<(), Refusal> {
+        let state = self.state();
+        if state.leaving {
+            Err(Refusal::Leaving)
+        } else if state.schedule.computing() > schedule::STUCK {
+            Err(Refusal::Failed(STUCK_BLOCKS.to_owned()))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -1,19 +1,21 @@
 //! Requests without a session: whole sequences forward, or backward. Nothing of them stays here; a backward computes again
-//! what it needs, so that any server of the same blocks can answer it.
+//! what it needs, so that any server of the same blocks can answer it. How it is computed is in `pieces`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bouquet_kernels::Matrix;
-use bouquet_span::{Adapter, HiddenStates, Keep, Pass, Span};
+use bouquet_span::{Adapter, HiddenStates, SpanError};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{BEAT, Shared};
+use super::budget::Promise;
+use super::pieces::{BACKWARD, Pieces, Waits};
+use super::schedule::STUCK;
+use super::{BEAT, STUCK_BLOCKS, Shared};
 use crate::transport::{Reader, Writer};
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, FrameError};
 use crate::wire::message::{Answer, MAX_SEQUENCES, PassRequest};
-use crate::wire::{Wire, bulk, codes, pass};
+use crate::wire::{bulk, codes, pass};
 use crate::{Digest, Refusal};
 
 /// Adapters that clients sent, the one that was used last at the end; and those that are here whoever asks.
@@ -46,36 +48,17 @@ impl Adapters {
     }
 }
 
-/// Room for the bytes of a request, given back when it is dropped.
-struct Room<'a> {
-    shared: &'a Shared,
-    bytes: u64,
-}
-
-impl<'a> Room<'a> {
-    fn take(shared: &'a Shared, bytes: u64) -> Result<Room<'a>, Refusal> {
-        let mut state = shared.state();
-        let available = shared.settings.pass_bytes - state.pass_bytes;
-        if state.leaving {
-            return Err(Refusal::Leaving);
-        }
-        if bytes > available {
-            // What will never fit is another matter than what does not fit now.
-            let never = bytes > shared.settings.pass_bytes;
-            return Err(if never { Refusal::CacheFull { needed: bytes, available } } else { Refusal::Busy });
-        }
-        state.pass_bytes += bytes;
-        Ok(Room { shared, bytes })
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.shared.state().pass_bytes -= self.bytes;
-    }
-}
-
 impl Shared {
+    /// Room for the bytes of a request.
+    fn room(&self, bytes: u64) -> Result<Promise, Refusal> {
+        self.is_closed()?;
+        self.passes.promise(bytes).map_err(|available| {
+            // What will never fit is another matter than what does not fit now.
+            let never = bytes > self.passes.limit();
+            if never { Refusal::CacheFull { needed: bytes, available } } else { Refusal::Busy }
+        })
+    }
+
     /// The adapter that a request for these blocks names.
     pub(super) fn adapter(
         &self,
@@ -100,12 +83,29 @@ impl Shared {
     }
 }
 
+/// What was asked makes no sense, whoever is asked.
+pub(super) struct NoSense;
+
+impl NoSense {
+    fn unless(result: &Result<Vec<u8>, Refusal>) -> Result<(), NoSense> {
+        if matches!(result, Err(Refusal::Wrong(_))) { Err(NoSense) } else { Ok(()) }
+    }
+}
+
 /// Takes an adapter that a client sends.
-pub(super) async fn keep_adapter(shared: &Shared, digest: Digest, bytes: u64, mut reader: Reader, mut writer: Writer) {
+///
+/// # Errors
+/// [`NoSense`].
+pub(super) async fn keep_adapter(
+    shared: &Shared,
+    digest: Digest,
+    bytes: u64,
+    mut reader: Reader,
+    mut writer: Writer,
+) -> Result<(), NoSense> {
     let kept = async {
-        let room = Room::take(shared, bytes)?;
-        let read = bulk::read(&mut reader, bytes as usize, bulk::PART_TIMEOUT).await;
-        let read = read.map_err(|error| Refusal::Wrong(error.to_string()))?;
+        let room = shared.room(bytes)?;
+        let read = bulk::read(&mut reader, bytes as usize, bulk::PART_TIMEOUT).await.map_err(not_read)?;
         if pass::hash(&read) != digest {
             return Err(Refusal::Wrong("the adapter is not what its hash says".to_owned()));
         }
@@ -116,21 +116,36 @@ pub(super) async fn keep_adapter(shared: &Shared, digest: Digest, bytes: u64, mu
         Ok(Vec::new())
     };
     // An adapter may take a while over a slow link.
-    if let Some(result) = beating(&mut writer, kept).await {
-        answer(&mut writer, result).await;
-    }
+    let Some(kept) = beating(shared, &mut writer, kept).await else { return Ok(()) };
+    let sense = NoSense::unless(&kept);
+    answer(&mut writer, kept).await;
+    sense
 }
 
 /// Does a request and answers it.
-pub(super) async fn serve(shared: &Arc<Shared>, request: PassRequest, mut reader: Reader, mut writer: Writer) {
+///
+/// # Errors
+/// [`NoSense`].
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    request: PassRequest,
+    mut reader: Reader,
+    mut writer: Writer,
+) -> Result<(), NoSense> {
     let work = work(shared, request, &mut reader);
-    if let Some(result) = beating(&mut writer, work).await {
-        answer(&mut writer, result).await;
-    }
+    let Some(result) = beating(shared, &mut writer, work).await else { return Ok(()) };
+    let sense = NoSense::unless(&result);
+    answer(&mut writer, result).await;
+    sense
 }
 
-/// Works, and says meanwhile that it is at it; `None` when nobody hears it any more.
-async fn beating<T>(writer: &mut Writer, work: impl Future<Output = T>) -> Option<T> {
+/// Works, and says meanwhile that it is at it, unless the blocks do not come to an end; `None` when nobody hears it any
+/// more.
+async fn beating(
+    shared: &Shared,
+    writer: &mut Writer,
+    work: impl Future<Output = Result<Vec<u8>, Refusal>>,
+) -> Option<Result<Vec<u8>, Refusal>> {
     tokio::pin!(work);
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -138,7 +153,12 @@ async fn beating<T>(writer: &mut Writer, work: impl Future<Output = T>) -> Optio
         tokio::select! {
             biased;
             result = &mut work => return Some(result),
-            _ = beat.tick() => Frame::new(&Answer::Beat, &[]).write(writer).await.ok()?,
+            _ = beat.tick() => {
+                if shared.state().schedule.computing() > STUCK {
+                    return Some(Err(Refusal::Failed(STUCK_BLOCKS.to_owned())));
+                }
+                Frame::new(&Answer::Beat, &[]).write(writer).await.ok()?;
+            }
         }
     }
 }
@@ -177,43 +197,40 @@ async fn work(shared: &Arc<Shared>, request: PassRequest, reader: &mut Reader) -
     };
     let (tokens, prompts, rows, total) = sizes().ok_or_else(|| wrong("the request contradicts itself"))?;
     let adapter = shared.adapter(header.adapter, range.clone())?;
-    let _room = Room::take(shared, bytes)?;
-    let sent =
-        bulk::read(reader, total, bulk::PART_TIMEOUT).await.map_err(|error| Refusal::Wrong(error.to_string()))?;
+    let _room = shared.room(bytes)?;
+    let sent = bulk::read(reader, total, bulk::PART_TIMEOUT).await.map_err(not_read)?;
     let pass = pass::unpack(&header, &sent[..prompts], width, adapter, wire);
     let values = codes::decode(wire, &sent[prompts..prompts + rows], tokens, width);
     let (Some(pass), Some(values)) = (pass, values) else { return Err(wrong("the request contradicts itself")) };
     let lengths: Vec<usize> = lengths.iter().map(|&length| length as usize).collect();
     let gradient = backward.then(|| pass::floats(&sent[prompts + rows..], tokens, width));
     drop(sent);
-    let keep = Keep::Activations { bytes: shared.settings.pass_bytes };
-    let blocks = span.range().len();
-    let computed =
-        shared.compute.run(tokens, blocks, move || compute(&*span, wire, values, lengths, pass, gradient, keep));
-    computed.await.unwrap_or_else(|| Err(Refusal::Failed("its blocks failed".to_owned())))
+    let waits = Waits::new(shared, tokens * span.range().len() * if backward { BACKWARD + 1 } else { 1 });
+    let _turn = shared.pass_turn.acquire().await.map_err(|_| Refusal::Leaving)?;
+    let refused = |error: SpanError| Refusal::Span(error.into());
+    let hidden = HiddenStates::new(values, lengths.clone()).map_err(refused)?;
+    let gradient = gradient.map(|gradient| HiddenStates::new(gradient, lengths)).transpose().map_err(refused)?;
+    let (output, gradients) = Pieces { shared, waits, range: span.range(), pass }.run(hidden, gradient).await?;
+    let encode = move || match gradients {
+        None => codes::encode(wire, output.values().data(), width),
+        Some(gradients) => {
+            let mut bytes: Vec<u8> = output.values().data().iter().flat_map(|value| value.to_le_bytes()).collect();
+            bytes.extend(pass::pack_gradients(&gradients));
+            Some(bytes)
+        }
+    };
+    let encoded = shared.compute.run(0, 0, encode).await.ok_or_else(failed)?;
+    encoded.ok_or_else(|| Refusal::Failed("its output is not rounded".to_owned()))
 }
 
-fn compute(
-    span: &dyn Span,
-    wire: Wire,
-    values: Matrix,
-    lengths: Vec<usize>,
-    pass: Pass,
-    gradient: Option<Matrix>,
-    keep: Keep,
-) -> Result<Vec<u8>, Refusal> {
-    let refused = |error: bouquet_span::SpanError| Refusal::Span(error.into());
-    let hidden = HiddenStates::new(values, lengths.clone()).map_err(refused)?;
-    let pass = Pass { keep: if gradient.is_some() { keep } else { Keep::Nothing }, ..pass };
-    let (output, saved) = span.forward(hidden, &pass).map_err(refused)?;
-    let Some(gradient) = gradient else {
-        let encoded = codes::encode(wire, output.values().data(), span.hidden_size());
-        return encoded.ok_or_else(|| Refusal::Failed("its output is not rounded".to_owned()));
-    };
-    drop(output);
-    let gradient = HiddenStates::new(gradient, lengths).map_err(refused)?;
-    let (gradient, gradients) = span.backward(saved, gradient, &pass).map_err(refused)?;
-    let mut bytes: Vec<u8> = gradient.values().data().iter().flat_map(|value| value.to_le_bytes()).collect();
-    bytes.extend(pass::pack_gradients(&gradients));
-    Ok(bytes)
+/// Why what was announced did not come.
+fn not_read(error: FrameError) -> Refusal {
+    match error {
+        FrameError::Garbage(problem) => Refusal::Wrong(problem),
+        broken => Refusal::Failed(broken.to_string()),
+    }
+}
+
+pub(super) fn failed() -> Refusal {
+    Refusal::Failed("its blocks failed".to_owned())
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -10,7 +11,7 @@ use super::held::{Held, QUEUED_FRAMES};
 use super::{BEAT, Shared, link, passes};
 use crate::ledger::{Ledger, Link, Rows, check_edits};
 use crate::transport::{Reader, Stream, Writer};
-use crate::wire::frame::{self, Frame, MAX_BODY_BYTES};
+use crate::wire::frame::{self, Frame, FrameError, MAX_BODY_BYTES};
 use crate::wire::message::{
     Greeting, MAX_SEQUENCES, Next, OpenSession, Pushed, Request, SessionId, Tables, ToClient, ToServer,
 };
@@ -23,14 +24,28 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stream may be silent. Clients beat as servers do.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How long the blocks may take to open a session, which waits for what is being computed.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client is heard after it stopped to hear.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How long a frame may take to leave this machine.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers whoever opened a stream. What is no message of this protocol ends it.
 pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
-    let Stream { peer: _, mut reader, mut writer } = stream;
+    let Stream { peer, mut reader, mut writer } = stream;
+    if shared.state().tolerance.is_over(&peer) {
+        return;
+    }
+    let mistake = || shared.state().tolerance.mistake(peer);
     let greeting = timeout(GREETING_TIMEOUT, frame::read::<Greeting>(&mut reader, MAX_BODY_BYTES)).await;
-    let Ok(Ok((greeting, body))) = greeting else { return };
+    let (greeting, body) = match greeting {
+        Ok(Ok(greeting)) => greeting,
+        Ok(Err(FrameError::Garbage(_))) => return mistake(),
+        _ => return,
+    };
     let Greeting { version, fingerprint, request } = greeting;
     let known = version == PROTOCOL_VERSION && fingerprint == shared.settings.fingerprint;
     match request {
@@ -42,14 +57,19 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
         Request::Session(open) => {
             let id = open.id;
             match open_session(&shared, open, &body).await {
-                Ok(()) => serve_client(shared, id, reader, writer).await,
-                Err(refusal) => refuse(&mut writer, refusal).await,
+                Ok(()) => serve_client(shared, (peer, id), reader, writer).await,
+                Err(refusal) => {
+                    if matches!(refusal, Refusal::Wrong(_)) {
+                        mistake();
+                    }
+                    refuse(&mut writer, refusal).await;
+                }
             }
         }
         Request::Resume(id) => {
             let known = shared.state().sessions.contains_key(&id);
             match known {
-                true => serve_client(shared, id, reader, writer).await,
+                true => serve_client(shared, (peer, id), reader, writer).await,
                 false => refuse(&mut writer, Refusal::NoSession).await,
             }
         }
@@ -65,16 +85,30 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
             let gone = |_| Err(Refusal::Failed("a file cannot be read".to_owned()));
             passes::answer(&mut writer, read.unwrap_or_else(gone)).await;
         }
-        Request::Pass(request) => passes::serve(&shared, request, reader, writer).await,
-        Request::Adapter { digest, bytes } => passes::keep_adapter(&shared, digest, bytes, reader, writer).await,
+        Request::Pass(request) => {
+            if passes::serve(&shared, request, reader, writer).await.is_err() {
+                mistake();
+            }
+        }
+        Request::Adapter { digest, bytes } => {
+            if passes::keep_adapter(&shared, digest, bytes, reader, writer).await.is_err() {
+                mistake();
+            }
+        }
         Request::Push { id, block } => {
             // Rows that were meant for this machine when it had other blocks in the session say nothing to these.
             let meant = |held: &Held| held.range.start == block as usize;
             let hearing = async {
-                while let Ok(Ok((pushed, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
-                    let Pushed::Rows(rows) = pushed else { continue };
-                    if !take_in(&shared, id, &meant, rows, &body).await {
-                        return;
+                loop {
+                    match timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
+                        Ok(Ok((Pushed::Beat, _))) => {}
+                        Ok(Ok((Pushed::Rows(rows), body))) => match take_in(&shared, id, &meant, rows, &body).await {
+                            Heard::On => {}
+                            Heard::Last => return,
+                            Heard::Wrong => return mistake(),
+                        },
+                        Ok(Err(FrameError::Garbage(_))) => return mistake(),
+                        _ => return,
                     }
                 }
             };
@@ -116,46 +150,38 @@ async fn open_session(shared: &Arc<Shared>, open: OpenSession, body: &[u8]) -> R
     let adapter = shared.adapter(header.adapter, range.clone())?;
     let pass = pass::unpack(&header, body, width, adapter, shared.settings.wire)
         .ok_or_else(|| wrong("what the session carries contradicts itself"))?;
-    let promised = u64::from(sequences) * u64::from(max_tokens) * 4 * width as u64;
+    shared.is_closed()?;
     {
         let mut state = shared.state();
-        if state.leaving {
-            return Err(Refusal::Leaving);
-        }
+        // One of the same name, from before its client lost sight of this server, is no more.
+        state.close(id);
         if state.sessions.len() >= shared.settings.max_sessions {
             return Err(Refusal::Busy);
         }
-        let available = shared.settings.ledger_bytes - state.ledger_bytes;
-        if promised > available {
-            return Err(Refusal::CacheFull { needed: promised, available });
-        }
-        // One of the same name, from before its client lost sight of this server, is no more.
-        state.close(id);
-        state.ledger_bytes += promised;
     }
+    let needed = shared.cache_bytes(u64::from(sequences) * u64::from(max_tokens.max(1)), range.len());
+    let promise = shared.cache.promise(needed).map_err(|available| Refusal::CacheFull { needed, available })?;
     // All of it can be taken back, since a client may have to bring the ring to where its weakest member stands.
     let (tokens, sequences) = (max_tokens as usize, sequences as usize);
     let shape = bouquet_span::SessionShape { sequences, max_tokens: tokens, max_rewind: tokens };
     let opening = span.clone();
-    let opened = shared.compute.run(0, 0, move || opening.open(shape, &pass)).await;
-    let mut state = shared.state();
-    let refusal = match opened {
-        Some(Ok(session)) => {
-            let ledger = Ledger::new(width, sequences, max_tokens, revision, edits);
-            state.opened += 1;
-            let number = state.opened;
-            state.sessions.insert(id, Held::new(number, range, span, session, ledger, promised));
-            return Ok(());
-        }
-        Some(Err(error)) => Refusal::Span(error.into()),
-        None => Refusal::Failed("its blocks failed".to_owned()),
+    let open = shared.compute.run(0, 0, move || opening.open(shape, &pass).map(|session| (session, promise)));
+    let opened = timeout(OPEN_TIMEOUT, open).await.map_err(|_| Refusal::Busy)?;
+    let (session, promise) = match opened {
+        Some(Ok(opened)) => opened,
+        Some(Err(error)) => return Err(Refusal::Span(error.into())),
+        None => return Err(Refusal::Failed("its blocks failed".to_owned())),
     };
-    state.ledger_bytes -= promised;
-    Err(refusal)
+    let ledger = Ledger::new(width, sequences, max_tokens, revision, edits);
+    let mut state = shared.state();
+    state.opened += 1;
+    let number = state.opened;
+    state.sessions.insert(id, Held::new(number, range, span, session, ledger, promise));
+    Ok(())
 }
 
 /// Hears a client and answers it, until either is gone.
-async fn serve_client(shared: Arc<Shared>, id: SessionId, mut reader: Reader, writer: Writer) {
+async fn serve_client(shared: Arc<Shared>, (peer, id): (PeerId, SessionId), mut reader: Reader, writer: Writer) {
     let (sender, frames) = mpsc::channel(QUEUED_FRAMES);
     let number = match shared.state().sessions.get_mut(&id) {
         Some(held) => {
@@ -166,16 +192,26 @@ async fn serve_client(shared: Arc<Shared>, id: SessionId, mut reader: Reader, wr
     };
     let writing = write_all(shared.clone(), id, writer, frames);
     let reading = async {
-        while let Ok(Ok((message, body))) = timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
-            if !hear(&shared, id, number, message, &body).await {
-                return;
+        let heard = loop {
+            match timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
+                Ok(Ok((message, body))) => match hear(&shared, id, number, message, &body).await {
+                    Heard::On => {}
+                    heard => break heard,
+                },
+                Ok(Err(FrameError::Garbage(_))) => break Heard::Wrong,
+                _ => break Heard::Last,
             }
+        };
+        if heard == Heard::Wrong {
+            shared.state().tolerance.mistake(peer);
         }
     };
+    tokio::pin!(reading);
     tokio::select! {
         biased;
-        () = reading => {}
-        () = writing => {}
+        () = &mut reading => {}
+        // Who hears no more may have said that the session is over.
+        () = writing => drop(timeout(LAST_WORDS, reading).await),
     }
     if let Some(held) = shared.state().sessions.get_mut(&id) {
         held.detach(&sender);
@@ -202,8 +238,19 @@ async fn write_all(shared: Arc<Shared>, id: SessionId, mut writer: Writer, mut f
     }
 }
 
-/// Does what a client says; `false` when that was the last.
-async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServer, body: &[u8]) -> bool {
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// The next one is waited for.
+    On,
+    /// It was the last.
+    Last,
+    /// It makes no sense, and is the last.
+    Wrong,
+}
+
+/// Does what a client says.
+async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServer, body: &[u8]) -> Heard {
     match message {
         ToServer::Rows(rows) => return take_in(shared, id, &|held: &Held| held.number == number, rows, body).await,
         ToServer::Beat => {}
@@ -213,7 +260,7 @@ async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServe
             if state.same(id, number).is_some() {
                 state.close(id);
             }
-            return false;
+            return Heard::Last;
         }
         ToServer::Report => {
             if let Some(held) = shared.state().same(id, number) {
@@ -222,7 +269,7 @@ async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServe
         }
         ToServer::Steer(next) => {
             let mut state = shared.state();
-            let Some(held) = state.same(id, number) else { return false };
+            let Some(held) = state.same(id, number) else { return Heard::Last };
             match next {
                 Next::Client(standing) => {
                     held.steer(Link::to_client(standing), None);
@@ -237,26 +284,30 @@ async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServe
             held.pump(shared.settings.wire, &shared.counters);
         }
     }
-    true
+    Heard::On
 }
 
-/// Takes rows in that are meant for a session, when there is room for them; `false` when they are not, or make no sense.
+/// Takes rows in that are meant for a session, when there is room for them.
 async fn take_in(
     shared: &Shared,
     id: SessionId,
     meant: &(dyn Fn(&Held) -> bool + Sync),
     rows: Rows,
     body: &[u8],
-) -> bool {
-    let Some(values) = decode(shared, id, &rows, body) else { return false };
+) -> Heard {
+    let width = match shared.state().sessions.get(&id) {
+        Some(held) if meant(held) => held.span.hidden_size(),
+        _ => return Heard::Last,
+    };
+    let Some(values) = decode(shared.settings.wire, width, &rows, body) else { return Heard::Wrong };
     let mut values = Some(values);
     while values.is_some() {
-        let drained = match shared.state().sessions.get_mut(&id) {
-            Some(held) if meant(held) => {
-                held.take_in(&rows, &mut values);
-                held.drained.clone()
-            }
-            _ => return false,
+        let drained = {
+            let mut state = shared.state();
+            let ticket = state.schedule.ticket();
+            let Some(held) = state.sessions.get_mut(&id).filter(|held| meant(held)) else { return Heard::Last };
+            held.take_in(&rows, &mut values, ticket);
+            held.drained.clone()
         };
         if values.is_some() {
             // Whoever empties the inbox may have done so just now.
@@ -264,12 +315,10 @@ async fn take_in(
         }
     }
     shared.work.notify_one();
-    true
+    Heard::On
 }
 
-fn decode(shared: &Shared, id: SessionId, rows: &Rows, body: &[u8]) -> Option<bouquet_kernels::Matrix> {
-    let wire: Wire = shared.settings.wire;
-    let width = shared.state().sessions.get(&id)?.span.hidden_size();
+fn decode(wire: Wire, width: usize, rows: &Rows, body: &[u8]) -> Option<bouquet_kernels::Matrix> {
     let tokens = rows.lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length as usize))?;
     codes::decode(wire, body, tokens, width)
 }

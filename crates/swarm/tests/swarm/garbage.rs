@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bouquet_span::contract::Random;
 use bouquet_swarm::ledger::{Edit, Rows};
+use bouquet_swarm::server::{MISTAKES, WHILE};
 use bouquet_swarm::simulated::Road;
 use bouquet_swarm::wire::PROTOCOL_VERSION;
 use bouquet_swarm::wire::frame::{self, Frame};
@@ -169,5 +170,71 @@ async fn rows_for_other_blocks_are_not_taken_for_those_of_this_session() {
     let mut positions = vec![0; 2];
     for (one, expected) in strides.iter().zip(&expected) {
         assert_eq!(&stride(&mut session, &mut positions, one).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_garbage_again_and_again_is_not_heard_for_a_while() {
+    let mut world = World::new(Road::default());
+    let server = world.serve(0..4);
+    let (client, other) = (world.client(), world.client());
+    let strides = strides(3, 10, 8);
+    let expected = alone(0..4, &strides);
+    let mut session = ring(&client, 1, 0..4).await;
+    let mut positions = vec![0; 2];
+    let asks = async |client: &bouquet_swarm::client::Client| {
+        let mut stream = client.transport.open(server, Vec::new()).await.unwrap();
+        let _ = Frame::new(&greeting(Request::Resume(SessionId([42; 16]))), &[]).write(&mut stream.writer).await;
+        said(&mut stream).await.is_some()
+    };
+    for _ in 0..MISTAKES {
+        assert!(asks(&client).await);
+        let mut stream = client.transport.open(server, Vec::new()).await.unwrap();
+        let _ = stream.writer.write_all(&[255; 64]).await;
+        assert_eq!(said(&mut stream).await, None);
+    }
+    // It is not heard, others are, and what it has goes on.
+    assert!(!asks(&client).await && asks(&other).await);
+    for (one, expected) in strides.iter().zip(&expected) {
+        assert_eq!(&stride(&mut session, &mut positions, one).await.unwrap(), expected);
+    }
+    tokio::time::sleep(WHILE).await;
+    assert!(asks(&client).await);
+}
+
+/// Streams without a word, and words without an end.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_silent_streams_end_by_themselves() {
+    let mut world = World::new(Road::default());
+    let server = world.serve(0..4);
+    let (client, other) = (world.client(), world.client());
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = tasks();
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(client.transport.open(server, Vec::new()).await.unwrap());
+        let mut slow = client.transport.open(server, Vec::new()).await.unwrap();
+        // The sizes of a frame that never comes.
+        slow.writer.write_all(&[0, 255, 0, 0, 0, 0, 0, 3]).await.unwrap();
+        silent.push(slow);
+    }
+    let strides = strides(3, 10, 8);
+    let expected = alone(0..4, &strides);
+    let mut session = ring(&other, 1, 0..4).await;
+    let mut positions = vec![0; 2];
+    for (one, expected) in strides.iter().zip(&expected) {
+        // A byte a second each.
+        for stream in &mut silent {
+            let _ = stream.writer.write_all(&[0]).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(&stride(&mut session, &mut positions, one).await.unwrap(), expected);
+    }
+    drop(session);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert!(tasks() <= before, "{} tasks, and {before} before", tasks());
+    for mut stream in silent {
+        assert_eq!(said(&mut stream).await, None);
     }
 }

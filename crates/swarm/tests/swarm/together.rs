@@ -1,15 +1,17 @@
 //! Twenty machines that find each other, and clients that find them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bouquet_span::contract::Random;
+use bouquet_swarm::client::ring::Ring;
 use bouquet_swarm::client::{Client, Patience};
 use bouquet_swarm::compute::Compute;
 use bouquet_swarm::directory::Directory;
 use bouquet_swarm::invite::Peer;
 use bouquet_swarm::member::{GOSSIP, Member};
-use bouquet_swarm::server::{Server, Settings};
+use bouquet_swarm::server::Server;
 use bouquet_swarm::shelf::Shelf;
 use bouquet_swarm::simulated::{Road, Simulation};
 use bouquet_swarm::{Figures, ServerState, SwarmError, Transport, Wire, balance};
@@ -17,7 +19,7 @@ use libp2p_identity::{Keypair, PeerId};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::world::{FINGERPRINT, Fakes, alone, ring, stride, strides};
+use crate::world::{FINGERPRINT, Fakes, SETTINGS, alone, ring, stride, strides};
 
 const BLOCKS: usize = 24;
 
@@ -38,6 +40,16 @@ const FIGURES: Figures = Figures {
 
 /// A machine that knows one other, chooses its blocks by what it hears, and serves them.
 async fn join(simulation: &Simulation, number: u8, known: Option<PeerId>) -> Machine {
+    join_with(simulation, number, known, None).await
+}
+
+/// The same, with blocks that were chosen for it.
+async fn join_with(
+    simulation: &Simulation,
+    number: u8,
+    known: Option<PeerId>,
+    blocks: Option<Range<usize>>,
+) -> Machine {
     let keypair = Keypair::ed25519_from_bytes([number; 32]).unwrap();
     let peer = keypair.public().to_peer_id();
     let transport: Arc<dyn Transport> = simulation.join(peer);
@@ -48,18 +60,10 @@ async fn join(simulation: &Simulation, number: u8, known: Option<PeerId>) -> Mac
     let records = directory.records();
     let others = balance::others(&peer, &Default::default(), records.iter().map(|(peer, record)| (*peer, record)));
     let joiner = balance::Joiner { fits: 3 + usize::from(number) % 5, seconds_per_block: 0.002 };
-    let blocks = balance::choose(BLOCKS, &joiner, &others);
+    let blocks = blocks.unwrap_or_else(|| balance::choose(BLOCKS, &joiner, &others));
     let compute = Compute::Simulated { call: Duration::from_millis(1), token: Duration::from_micros(200) };
-    let settings = Settings {
-        fingerprint: FINGERPRINT,
-        wire: Wire::F32,
-        ledger_bytes: 1 << 24,
-        pass_bytes: 1 << 24,
-        max_sessions: 100,
-        chunk_tokens: 128,
-    };
     let fakes = Arc::new(Fakes::new(blocks));
-    let server = Server::new(transport.clone(), fakes, compute, directory.clone(), Shelf::empty(), settings);
+    let server = Server::new(transport.clone(), fakes, compute, directory.clone(), Shelf::empty(), SETTINGS);
     let wake = Arc::new(Notify::new());
     let member = Member {
         keypair,
@@ -144,4 +148,96 @@ async fn who_leaves_is_not_asked_any_more_and_another_swarm_is_told_apart() {
     simulation.kill(machine.peer);
     tokio::time::sleep(Duration::from_secs(17)).await;
     assert!(directory.records().is_empty());
+}
+
+/// A client that finds a swarm by a machine of it, and keeps hearing of it.
+async fn client(simulation: &Simulation, number: u8, known: PeerId) -> Arc<Client> {
+    let me = Keypair::ed25519_from_bytes([number; 32]).unwrap().public().to_peer_id();
+    let transport: Arc<dyn Transport> = simulation.join(me);
+    let directory = Arc::new(Directory::new(me, FINGERPRINT));
+    directory.find(&*transport, &[Peer { id: known, addresses: Vec::new() }]).await.unwrap();
+    tokio::spawn(directory.clone().gossip(transport.clone(), Arc::default(), GOSSIP));
+    let patience = Patience::default();
+    Arc::new(Client { transport, guide: directory, fingerprint: FINGERPRINT, wire: Wire::F32, patience })
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_spread_over_equal_servers_and_stay_there() {
+    let simulation = Simulation::new(Road { delay: Duration::from_millis(3), bytes_per_second: 0 });
+    let mut machines = vec![join_with(&simulation, 1, None, Some(0..4)).await];
+    for number in 2..=3 {
+        machines.push(join_with(&simulation, number, Some(machines[0].peer), Some(0..4)).await);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let known = machines[0].peer;
+    let count = |rings: &[Ring]| {
+        let on = |machine: &Machine| rings.iter().filter(|ring| ring.servers()[0].0 == machine.peer).count();
+        machines.iter().map(on).collect::<Vec<usize>>()
+    };
+    // Twelve at once, of whom nobody knows of the others.
+    let mut rings = Vec::new();
+    for client in futures::future::join_all((100..112).map(|number| client(&simulation, number, known))).await {
+        rings.push(ring(&client, rings.len() as u8, 0..4).await);
+    }
+    let at_once = count(&rings);
+    assert!(at_once.iter().all(|count| (1..=8).contains(count)), "{at_once:?}");
+    // Twelve more, one after another: by the load that is told these go where there is room.
+    for number in 112..124 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let client = client(&simulation, number, known).await;
+        rings.push(ring(&client, rings.len() as u8, 0..4).await);
+    }
+    let later = count(&rings);
+    assert!(later.iter().max().unwrap() - later.iter().min().unwrap() <= 4, "{at_once:?}, then {later:?}");
+    // Nobody moves.
+    let strides = strides(5, 20, 10);
+    for ring in &mut rings {
+        let mut positions = vec![0; 2];
+        for one in &strides {
+            stride(ring, &mut positions, one).await.unwrap();
+        }
+        assert_eq!(ring.mended(), 1);
+    }
+    assert_eq!(count(&rings), later);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_a_swarm_that_lost_each_other_find_each_other_again() {
+    let simulation = Simulation::new(Road { delay: Duration::from_millis(3), bytes_per_second: 0 });
+    let mut machines = vec![join(&simulation, 1, None).await];
+    for number in 2..=6 {
+        machines.push(join(&simulation, number, Some(machines[0].peer)).await);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let sees = |machine: &Machine| machine.directory.records().len();
+    assert!(machines.iter().all(|machine| sees(machine) == 6));
+    for (one, other) in (0..3).flat_map(|one| (3..6).map(move |other| (one, other))) {
+        simulation.cut(machines[one].peer, machines[other].peer);
+    }
+    // An hour, after which nobody remembers the records of the others.
+    for wait in [60, 3600] {
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        assert!(
+            machines.iter().all(|machine| sees(machine) == 3),
+            "{:?}",
+            machines.iter().map(sees).collect::<Vec<_>>()
+        );
+    }
+    simulation.heal();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(machines.iter().all(|machine| sees(machine) == 6), "{:?}", machines.iter().map(sees).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invite_with_stale_addresses_is_good_where_somebody_is_near() {
+    let simulation = Simulation::new(Road { delay: Duration::from_millis(3), bytes_per_second: 0 });
+    let machine = join(&simulation, 1, None).await;
+    let me = Keypair::ed25519_from_bytes([99; 32]).unwrap().public().to_peer_id();
+    let transport: Arc<dyn Transport> = simulation.join(me);
+    let directory = Directory::new(me, FINGERPRINT);
+    let stale = [Peer { id: PeerId::random(), addresses: Vec::new() }];
+    assert!(directory.find(&*transport, &stale).await.is_err(), "nobody is heard of");
+    simulation.speak_nearby();
+    directory.find(&*transport, &stale).await.unwrap();
+    assert_eq!(directory.records()[0].0, machine.peer);
 }

@@ -22,7 +22,22 @@ use libp2p_identity::{Keypair, PeerId};
 use tokio::task::JoinHandle;
 
 pub(crate) const WIDTH: usize = 4;
+
+/// How long a token takes in a block, of simulated time.
+pub(crate) const TOKEN: Duration = Duration::from_micros(200);
+
+/// Of a token in the cache of a block.
+pub(crate) const CACHE_BYTES: u64 = 8;
 pub(crate) const FINGERPRINT: Digest = Digest([9; 32]);
+
+pub(crate) const SETTINGS: Settings = Settings {
+    fingerprint: FINGERPRINT,
+    wire: Wire::F32,
+    cache_bytes: 1 << 24,
+    pass_bytes: 1 << 24,
+    max_sessions: 100,
+    chunk_tokens: 128,
+};
 
 /// Fake blocks, of which the same cuts are the same spans.
 pub(crate) struct Fakes {
@@ -46,6 +61,10 @@ impl Blocks for Fakes {
         let span = spans.entry((range.start, range.end));
         span.or_insert_with(|| Arc::new(FakeSpan::new(range, WIDTH))).clone()
     }
+
+    fn cache_bytes(&self) -> u64 {
+        CACHE_BYTES
+    }
 }
 
 /// A network of servers.
@@ -57,6 +76,9 @@ pub(crate) struct World {
     pub(crate) threads: bool,
     /// Of clients that come.
     pub(crate) patience: Patience,
+    pub(crate) settings: Settings,
+    /// How long a token takes in a block, of simulated time.
+    pub(crate) token: Duration,
     numbers: u8,
 }
 
@@ -122,6 +144,8 @@ impl World {
             running: BTreeMap::new(),
             threads: false,
             patience: Patience::default(),
+            settings: SETTINGS,
+            token: TOKEN,
             numbers: 0,
         }
     }
@@ -146,24 +170,16 @@ impl World {
     }
 
     pub(crate) fn serve_as(&mut self, peer: PeerId, blocks: Range<usize>) {
-        let simulated = Compute::Simulated { call: Duration::from_millis(1), token: Duration::from_micros(200) };
+        let simulated = Compute::Simulated { call: Duration::from_millis(1), token: self.token };
         let compute = if self.threads { Compute::thread().unwrap() } else { simulated };
         self.serve_in(peer, blocks, compute);
     }
 
     fn serve_in(&mut self, peer: PeerId, blocks: Range<usize>, compute: Compute) {
         let transport = self.simulation.join(peer);
-        let settings = Settings {
-            fingerprint: FINGERPRINT,
-            wire: Wire::F32,
-            ledger_bytes: 1 << 24,
-            pass_bytes: 1 << 24,
-            max_sessions: 100,
-            chunk_tokens: 128,
-        };
         let directory = Arc::new(Directory::new(peer, FINGERPRINT));
         let blocks_here = Arc::new(Fakes::new(blocks.clone()));
-        let server = Server::new(transport, blocks_here, compute, directory, Shelf::empty(), settings);
+        let server = Server::new(transport, blocks_here, compute, directory, Shelf::empty(), self.settings);
         let running = server.clone();
         let task = tokio::spawn(async move { running.run().await });
         self.running.insert(peer, (server, task));

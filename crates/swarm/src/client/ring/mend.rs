@@ -29,12 +29,17 @@ impl Ring {
             if self.is_whole() {
                 return Ok(());
             }
-            let (full, over) = (self.full.take(), limits.check().is_err() || Instant::now() + pause > until);
-            match (mended, full) {
-                // A session that has begun waits for a server to come back.
-                (Err(SwarmError::Missing(_)), Some(full)) if over || self.awaited.is_none() => return Err(full),
-                (Err(problem), _) if over => return Err(problem),
-                _ => {}
+            let over = limits.check().is_err() || Instant::now() + pause > until;
+            if let Err(problem) = mended {
+                if self.full.is_some() && !matches!(problem, SwarmError::Missing(_)) && !over {
+                    // Who is well and has no room is not asked again before all others were.
+                    continue;
+                }
+                let full = self.full.take();
+                // A session that has not begun loses nothing by being refused; one that has waits for room.
+                if over || full.is_some() && self.awaited.is_none() {
+                    return Err(full.unwrap_or(problem));
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -208,7 +213,7 @@ impl Ring {
             match refusal {
                 Refusal::Span(fault) if fault.is_everywhere() => self.refused = Some(said),
                 Refusal::Wrong(_) => self.refused = Some(said),
-                Refusal::CacheFull { .. } | Refusal::Span(_) => self.full = Some(said),
+                Refusal::CacheFull { .. } | Refusal::Busy | Refusal::Span(_) => self.full = Some(said),
                 _ => self.client.guide.failed(peer),
             }
         })

@@ -204,7 +204,10 @@ impl Ring {
     async fn arrive(&mut self, limits: &Limits) -> std::result::Result<(), SpanError> {
         loop {
             limits.check()?;
-            self.mend(limits).await.map_err(SpanError::from)?;
+            if let Err(problem) = self.mend(limits).await {
+                limits.check()?;
+                return Err(problem.into());
+            }
             self.pump();
             let awaited = self.awaited.as_mut().expect("this waits for it");
             if let Some(fault) = awaited.fault.take() {

@@ -5,14 +5,15 @@
 //! others of the same swarm ask for that, and swarms do not mix. An answer is a hint and no more: whoever is at an address
 //! still has to have the key of the swarm and that of the machine.
 //!
-//! It is spoken over IPv4, on the interfaces that are listened on and on no other, never on loopback. That is why it is
+//! It is spoken over IPv4, on the interfaces that are listened on and on no other, never on loopback; by a client, which
+//! listens nowhere and has only questions, on those over which it reaches the addresses of its invite. That is why it is
 //! not libp2p's, which speaks on every interface there is, nor a crate that opens a socket on each before it is told
 //! which.
 
 mod packet;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +47,9 @@ const ANSWER_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long an answer holds: two questions may be lost.
 const TTL: Duration = Duration::from_secs(150);
 
+/// Interfaces that are looked on, of a machine that only looks.
+const MAX_REACHED: usize = 8;
+
 /// Bytes of a message.
 const MAX_PACKET: usize = 9000;
 
@@ -53,12 +57,16 @@ const MAX_PACKET: usize = 9000;
 pub(super) struct Lan {
     names: Names,
     spoken: bool,
+    /// Nothing is listened on, and those who are there are found all the same.
+    only_looks: bool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     table: Table,
+    /// Those that others are reached over, of a machine that only looks.
+    reached: BTreeSet<Ipv4Addr>,
     interfaces: BTreeMap<Ipv4Addr, Interface>,
 }
 
@@ -79,11 +87,11 @@ impl Drop for Interface {
 
 impl Lan {
     /// A neighbourhood in which nothing is spoken yet, and never if it is not `spoken`.
-    pub(super) fn new(peer: PeerId, key: &[u8; 32], spoken: bool) -> Arc<Lan> {
+    pub(super) fn new(peer: PeerId, key: &[u8; 32], spoken: bool, only_looks: bool) -> Arc<Lan> {
         let digest =
             Sha256::new().chain_update(b"bouquet swarm, as its neighbours know it\n").chain_update(key).finalize();
         let subtype = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Arc::new(Lan { names: Names { subtype, peer }, spoken, state: Mutex::default() })
+        Arc::new(Lan { names: Names { subtype, peer }, spoken, only_looks, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,6 +102,22 @@ impl Lan {
     pub(super) fn listens(self: &Arc<Self>, all: &[Multiaddr]) {
         if self.spoken {
             self.speak_on(interfaces(all));
+        }
+    }
+
+    /// It reaches for others at these addresses, whoever is there now; on the network's thread.
+    pub(super) fn reaches(self: &Arc<Self>, addresses: &[Multiaddr]) {
+        if !self.spoken || !self.only_looks {
+            return;
+        }
+        let reached = {
+            let reached = &mut self.state().reached;
+            let before = reached.len();
+            reached.extend(addresses.iter().filter_map(way).take(MAX_REACHED - before));
+            (reached.len() > before).then(|| reached.clone())
+        };
+        if let Some(reached) = reached {
+            self.speak_on(reached.into_iter().map(|interface| (interface, Vec::new())).collect());
         }
     }
 
@@ -124,9 +148,10 @@ impl Lan {
         self.state().table.addresses(peer, Instant::now())
     }
 
-    /// All machines that have been heard of.
-    pub(super) fn all(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
-        self.state().table.all(Instant::now())
+    /// All machines that have been heard of; `None` where nothing is spoken.
+    pub(super) fn all(&self) -> Option<Vec<PeerId>> {
+        let state = self.state();
+        (!state.interfaces.is_empty()).then(|| state.table.all(Instant::now()))
     }
 
     /// Tells the others that this machine leaves.
@@ -134,6 +159,9 @@ impl Lan {
         let interfaces = std::mem::take(&mut self.state().interfaces);
         for (interface, said) in interfaces {
             said.task.abort();
+            if said.addresses.is_empty() {
+                continue;
+            }
             if let Ok(socket) = socket(interface) {
                 let _ =
                     socket.send_to(&packet::answer(&self.names, &said.addresses, Duration::ZERO), (GROUP, PORT)).await;
@@ -170,8 +198,11 @@ impl Lan {
                 }
                 () = at(answer_at) => {
                     let addresses = self.state().interfaces.get(&interface).map(|known| known.addresses.clone());
-                    let answer = packet::answer(&self.names, &addresses.unwrap_or_default(), TTL);
-                    let _ = socket.send_to(&answer, (GROUP, PORT)).await;
+                    // Who only looks is not there to be found.
+                    if let Some(addresses) = addresses.filter(|addresses| !addresses.is_empty()) {
+                        let answer = packet::answer(&self.names, &addresses, TTL);
+                        let _ = socket.send_to(&answer, (GROUP, PORT)).await;
+                    }
                     (answered, answer_at) = (Some(Instant::now()), None);
                 }
                 received = socket.recv_from(&mut buffer) => match received {
@@ -206,6 +237,17 @@ fn interfaces(listened: &[Multiaddr]) -> BTreeMap<Ipv4Addr, Vec<Multiaddr>> {
         }
     }
     interfaces
+}
+
+/// The interface over which an address is reached, if that is one to speak on. Asking sends nothing.
+fn way(address: &Multiaddr) -> Option<Ipv4Addr> {
+    let address = listen::socket_address(address).filter(|address| address.is_ipv4() && !address.ip().is_loopback())?;
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(address).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_unspecified() => Some(ip),
+        _ => None,
+    }
 }
 
 /// A socket that speaks multicast DNS on one interface, beside other programs that do.
@@ -244,10 +286,10 @@ mod tests {
 
     #[tokio::test]
     async fn with_loopback_alone_no_socket_is_opened() {
-        let lan = Lan::new(PeerId::random(), &[1; 32], true);
+        let lan = Lan::new(PeerId::random(), &[1; 32], true, false);
         lan.listens(&["/ip4/127.0.0.1/tcp/1".parse().unwrap(), "/ip6/::1/tcp/1".parse().unwrap()]);
         assert!(lan.state().interfaces.is_empty());
-        let silent = Lan::new(PeerId::random(), &[1; 32], false);
+        let silent = Lan::new(PeerId::random(), &[1; 32], false, false);
         silent.listens(&["/ip4/192.168.1.4/tcp/1".parse().unwrap()]);
         assert!(silent.state().interfaces.is_empty());
     }
@@ -260,7 +302,7 @@ mod tests {
             let address = format!("/ip4/192.168.1.4/tcp/{port}").parse().unwrap();
             BTreeMap::from([(Ipv4Addr::LOCALHOST, vec![address])])
         };
-        let machine = |key: u8| Lan::new(PeerId::random(), &[key; 32], true);
+        let machine = |key: u8| Lan::new(PeerId::random(), &[key; 32], true, false);
         let (one, other, stranger) = (machine(1), machine(1), machine(2));
         stranger.speak_on(on(3));
         one.speak_on(on(1));
@@ -273,17 +315,42 @@ mod tests {
             }
         };
         let (first, second) = (on(1)[&Ipv4Addr::LOCALHOST].clone(), on(2)[&Ipv4Addr::LOCALHOST].clone());
-        until(&|| one.all() == [(other.names.peer, second.clone())]).await;
-        until(&|| other.all() == [(one.names.peer, first.clone())]).await;
+        until(&|| one.all().unwrap() == [other.names.peer]).await;
+        until(&|| other.all().unwrap() == [one.names.peer]).await;
+        assert_eq!(other.addresses(&one.names.peer), first);
         assert_eq!(one.addresses(&other.names.peer), second);
         other.leave().await;
-        until(&|| one.all().is_empty()).await;
-        assert!(stranger.all().is_empty());
+        until(&|| one.all().unwrap().is_empty()).await;
+        assert!(stranger.all().unwrap().is_empty());
+        // One that only looks finds the others, and nobody finds it.
+        let client = Lan::new(PeerId::random(), &[1; 32], true, true);
+        client.speak_on(BTreeMap::from([(Ipv4Addr::LOCALHOST, Vec::new())]));
+        until(&|| client.all().unwrap() == [one.names.peer]).await;
+        assert!(one.all().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_does_so_where_it_reaches_for_others_and_never_for_loopback() {
+        let lan = Lan::new(PeerId::random(), &[1; 32], true, true);
+        let loopback = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip4/127.3.0.1/tcp/1"];
+        lan.reaches(&loopback.map(|address| address.parse().unwrap()));
+        assert!(lan.state().interfaces.is_empty());
+        assert_eq!(lan.all(), None);
+        // This machine by an address of its own, where it has one: that is looked on and nothing else.
+        let to: Multiaddr = "/ip4/203.0.113.9/tcp/1".parse().unwrap();
+        let expected: Vec<Ipv4Addr> = way(&to).into_iter().collect();
+        lan.reaches(std::slice::from_ref(&to));
+        assert!(lan.state().interfaces.keys().all(|interface| expected.contains(interface)));
+        // A server that listens on loopback alone reaches for others without a word on their network.
+        let server = Lan::new(PeerId::random(), &[1; 32], true, false);
+        server.listens(&["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
+        server.reaches(&[to]);
+        assert_eq!(server.all(), None);
     }
 
     #[test]
     fn swarms_have_other_names() {
-        let names = |key| Lan::new(PeerId::random(), &key, true).names.subtype.clone();
+        let names = |key| Lan::new(PeerId::random(), &key, true, false).names.subtype.clone();
         assert_eq!(names([1; 32]), names([1; 32]));
         assert_ne!(names([1; 32]), names([2; 32]));
     }

@@ -43,9 +43,8 @@ impl Table {
         known.map(|(addresses, _)| addresses.clone()).unwrap_or_default()
     }
 
-    pub(super) fn all(&self, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
-        let known = self.heard.iter().filter(|(_, (_, until))| *until > now);
-        known.map(|(peer, (addresses, _))| (*peer, addresses.clone())).collect()
+    pub(super) fn all(&self, now: Instant) -> Vec<PeerId> {
+        self.heard.iter().filter(|(_, (_, until))| *until > now).map(|(peer, _)| *peer).collect()
     }
 }
 
@@ -81,7 +80,7 @@ mod tests {
         }
         let all = table.all(now);
         assert_eq!(all.len(), MAX_PEERS);
-        assert!(all.iter().all(|(_, addresses)| addresses.len() == MAX_ADDRESSES));
+        assert!(all.iter().all(|peer| table.addresses(peer, now).len() == MAX_ADDRESSES));
         assert!(peers[..10].iter().all(|peer| table.addresses(peer, now).is_empty()));
     }
 }
