@@ -18,7 +18,9 @@ use crate::transport::{Reader, Stream, Writer};
 use crate::wire::PROTOCOL_VERSION;
 use crate::wire::frame::{self, Frame};
 use crate::wire::message::{Greeting, Request, Tables};
-use crate::{Digest, Health, Measured, Record, Registry, Result, Servers, SignedRecord, SwarmError, Transport, route};
+use crate::{
+    Digest, Health, Hop, Measured, Record, Registry, Result, Servers, SignedRecord, SwarmError, Transport, route,
+};
 
 /// How long an exchange may take.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -283,18 +285,19 @@ async fn read(reader: &mut Reader) -> std::result::Result<(Tables, Vec<u8>), fra
     frame::read(reader, 0).await
 }
 
-impl Guide for Directory {
+impl Known {
+    /// A route as one machine sees it at a moment, with those that it keeps and those that it does without.
     fn route(
         &self,
+        me: PeerId,
+        now: Duration,
+        health: &Health,
         blocks: Range<usize>,
-        kept: &[crate::Hop],
-        without: &BTreeSet<PeerId>,
+        (kept, without): (&[Hop], &BTreeSet<PeerId>),
         need: Need,
     ) -> Result<Vec<Stop>> {
-        let (known, now) = (self.known(), self.now());
-        let Known { registry, measured, health, .. } = &*known;
-        let live = registry.live(now).filter(|(peer, _)| !without.contains(peer));
-        let servers = Servers::new(self.me, live, measured, health, now);
+        let live = self.registry.live(now).filter(|(peer, _)| !without.contains(peer));
+        let servers = Servers::new(me, live, &self.measured, health, now);
         let hops = match need.purpose {
             Purpose::Session => {
                 let need = route::Need {
@@ -307,11 +310,36 @@ impl Guide for Directory {
             }
             Purpose::Pass => servers.spread(blocks, &[need.tokens])?.remove(0),
         };
-        let stop = |hop: crate::Hop| {
-            let addresses = registry.record(&hop.peer, now).map(|record| record.addresses.clone());
+        let stop = |hop: Hop| {
+            let addresses = self.registry.record(&hop.peer, now).map(|record| record.addresses.clone());
             Stop { peer: hop.peer, addresses: addresses.unwrap_or_default(), blocks: hop.blocks }
         };
         Ok(hops.into_iter().map(stop).collect())
+    }
+}
+
+impl Guide for Directory {
+    fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
+        let (known, now) = (self.known(), self.now());
+        let found = known.route(self.me, now, &known.health, blocks.clone(), (kept, without), need);
+        match found {
+            // Who failed and has said something since is better than nobody: it may have been this machine that was slow.
+            Err(SwarmError::Missing(_)) => {
+                let mut health = known.health.clone();
+                for (peer, _) in known.registry.live(now) {
+                    if health.failed_at(&peer) < known.registry.said_at(&peer) {
+                        health.succeeded(&peer);
+                    }
+                }
+                known.route(self.me, now, &health, blocks, (kept, without), need).or(found)
+            }
+            found => found,
+        }
+    }
+
+    fn has_route(&self, blocks: Range<usize>, without: &BTreeSet<PeerId>, need: Need) -> bool {
+        let (known, now) = (self.known(), self.now());
+        known.route(self.me, now, &known.health, blocks, (&[], without), need).is_ok()
     }
 
     fn failed(&self, peer: PeerId) {

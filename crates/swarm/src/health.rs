@@ -25,6 +25,7 @@ pub struct Health {
 #[derive(Clone, Copy, Debug)]
 struct Failures {
     in_a_row: u32,
+    at: Duration,
     until: Duration,
 }
 
@@ -37,16 +38,22 @@ impl Health {
     /// It failed. What fails while it is banned already is the same failure, seen from another stream.
     pub fn failed(&mut self, peer: PeerId, now: Duration) {
         self.peers.retain(|_, failures| now < failures.until + FORGIVEN);
-        let failures = self.peers.entry(peer).or_insert(Failures { in_a_row: 0, until: now });
+        let failures = self.peers.entry(peer).or_insert(Failures { in_a_row: 0, at: now, until: now });
         if failures.until <= now {
             failures.until = now + LONGEST_BAN.min(FIRST_BAN * (1 << failures.in_a_row.min(16)));
             failures.in_a_row += 1;
         }
+        failures.at = now;
     }
 
     /// It did what it was asked, which makes up for all failures.
     pub fn succeeded(&mut self, peer: &PeerId) {
         self.peers.remove(peer);
+    }
+
+    /// When it failed last, as far as that counts.
+    pub fn failed_at(&self, peer: &PeerId) -> Option<Duration> {
+        self.peers.get(peer).map(|failures| failures.at)
     }
 
     /// When it comes back, if it is banned.

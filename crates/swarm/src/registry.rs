@@ -143,6 +143,11 @@ impl Registry {
         self.entries.get(peer).filter(|entry| now < entry.ends).map(|entry| &entry.record)
     }
 
+    /// When a server said what is known of it, as far as ages tell.
+    pub fn said_at(&self, peer: &PeerId) -> Option<Duration> {
+        self.entries.get(peer).map(|entry| entry.ends.saturating_sub(lifetime(&entry.record)))
+    }
+
     /// The largest number heard of a server. One that starts anew has to go on behind its own.
     pub fn number(&self, peer: &PeerId) -> Option<u64> {
         self.entries.get(peer).map(|entry| entry.record.number)

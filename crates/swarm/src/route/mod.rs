@@ -44,7 +44,7 @@ const UNKNOWN_ROUND_TRIP: f64 = 0.05;
 const HOP_SECONDS: f64 = 0.0005;
 
 /// Each other session on a server slows a step by this share: eight that are stepped together take twice as long as one.
-const SESSION_SHARE: f64 = 1.0 / 8.0;
+pub(crate) const SESSION_SHARE: f64 = 1.0 / 8.0;
 
 /// By how much at most a server seems slower to one client than to another.
 const TASTE: f64 = 0.05;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bouquet_kernels::Matrix;
 use bouquet_span::{HiddenStates, Session, Span};
@@ -23,6 +24,9 @@ const MAX_ROWS: u32 = 256;
 
 /// Bytes that wait to be computed before whoever sends more has to wait.
 const INBOX_BYTES: usize = 32 << 20;
+
+/// A session that was computed so lately is at work.
+const LIVELY: Duration = Duration::from_secs(1);
 
 /// Frames that wait to be written.
 pub(super) const QUEUED_FRAMES: usize = 16;
@@ -46,6 +50,8 @@ pub(super) struct Held {
     pub(super) hops: u64,
     /// Since when it waits, as a number that grows.
     pub(super) ticket: u64,
+    /// When rows of it were computed last.
+    computed: Option<Instant>,
     promise: Arc<Promise>,
 }
 
@@ -93,6 +99,7 @@ impl Held {
             next: None,
             hops: 0,
             ticket: 0,
+            computed: None,
             promise: Arc::new(promise),
         }
     }
@@ -164,6 +171,11 @@ impl Held {
         self.client.is_none() && self.client_since.elapsed() > GRACE
     }
 
+    /// Whether it was computed lately, and is likely to come again soon.
+    pub(super) fn is_lively(&self) -> bool {
+        self.computed.is_some_and(|at| at.elapsed() < LIVELY)
+    }
+
     /// What is to be computed now; `None` if what came first was there already or does not follow.
     pub(super) fn begin_work(&mut self, id: SessionId) -> Option<Work> {
         let (rows, values) = self.inbox.pop_front()?;
@@ -197,6 +209,7 @@ impl Held {
     /// What was computed comes back: the edits were done, and these rows were made.
     pub(super) fn finish_work(&mut self, session: Session, rows: &Rows, lengths: &[u32], output: &[f32]) {
         self.session = Some(session);
+        self.computed = Some(Instant::now());
         self.ledger.begin(rows);
         self.ledger.append(lengths, output);
         self.ledger.want(&rows.wanted);

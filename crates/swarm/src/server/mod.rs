@@ -5,6 +5,8 @@
 //! | `held` | a session here: its cache, its ledger, who is next |
 //! | `budget` | bytes that are promised |
 //! | `schedule` | what is computed next, and together |
+//! | `gather` | a short wait for those who come together |
+//! | `pace` | how fast all of that is |
 //! | `streams` | what comes in: greetings, sessions, rows |
 //! | `passes` | whole sequences, forward and backward |
 //! | `pieces` | how those are computed between the steps of sessions |
@@ -13,8 +15,10 @@
 //! | `tolerance` | how many mistakes others may make |
 
 mod budget;
+mod gather;
 mod held;
 mod link;
+mod pace;
 mod passes;
 mod pieces;
 mod schedule;
@@ -34,6 +38,7 @@ use tokio::task::JoinSet;
 
 use self::budget::Budget;
 use self::held::Held;
+use self::pace::Pace;
 use self::passes::Adapters;
 use self::schedule::Schedule;
 use self::tolerance::Tolerance;
@@ -137,6 +142,7 @@ struct State {
     opened: u64,
     schedule: Schedule,
     load: Load,
+    pace: Pace,
     leaving: bool,
     adapters: Adapters,
     tolerance: Tolerance,
@@ -184,6 +190,7 @@ impl Server {
     pub fn figures(&self, measured: Figures) -> Figures {
         let token = self.0.cache_bytes(1, self.blocks().len()).max(1);
         let state = self.0.state();
+        let measured = state.pace.over(measured);
         let waits = state.load.mean * measured.prompt_seconds_per_block;
         // Whoever waits for something that does not end waits for at least as long again.
         let computing = state.schedule.computing();

@@ -11,6 +11,7 @@ use bouquet_span::{HiddenStates, Limits, Returned, Session, SpanError, Step};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::gather::Gather;
 use super::held::{Held, Work};
 use super::{Counters, Shared, State};
 use crate::Refusal;
@@ -20,7 +21,7 @@ use crate::wire::fault::Fault;
 use crate::wire::message::{SessionId, ToClient};
 
 /// Tokens of a session that are few enough to be computed with those of others.
-const FEW_TOKENS: usize = 16;
+pub(super) const FEW_TOKENS: usize = 16;
 
 /// Sessions that are stepped together.
 const MAX_TOGETHER: usize = 64;
@@ -102,7 +103,9 @@ impl Shared {
 
 /// Computes what waits, for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let mut gather = Gather::default();
     loop {
+        gather.wait(&shared).await;
         let turn = {
             let mut state = shared.state();
             let turn = take_turn(&mut state);
@@ -113,19 +116,26 @@ pub(super) async fn run(shared: Arc<Shared>) {
             None => shared.work.notified().await,
             // Whoever asked notices if it panics.
             Some(Turn::Piece(Piece { tokens, blocks, job, .. })) => drop(shared.compute.run(tokens, blocks, job).await),
-            Some(Turn::Together(batch)) => step(&shared, batch).await,
+            Some(Turn::Together(batch)) => gather.took(step(&shared, batch).await),
         }
     }
 }
 
-async fn step(shared: &Shared, batch: Vec<Work>) {
+/// Steps sessions; returns how long that took.
+async fn step(shared: &Shared, batch: Vec<Work>) -> Duration {
     let tokens = batch.iter().map(|work| work.hidden.tokens()).sum();
-    let blocks = batch[0].span.range().len();
+    let (sessions, blocks) = (batch.len(), batch[0].span.range().len());
     Counters::count(&shared.counters.steps, 1);
     Counters::count(&shared.counters.stepped, batch.len());
     let ids: Vec<(SessionId, u64)> = batch.iter().map(|work| (work.id, work.number)).collect();
-    match shared.compute.run(tokens, blocks, move || compute(batch)).await {
-        Some(done) => finish(shared, done),
+    let begun = Instant::now();
+    let computed = shared.compute.run(tokens, blocks, move || compute(batch)).await;
+    let took = begun.elapsed();
+    match computed {
+        Some(done) => {
+            shared.state().pace.saw(tokens, sessions, blocks, took);
+            finish(shared, done);
+        }
         // Their caches are gone with the panic.
         None => {
             let mut state = shared.state();
@@ -137,6 +147,7 @@ async fn step(shared: &Shared, batch: Vec<Work>) {
             }
         }
     }
+    took
 }
 
 /// What is computed now, and taken out of its sessions for it.

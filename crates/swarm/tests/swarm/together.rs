@@ -1,10 +1,12 @@
 //! Twenty machines that find each other, and clients that find them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bouquet_span::contract::Random;
+use bouquet_swarm::client::guide::{Guide as _, Need, Purpose};
 use bouquet_swarm::client::ring::Ring;
 use bouquet_swarm::client::{Client, Patience};
 use bouquet_swarm::compute::Compute;
@@ -14,7 +16,7 @@ use bouquet_swarm::member::{GOSSIP, Member};
 use bouquet_swarm::server::Server;
 use bouquet_swarm::shelf::Shelf;
 use bouquet_swarm::simulated::{Road, Simulation};
-use bouquet_swarm::{Figures, ServerState, SwarmError, Transport, Wire, balance};
+use bouquet_swarm::{Figures, Record, ServerState, SwarmError, Transport, Wire, balance};
 use libp2p_identity::{Keypair, PeerId};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -240,4 +242,39 @@ async fn an_invite_with_stale_addresses_is_good_where_somebody_is_near() {
     simulation.speak_nearby();
     directory.find(&*transport, &stale).await.unwrap();
     assert_eq!(directory.records()[0].0, machine.peer);
+}
+
+/// A machine that was slow itself takes others for dead. Those who go on to announce themselves are asked when there is
+/// nobody else, and only then.
+#[tokio::test(start_paused = true)]
+async fn who_failed_and_is_there_all_the_same_is_better_than_nobody() {
+    let keypair = Keypair::ed25519_from_bytes([3; 32]).unwrap();
+    let peer = keypair.public().to_peer_id();
+    let directory = Directory::new(PeerId::random(), FINGERPRINT);
+    let announce = |number: u64| {
+        let record = Record {
+            number,
+            lifetime_ms: 60_000,
+            fingerprint: FINGERPRINT,
+            name: String::new(),
+            addresses: Vec::new(),
+            state: ServerState::Serving,
+            blocks: 0..4,
+            figures: FIGURES,
+        };
+        directory.learn(record.sign(&keypair).unwrap()).unwrap();
+    };
+    let need = Need { purpose: Purpose::Session, cache_tokens: 10, past_tokens: 0, tokens: 1 };
+    let none = BTreeSet::new();
+    announce(1);
+    assert!(directory.route(0..4, &[], &none, need).is_ok());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    directory.failed(peer);
+    assert!(directory.route(0..4, &[], &none, need).is_err());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    announce(2);
+    let route = directory.route(0..4, &[], &none, need).unwrap();
+    assert_eq!(route.iter().map(|stop| stop.peer).collect::<Vec<_>>(), [peer]);
+    assert!(!directory.has_route(0..4, &none, need), "it is no reason to leave another");
+    assert!(directory.route(0..4, &[], &BTreeSet::from([peer]), need).is_err());
 }

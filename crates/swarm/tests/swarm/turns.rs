@@ -246,3 +246,28 @@ async fn two_thousand_sessions_leave_nothing_behind() {
     assert!(tasks() <= early, "{} tasks, and {early} after the first hundred", tasks());
     assert!(world.simulation.pipes() <= 100, "{} pipes", world.simulation.pipes());
 }
+
+/// Sessions that come one by one, but close to each other, share the reading of weights.
+#[tokio::test(start_paused = true)]
+async fn who_comes_at_about_the_same_time_is_stepped_together() {
+    const TOGETHER: usize = 8;
+    const STEPS: usize = 20;
+    let mut world = World::new(Road::default());
+    let server = world.serve(0..8);
+    let clients: Vec<Arc<Client>> = (0..TOGETHER).map(|_| world.client()).collect();
+    let decode = async |number: usize| {
+        let mut session = ring(&clients[number], number as u8 + 1, 0..8).await;
+        let (mut positions, mut random) = (vec![0; 2], Random::new(number as u64));
+        for _ in 0..STEPS {
+            // They do not think equally long.
+            tokio::time::sleep(Duration::from_micros(20 * number as u64)).await;
+            let hidden = random.hidden(&[1, 1], WIDTH);
+            let one = crate::world::Stride { rewind: None, reorder: None, hidden, returned: Returned::Last };
+            stride(&mut session, &mut positions, &one).await.unwrap();
+        }
+    };
+    futures::future::join_all((0..TOGETHER).map(decode)).await;
+    let counts = world.counts(server);
+    assert_eq!(counts.stepped as usize, TOGETHER * STEPS);
+    assert!(counts.steps as usize <= STEPS * 5 / 4, "{counts:?}");
+}
