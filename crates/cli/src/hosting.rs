@@ -108,6 +108,15 @@ impl PartBytes {
     }
 }
 
+/// Bytes of embedding and head, which are all that a client has of a swarm's model.
+///
+/// # Errors
+/// Whatever is wrong with the model's files.
+pub(crate) fn ends_bytes(model: &Path, spec: &ModelSpec, encoding: Encoding) -> Result<u64> {
+    let checkpoint = Checkpoint::open(model)?;
+    Ok(Loader { source: &checkpoint, spec, encoding: None }.bytes_of_ends(encoding)?.total())
+}
+
 /// What the usual sessions take of which a token takes so much, and a third of it for requests without a session.
 fn with_requests(bytes: u64) -> u64 {
     let sessions = bytes * USUAL_TOKENS;

@@ -23,7 +23,7 @@ use crate::{hub, output, system};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct EmbedArgs {
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     model: PathBuf,
     /// The texts: a line each, or JSON lines; may be compressed with gzip; - is standard input
     file: PathBuf,

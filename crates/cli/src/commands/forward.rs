@@ -23,7 +23,7 @@ use crate::{hub, input, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ForwardArgs {
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     model: PathBuf,
     /// A sequence as text; can be given several times
     #[arg(long, required_unless_present = "token_ids", conflicts_with = "token_ids", allow_hyphen_values = true)]

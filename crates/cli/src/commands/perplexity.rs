@@ -22,7 +22,7 @@ use crate::{hub, output, system};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct PerplexityArgs {
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     model: PathBuf,
     /// The text, in UTF-8; a byte order mark at its beginning is dropped
     file: PathBuf,

@@ -27,7 +27,7 @@ use crate::{hub, input, output, system};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     model: PathBuf,
     /// What to answer, or to go on from if the model has no chat template; else standard input, or a conversation in a
     /// terminal. One that begins with a hyphen goes behind --

@@ -24,6 +24,8 @@ pub(super) struct Bench {
     cache_encoding: CacheEncoding,
     memory: Memory,
     limits: Limits,
+    /// Others run the blocks.
+    in_swarm: bool,
 }
 
 /// What came out of one test.
@@ -39,6 +41,12 @@ pub(super) struct Measured {
 pub(super) struct Sample {
     pub(super) time: Duration,
     pub(super) tokens_per_sec: f64,
+    /// What this machine did for it, where it did all of it.
+    pub(super) here: Option<Here>,
+}
+
+/// What this machine did, and what it could have done.
+pub(super) struct Here {
     pub(super) bytes_per_sec: f64,
     pub(super) ops_per_sec: f64,
     /// The mean of before and after.
@@ -48,7 +56,8 @@ pub(super) struct Sample {
 impl Bench {
     pub(super) fn new(network: Network, memory: Memory, plan: &Plan, cancel: &CancelToken) -> Self {
         let limits = Limits { deadline: None, cancel: cancel.clone() };
-        Bench { network, encoding: plan.encoding, cache_encoding: plan.cache_encoding, memory, limits }
+        let in_swarm = plan.wire.is_some();
+        Bench { network, encoding: plan.encoding, cache_encoding: plan.cache_encoding, memory, limits, in_swarm }
     }
 
     /// Bytes of all weights.
@@ -89,9 +98,11 @@ impl Bench {
             samples.push(Sample {
                 time,
                 tokens_per_sec: test.tokens() as f64 / seconds,
-                bytes_per_sec: bytes / seconds,
-                ops_per_sec: ops / seconds,
-                limits: before.mean(after),
+                here: before.zip(after).map(|(before, after)| Here {
+                    bytes_per_sec: bytes / seconds,
+                    ops_per_sec: ops / seconds,
+                    limits: before.mean(after),
+                }),
             });
             before = after;
         }
@@ -189,8 +200,11 @@ impl Bench {
         ((place as u64 * 2_654_435_761 + 12_345) % self.network.spec.vocab_size as u64) as u32
     }
 
-    fn machine_limits(&self) -> MachineLimits {
-        MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(self.network.weights()))
+    /// Nothing where this machine is not what limits.
+    fn machine_limits(&self) -> Option<MachineLimits> {
+        let measure =
+            || MachineLimits::measure(&self.network.cpu, self.encoding, self.memory.pieces(self.network.weights()));
+        (!self.in_swarm).then(measure)
     }
 
     /// Bytes that a test reads, and operations that it does.

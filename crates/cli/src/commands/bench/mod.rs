@@ -31,6 +31,7 @@ use crate::interrupt::Work;
 use crate::limits::Memory;
 use crate::open::{CacheArgs, encoding_names};
 use crate::output;
+use crate::swarm::InviteArgs;
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -84,6 +85,8 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
+    invited: InviteArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     /// Say where the time goes, operation by operation
     #[arg(long)]
@@ -115,7 +118,8 @@ repetitions, after a warm-up, and their standard deviation. embed: from token id
 GB/s are the weights and the cache read, beside them the share of what memory gives. GOP/s are the
 operations of all products with weights, a multiply-add counted as two, beside them the share of what
 registers give in the arithmetic of the encoding. Both limits are measured around each repetition.
-Weights that fit into the caches can be read faster than memory gives.
+Weights that fit into the caches can be read faster than memory gives. Of a swarm neither is told: the
+blocks are read and computed elsewhere.
 
 train 8 x 64: a step on 8 pairs of sentences of 64 tokens, from token ids through a contrastive loss and
 back to AdamW. GOP/s count forward and backward, 4 operations for each weight and token; what is
@@ -150,7 +154,8 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     let mut progress = output::Progress::new();
     progress.show(&format!("opening {}", plan.name));
     // Before the model, which computes in what is left.
-    let memory = if plan.trains() { Memory::Weights } else { Memory::of(plan.weight_bytes) };
+    let alone = plan.wire.is_none();
+    let memory = if plan.trains() || !alone { Memory::Weights } else { Memory::of(plan.weight_bytes) };
     let network = plan.open(if args.profile { cpu.profiled() } else { cpu })?;
     let bench = Bench::new(network, memory, &plan, &work.cancel);
     drop(progress);

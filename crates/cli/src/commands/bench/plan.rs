@@ -9,13 +9,14 @@ use bouquet_kernels::Cpu;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::random::{RandomModel, Shape};
 use bouquet_model::{Encoding, ModelSpec, Network, families};
+use bouquet_swarm::{Invite, Wire};
 use serde_json::json;
 
 use super::{BenchArgs, train};
 use crate::errors::{asked_wrongly, wrong};
 use crate::limits::Memory;
 use crate::open::{self, open_network, options};
-use crate::{hub, output, swarm, system};
+use crate::{hosting, hub, output, swarm, system};
 
 /// Sentences that are embedded in a test.
 pub(super) const SENTENCES: usize = 512;
@@ -55,6 +56,8 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) spec: ModelSpec,
     pub(super) encoding: Encoding,
+    /// How hidden states travel, where a swarm runs the blocks.
+    pub(super) wire: Option<Wire>,
     pub(super) cache_encoding: CacheEncoding,
     pub(super) tests: Vec<Test>,
     pub(super) repetitions: usize,
@@ -130,8 +133,12 @@ impl Plan {
         let (name, spec, origin) = match (&args.model, args.shape.as_deref().and_then(Shape::of_name)) {
             (_, Some(shape)) => (shape.name.to_owned(), shape.spec(), Origin::Random { outliers: args.outliers }),
             (Some(model), None) => {
-                let folder = hub::folder_for(model.clone(), args.dry_run)?;
-                let name = swarm::of(&folder).map_or_else(|| folder_name(model), |swarm| swarm.invite.model.clone());
+                let folder = match model.to_str().is_some_and(Invite::is_meant) || args.invited.model.is_some() {
+                    true => hub::folder_or_ends(model.clone(), &args.invited)?,
+                    false => hub::folder_for(model.clone(), args.dry_run)?,
+                };
+                let name =
+                    swarm::of(&folder).map_or_else(|| folder_name(model), |swarm| swarm::model_name(&swarm.invite));
                 (name, families::load_spec(&folder)?, Origin::Folder(folder))
             }
             (None, None) => unreachable!("clap asks for one of them"),
@@ -141,7 +148,16 @@ impl Plan {
             (Origin::Random { .. }, Some(Encoding::Stored)) => return Err(nothing_stored()),
             (Origin::Random { .. }, asked) => asked.unwrap_or_else(|| spec.stored.usual()),
         };
-        let tests: Vec<Test> = tests(args).filter(|test| test.tokens() > 0).collect();
+        let wire = match &origin {
+            Origin::Folder(folder) => swarm::of(folder).map(|swarm| swarm.invite.wire),
+            Origin::Random { .. } => None,
+        };
+        if wire.is_some() && args.cache.kv_cache != CacheEncoding::F32 {
+            return Err(asked_wrongly("servers of a swarm keep keys and values in f32", "leave --kv-cache out"));
+        }
+        // Servers keep no activations.
+        let here = |test: &Test| wire.is_none() || !matches!(test, Test::Train(step) if step.keeps_activations);
+        let tests: Vec<Test> = tests(args).filter(|test| test.tokens() > 0 && here(test)).collect();
         if tests.is_empty() {
             return Err(asked_wrongly("there is nothing to measure", "give a number of tokens with -p or -n"));
         }
@@ -153,12 +169,13 @@ impl Plan {
         }
         let train_bytes = train_bytes(&spec, &tests)?;
         let weight_bytes = match &origin {
+            Origin::Folder(folder) if wire.is_some() => hosting::ends_bytes(folder, &spec, encoding)?,
             Origin::Folder(folder) => open::weight_bytes(folder, &spec, encoding)?,
             Origin::Random { .. } => open::bytes_in(&spec, encoding),
         };
         let repetitions = usize::from(args.repetitions);
         let cache_encoding = args.cache.kv_cache;
-        Ok(Plan { name, spec, encoding, cache_encoding, tests, repetitions, weight_bytes, train_bytes, origin })
+        Ok(Plan { name, spec, encoding, wire, cache_encoding, tests, repetitions, weight_bytes, train_bytes, origin })
     }
 
     /// Opens the model, or makes it.
@@ -179,8 +196,11 @@ impl Plan {
         matches!(self.tests[0], Test::Train(_))
     }
 
-    /// Keys and values of the largest test.
+    /// Keys and values of the largest test, where they are here.
     fn cache_bytes(&self) -> u64 {
+        if self.wire.is_some() {
+            return 0;
+        }
         let tokens = self.tests.iter().map(|test| test.cached_tokens()).max().unwrap_or(0) as u64;
         tokens.saturating_mul(self.spec.cache_bytes_per_token(self.cache_encoding))
     }
@@ -193,7 +213,7 @@ impl Plan {
             Origin::Folder(_) => 0,
             Origin::Random { .. } => 2 * self.spec.block.hidden_size,
         };
-        let read = if self.trains() { 0 } else { Memory::bytes_of(self.weight_bytes) };
+        let read = if self.trains() || self.wire.is_some() { 0 } else { Memory::bytes_of(self.weight_bytes) };
         (self.spec.vocab_size * (4 * batch + random)) as u64 + read
     }
 
@@ -224,6 +244,7 @@ impl Plan {
             return output::json(&json!({
                 "model": self.name,
                 "encoding": self.encoding.name(),
+                "wire": self.wire.map(Wire::name),
                 "isa": cpu.isa().name(),
                 "threads": cpu.threads(),
                 "tests": tests,
@@ -241,7 +262,7 @@ impl Plan {
             ("encoding", self.encoding.to_string()),
             ("computes with", format!("{}, {}", cpu.isa().name(), output::counted(cpu.threads(), "thread"))),
             ("tests", format!("{}, {} each", tests.join(", "), output::counted(self.repetitions, "time"))),
-            ("weights", output::bytes(self.weight_bytes)),
+            (if self.wire.is_some() { "embedding and head" } else { "weights" }, output::bytes(self.weight_bytes)),
             if self.trains() {
                 ("a step of training", output::bytes(self.train_bytes))
             } else {

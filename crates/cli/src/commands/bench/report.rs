@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bouquet_model::families;
+use bouquet_swarm::Wire;
 use serde_json::{Value, json};
 
-use super::measure::{Bench, Measured, Sample};
+use super::measure::{Bench, Here, Measured, Sample};
 use super::plan::{Plan, Test};
 use crate::limits::{MachineLimits, arithmetic};
 use crate::{output, system};
@@ -18,33 +19,35 @@ pub(super) struct Report<'a> {
     load: Duration,
     as_json: bool,
     results: Vec<(Test, Measured)>,
-    /// Cells that are the same in all rows.
-    model: Vec<String>,
+    /// Titles and cells of what is the same in all rows.
+    model: Vec<(&'static str, String)>,
 }
 
-/// Columns before those of [`Report::model`]'s test.
-const MODEL_COLUMNS: [&str; 6] = ["model", "size", "params", "encoding", "isa", "threads"];
+/// Columns of a test, and how wide they are. Those of [`HERE`] only where this machine computes all of it.
 const TEST_COLUMNS: [(&str, usize); 4] = [("test", 11), ("tokens/s", 17), ("GB/s read", 14), ("GOP/s", 14)];
 const TRAIN_COLUMNS: [(&str, usize); 5] =
     [("test", 24), ("s/step", 15), ("tokens/s", 9), ("GOP/s", 14), ("peak memory", 11)];
+const HERE: [&str; 2] = ["GB/s read", "GOP/s"];
 
 impl<'a> Report<'a> {
     /// Prints the head of the table.
     pub(super) fn begin(plan: &'a Plan, bench: &'a Bench, load: Duration, as_json: bool) -> Result<Self> {
         let cpu = &bench.network.cpu;
         let parameters = families::parameters(&plan.spec).map_or(0, |all| all.total);
-        let model = vec![
-            plan.name.clone(),
-            output::bytes(bench.weight_bytes()),
-            output::count(parameters),
-            plan.encoding.to_string(),
-            cpu.isa().name().to_owned(),
-            cpu.threads().to_string(),
-        ];
+        let mut model = vec![("model", plan.name.clone())];
+        if plan.wire.is_none() {
+            model.push(("size", output::bytes(bench.weight_bytes())));
+        }
+        model.extend([("params", output::count(parameters)), ("encoding", plan.encoding.to_string())]);
+        match plan.wire {
+            Some(wire) => model.push(("wire", wire.name().to_owned())),
+            None => model.extend([("isa", cpu.isa().name().to_owned()), ("threads", cpu.threads().to_string())]),
+        }
         let report = Report { plan, bench, load, as_json, results: Vec::new(), model };
         if !as_json {
             let widths = report.widths();
-            let titles = MODEL_COLUMNS.into_iter().chain(report.test_columns().iter().map(|(title, _)| *title));
+            let titles =
+                report.model.iter().map(|(title, _)| *title).chain(report.test_columns().map(|(title, _)| title));
             output::line(&row(&titles.map(str::to_owned).collect::<Vec<_>>(), &widths))?;
             let rule: Vec<String> = widths.iter().map(|width| format!("{}:", "-".repeat(width - 1))).collect();
             output::line(&row(&rule, &widths))?;
@@ -52,31 +55,40 @@ impl<'a> Report<'a> {
         Ok(report)
     }
 
-    fn test_columns(&self) -> &'static [(&'static str, usize)] {
-        if self.plan.trains() { &TRAIN_COLUMNS } else { &TEST_COLUMNS }
+    fn test_columns(&self) -> impl Iterator<Item = (&'static str, usize)> + use<> {
+        let (columns, in_swarm): (&[_], _) =
+            (if self.plan.trains() { &TRAIN_COLUMNS } else { &TEST_COLUMNS }, self.plan.wire.is_some());
+        columns.iter().copied().filter(move |(title, _)| !in_swarm || !HERE.contains(title))
     }
 
     fn widths(&self) -> Vec<usize> {
-        let model = MODEL_COLUMNS.iter().zip(&self.model).map(|(title, cell)| title.len().max(cell.len()));
-        model.chain(self.test_columns().iter().map(|(_, width)| *width)).collect()
+        let model = self.model.iter().map(|(title, cell)| title.len().max(cell.len()));
+        model.chain(self.test_columns().map(|(_, width)| width)).collect()
     }
 
     /// Prints a row.
     pub(super) fn add(&mut self, test: Test, measured: Measured) -> Result<()> {
         if !self.as_json {
             let figures = Figures::of(&measured.samples);
-            let speed = format!("{:.0} ({:.0} %)", figures.ops_per_sec / 1e9, 100.0 * figures.share_of_arithmetic);
-            let mut cells = self.model.clone();
+            let speed = figures
+                .here
+                .as_ref()
+                .map(|here| format!("{:.0} ({:.0} %)", here.ops_per_sec / 1e9, 100.0 * here.share_of_arithmetic));
+            let mut cells: Vec<String> = self.model.iter().map(|(_, cell)| cell.clone()).collect();
             if let Test::Train(_) = test {
                 let (seconds, sd) = seconds_per_step(&measured.samples);
                 let peak = measured.peak_memory_bytes.map_or_else(|| "unknown".to_owned(), output::bytes);
-                let tokens_per_sec = decimals(figures.tokens_per_sec);
-                cells.extend([test.name(), format!("{seconds:.3} ± {sd:.3}"), tokens_per_sec, speed, peak]);
+                cells.extend([test.name(), format!("{seconds:.3} ± {sd:.3}"), decimals(figures.tokens_per_sec)]);
+                cells.extend(speed);
+                cells.push(peak);
             } else {
                 let name = if test.batch() > 1 { format!("{} x {}", test.name(), test.batch()) } else { test.name() };
-                let read = format!("{:.1} ({:.0} %)", figures.bytes_per_sec / 1e9, 100.0 * figures.share_of_bandwidth);
-                let tokens_per_sec = format!("{} ± {}", decimals(figures.tokens_per_sec), decimals(figures.sd));
-                cells.extend([name, tokens_per_sec, read, speed]);
+                let read = figures
+                    .here
+                    .as_ref()
+                    .map(|here| format!("{:.1} ({:.0} %)", here.bytes_per_sec / 1e9, 100.0 * here.share_of_bandwidth));
+                cells.extend([name, format!("{} ± {}", decimals(figures.tokens_per_sec), decimals(figures.sd))]);
+                cells.extend(read.into_iter().chain(speed));
             }
             output::line(&row(&cells, &self.widths()))?;
         }
@@ -89,13 +101,17 @@ impl<'a> Report<'a> {
         if self.as_json {
             return output::json(&self.json());
         }
-        let limits = self.limits();
         let peak = system::peak_memory_bytes();
+        let limits = self.limits().map_or_else(String::new, |limits| {
+            format!(
+                "limits here, the best seen: {:.1} GB/s read, {:.0} GOP/s in {}\n",
+                limits.read_bytes_per_sec / 1e9,
+                limits.ops_per_sec / 1e9,
+                arithmetic(self.plan.encoding)
+            )
+        });
         output::line(&format!(
-            "\nlimits here, the best seen: {:.1} GB/s read, {:.0} GOP/s in {}\nopened in {}{}",
-            limits.read_bytes_per_sec / 1e9,
-            limits.ops_per_sec / 1e9,
-            arithmetic(self.plan.encoding),
+            "\n{limits}opened in {}{}",
             output::seconds(self.load),
             peak.map_or_else(String::new, |peak| format!(", peak memory {}", output::bytes(peak)))
         ))?;
@@ -112,28 +128,31 @@ impl<'a> Report<'a> {
     }
 
     /// The best that was measured around any repetition.
-    fn limits(&self) -> MachineLimits {
+    fn limits(&self) -> Option<MachineLimits> {
         let samples = self.results.iter().flat_map(|(_, measured)| &measured.samples);
-        let none = MachineLimits { read_bytes_per_sec: 0.0, ops_per_sec: 0.0 };
-        samples.map(|sample| sample.limits).fold(none, MachineLimits::max)
+        samples.filter_map(|sample| Some(sample.here.as_ref()?.limits)).reduce(MachineLimits::max)
     }
 
     fn json(&self) -> Value {
-        let (cpu, limits) = (&self.bench.network.cpu, self.limits());
+        let cpu = &self.bench.network.cpu;
         let results: Vec<Value> = self.results.iter().map(|(test, measured)| result(*test, measured)).collect();
+        let limits = self.limits().map(|limits| {
+            json!({
+                "gb_per_sec": limits.read_bytes_per_sec / 1e9,
+                "gop_per_sec": limits.ops_per_sec / 1e9,
+                "arithmetic": arithmetic(self.plan.encoding),
+            })
+        });
         json!({
             "model": self.plan.name,
             "parameters": families::parameters(&self.plan.spec).map(|all| all.total),
             "weight_bytes": self.bench.weight_bytes(),
             "encoding": self.plan.encoding.name(),
+            "wire": self.plan.wire.map(Wire::name),
             "isa": cpu.isa().name(),
             "threads": cpu.threads(),
             "load_seconds": self.load.as_secs_f64(),
-            "limits": {
-                "gb_per_sec": limits.read_bytes_per_sec / 1e9,
-                "gop_per_sec": limits.ops_per_sec / 1e9,
-                "arithmetic": arithmetic(self.plan.encoding),
-            },
+            "limits": limits,
             "results": results,
             "peak_memory_bytes": system::peak_memory_bytes(),
         })
@@ -145,6 +164,12 @@ struct Figures {
     tokens_per_sec: f64,
     /// Standard deviation of the samples.
     sd: f64,
+    /// Where this machine did all of it.
+    here: Option<HereFigures>,
+}
+
+/// What this machine did.
+struct HereFigures {
     bytes_per_sec: f64,
     ops_per_sec: f64,
     /// Of the limits measured around each repetition.
@@ -152,19 +177,23 @@ struct Figures {
     share_of_arithmetic: f64,
 }
 
+/// The mean over samples, of which there are some.
+fn mean<T>(samples: &[T], of: impl Fn(&T) -> f64) -> f64 {
+    samples.iter().map(of).sum::<f64>() / samples.len() as f64
+}
+
 impl Figures {
     fn of(samples: &[Sample]) -> Figures {
-        let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / samples.len() as f64;
-        let tokens_per_sec = mean(|sample| sample.tokens_per_sec);
+        let tokens_per_sec = mean(samples, |sample| sample.tokens_per_sec);
         let squares: f64 = samples.iter().map(|sample| (sample.tokens_per_sec - tokens_per_sec).powi(2)).sum();
-        Figures {
-            tokens_per_sec,
-            sd: (squares / (samples.len() as f64 - 1.0).max(1.0)).sqrt(),
-            bytes_per_sec: mean(|sample| sample.bytes_per_sec),
-            ops_per_sec: mean(|sample| sample.ops_per_sec),
-            share_of_bandwidth: mean(|sample| sample.bytes_per_sec / sample.limits.read_bytes_per_sec),
-            share_of_arithmetic: mean(|sample| sample.ops_per_sec / sample.limits.ops_per_sec),
-        }
+        let here: Option<Vec<&Here>> = samples.iter().map(|sample| sample.here.as_ref()).collect();
+        let here = here.map(|here| HereFigures {
+            bytes_per_sec: mean(&here, |here| here.bytes_per_sec),
+            ops_per_sec: mean(&here, |here| here.ops_per_sec),
+            share_of_bandwidth: mean(&here, |here| here.bytes_per_sec / here.limits.read_bytes_per_sec),
+            share_of_arithmetic: mean(&here, |here| here.ops_per_sec / here.limits.ops_per_sec),
+        });
+        Figures { tokens_per_sec, sd: (squares / (samples.len() as f64 - 1.0).max(1.0)).sqrt(), here }
     }
 }
 
@@ -185,7 +214,6 @@ fn seconds_per_step(samples: &[Sample]) -> (f64, f64) {
 /// One test as JSON.
 fn result(test: Test, measured: &Measured) -> Value {
     let figures = Figures::of(&measured.samples);
-    let bound_by_memory = figures.share_of_bandwidth > figures.share_of_arithmetic;
     let samples: Vec<f64> = measured.samples.iter().map(|sample| sample.tokens_per_sec).collect();
     let mut value = json!({
         "test": test.name(),
@@ -194,13 +222,21 @@ fn result(test: Test, measured: &Measured) -> Value {
         "tokens_per_sec": figures.tokens_per_sec,
         "sd": figures.sd,
         "samples": samples,
-        "gb_per_sec": figures.bytes_per_sec / 1e9,
-        "gop_per_sec": figures.ops_per_sec / 1e9,
-        "share_of_bandwidth": figures.share_of_bandwidth,
-        "share_of_arithmetic": figures.share_of_arithmetic,
-        "limit": if bound_by_memory { "bandwidth" } else { "arithmetic" },
-        "share_of_limit": figures.share_of_bandwidth.max(figures.share_of_arithmetic),
     });
+    if let Some(here) = &figures.here {
+        let bound_by_memory = here.share_of_bandwidth > here.share_of_arithmetic;
+        extend(
+            &mut value,
+            json!({
+                "gb_per_sec": here.bytes_per_sec / 1e9,
+                "gop_per_sec": here.ops_per_sec / 1e9,
+                "share_of_bandwidth": here.share_of_bandwidth,
+                "share_of_arithmetic": here.share_of_arithmetic,
+                "limit": if bound_by_memory { "bandwidth" } else { "arithmetic" },
+                "share_of_limit": here.share_of_bandwidth.max(here.share_of_arithmetic),
+            }),
+        );
+    }
     if let Some(speed) = sentences_per_sec(test, measured) {
         value["sentences_per_sec"] = speed.into();
     }
@@ -217,8 +253,7 @@ fn result(test: Test, measured: &Measured) -> Value {
             "steps_per_sec": 1.0 / seconds,
             "peak_memory_bytes": measured.peak_memory_bytes,
         });
-        let fields = more.as_object().expect("an object").clone();
-        value.as_object_mut().expect("an object").extend(fields);
+        extend(&mut value, more);
     }
     if !measured.profile.is_empty() {
         let all = total(measured).as_secs_f64();
@@ -229,6 +264,13 @@ fn result(test: Test, measured: &Measured) -> Value {
         value["profile"] = rows.collect();
     }
     value
+}
+
+/// Adds the fields of an object to another.
+fn extend(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
+    }
 }
 
 /// A table of where the time of a test went.

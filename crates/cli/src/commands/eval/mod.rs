@@ -41,7 +41,7 @@ struct TaskArgs {
     /// Files, or folders of them
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]

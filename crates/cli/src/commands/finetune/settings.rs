@@ -21,7 +21,7 @@ use crate::open::{encoding_names, wire_names};
 #[derive(Clone, Debug, Default, clap::Args, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Settings {
-    /// Folder of the model, its GGUF file, or its name on the hub
+    /// Folder of the model, its GGUF file, or its name on the hub; or the invite of a swarm
     #[arg(value_name = "MODEL")]
     model: Option<String>,
     /// Records to learn from: JSONL, CSV, TSV, Parquet or plain text (.txt: a sentence a line, or for causal a text a

@@ -18,14 +18,16 @@ fn every_family_is_served_as_it_runs_alone() {
         "opt-tiny",
         "opt-tiny-postln",
     ];
-    for name in names {
-        let model = tiny(name);
+    // And a file of codes, which is served as it is stored.
+    let file = house.path("llama-tiny.gguf");
+    house.prints(&["convert", arg(&tiny("llama-tiny")), "-o", arg(&file), "--to", "q8_0"]);
+    for model in names.map(tiny).into_iter().chain([file]) {
         let how = ["--raw", "--max-tokens", "12", "--seed", "3", "--temperature", "0.7"];
         let alone = house.prints(&[&["run", arg(&model), "Hello"], &how[..]].concat());
         let server = house.join(&[arg(&model), "--blocks", "0:1"]);
         let _other = house.join(&[&server.invite, "--model", arg(&model), "--blocks", "1:2"]);
         let together = house.prints(&[&["run", &server.invite, "Hello"], &how[..]].concat());
-        assert_eq!(together, alone, "{name}");
+        assert_eq!(together, alone, "{}", model.display());
     }
 }
 

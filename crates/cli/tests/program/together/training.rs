@@ -27,9 +27,10 @@ fn every_command_gives_through_a_swarm_what_it_gives_alone() {
     let (house, model) = (House::new(), small());
     let servers = swarm(&house, &model);
     let invite = &*servers[0].invite;
-    let [texts, sts, out] = ["texts.txt", "sts.csv", "out"].map(|name| house.path(name));
+    let [texts, sts, parallel, out] = ["texts.txt", "sts.csv", "parallel.tsv", "out"].map(|name| house.path(name));
     std::fs::write(&texts, "The river is wide.\nAn engine runs.\nThe teacher reads a letter to the class.\n").unwrap();
     std::fs::write(&sts, "a river,the river,5\na river,an engine,1\ntwo letters,a letter,4\n").unwrap();
+    std::fs::write(&parallel, "A river.\tDer Fluss.\nAn engine.\tEine Maschine.\nA letter.\tEin Brief.\n").unwrap();
     let book = root().join("tests/fixtures/data/wikitext-2.test.head.txt");
     let npy = house.path("out.npy");
     let files: [(&[&str], &Path); 2] = [
@@ -46,23 +47,31 @@ fn every_command_gives_through_a_swarm_what_it_gives_alone() {
         assert_eq!(of(invite, &[]), of(arg(&model), &int8), "{args:?}");
     }
     let perplexity = ["--window", "64", "--max-windows", "4"];
-    let printed: [(&[&str], &[&str]); 3] = [
+    let [one, other] = ["MODEL,name=one", "MODEL,name=other"];
+    let printed: [(&[&str], &[&str]); 5] = [
+        (&["eval", "retrieval", "--model", "MODEL", arg(&parallel), "--json"], &[]),
+        (&["compare", one, other, "--sts", arg(&sts), "--retrieval", arg(&parallel), "--json"], &[]),
         (&["eval", "sts", "--model", "MODEL", arg(&sts), "--json"], &[]),
         (&["perplexity", "MODEL", arg(&book), "--json"], &perplexity),
         (&["run", "MODEL", "A river", "--json", "--max-tokens", "9"], &[]),
     ];
     for (args, more) in printed {
         let of = |model: &str, encoding: &[&str]| -> Value {
-            let args: Vec<&str> = args.iter().map(|&arg| if arg == "MODEL" { model } else { arg }).collect();
+            let args: Vec<String> = args.iter().map(|arg| arg.replace("MODEL", model)).collect();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
             let mut object: Value = serde_json::from_str(&house.prints(&[&args, more, encoding].concat())).unwrap();
             forget_the_place(&mut object);
             object
         };
         assert_eq!(of(invite, &[]), of(arg(&model), &int8), "{args:?}");
     }
-    let bench: Value =
-        serde_json::from_str(&house.prints(&["bench", invite, "-p", "16", "-n", "4", "-r", "1", "--json"])).unwrap();
-    assert_eq!(bench["results"].as_array().unwrap().len(), 2, "{bench}");
+    let bench = ["bench", invite, "-p", "16", "-n", "4", "-r", "1", "--wait", "5", "--model", arg(&model)];
+    let object: Value = serde_json::from_str(&house.prints(&[&bench[..], &["--json"]].concat())).unwrap();
+    assert_eq!(object["results"].as_array().unwrap().len(), 2, "{object}");
+    assert_eq!([&object["encoding"], &object["wire"]], ["int8", "f32"]);
+    assert!(object["limits"].is_null() && object["results"][0].get("gb_per_sec").is_none(), "{object}");
+    let table = house.prints(&bench);
+    assert!(table.contains("| wire |") && !table.contains("GB/s") && !table.contains(invite), "{table}");
 }
 
 /// Takes out what depends on where a model is, and on how fast.
