@@ -10,6 +10,7 @@ use bouquet_model::checkpoint::Checkpoint;
 use bouquet_model::load::Loader;
 use bouquet_model::{Encoding, ModelSpec};
 use bouquet_swarm::balance;
+use bouquet_swarm::server::ARRIVING_BYTES;
 
 use crate::errors::wrong;
 use crate::{output, system};
@@ -20,8 +21,9 @@ pub(crate) const USUAL_TOKENS: u64 = 8192;
 /// Fewer than these are of no use to anybody.
 const LEAST_TOKENS: u64 = 512;
 
-/// What a server takes besides all that is counted: the program, its connections, what a step works in.
-const BESIDES: u64 = 50_000_000;
+/// What a server takes besides all that is counted: the program, its connections, what a step works in, and rows that wait
+/// to be computed.
+const BESIDES: u64 = 50_000_000 + ARRIVING_BYTES;
 
 /// Where nobody says how much memory is free.
 const MEMORY_IF_UNKNOWN: u64 = 4 << 30;

@@ -11,6 +11,7 @@ use libp2p_identity::PeerId;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::arriving::Room;
 use super::budget::Promise;
 use super::{Counters, GRACE, State};
 use crate::Wire;
@@ -19,17 +20,25 @@ use crate::wire::codes;
 use crate::wire::frame::Frame;
 use crate::wire::message::{Pushed, SessionId, ToClient};
 
-/// Rows in a message of what was passed on before.
-const MAX_ROWS: u32 = 256;
+/// Rows in a message of what was passed on before; of wide ones fewer, but as many as are computed at once.
+const MAX_ROWS: usize = 256;
+const LEAST_ROWS: usize = 128;
 
-/// Bytes that wait to be computed before whoever sends more has to wait.
-const INBOX_BYTES: usize = 32 << 20;
+/// Bytes of such a message that are not large.
+const MESSAGE_BYTES: usize = 4 << 20;
+
+/// Bytes of a session that wait to be computed before whoever sends more has to wait. All sessions together have another
+/// bound, which is [`super::arriving`]'s.
+const INBOX_BYTES: usize = 4 << 20;
 
 /// A session that was computed so lately is at work.
 const LIVELY: Duration = Duration::from_secs(1);
 
 /// Frames that wait to be written.
 pub(super) const QUEUED_FRAMES: usize = 16;
+
+/// Those of them that may have rows: what comes behind them stays in the ledger, where it is anyway.
+const QUEUED_ROWS: usize = 3;
 
 pub(super) struct Held {
     /// Tells it from a session of the same name that was here before.
@@ -39,7 +48,7 @@ pub(super) struct Held {
     /// Away while it is being computed.
     session: Option<Session>,
     ledger: Ledger,
-    inbox: VecDeque<(Rows, Matrix)>,
+    inbox: VecDeque<Arrived>,
     inbox_bytes: usize,
     /// There is room in the inbox again.
     pub(super) drained: Arc<Notify>,
@@ -53,6 +62,13 @@ pub(super) struct Held {
     /// When rows of it were computed last.
     computed: Option<Instant>,
     promise: Arc<Promise>,
+}
+
+/// Rows that came, and the room that they take.
+pub(super) struct Arrived {
+    pub(super) rows: Rows,
+    pub(super) values: Matrix,
+    pub(super) room: Room,
 }
 
 /// Who gets the output.
@@ -142,28 +158,28 @@ impl Held {
     }
 
     /// Takes rows that came, to be computed in their turn, unless there is no room for them now.
-    pub(super) fn take_in(&mut self, rows: &Rows, values: &mut Option<Matrix>, ticket: u64) {
+    pub(super) fn take_in(&mut self, arrived: &mut Option<Arrived>, ticket: u64) {
         if self.inbox_bytes > INBOX_BYTES {
             return;
         }
-        if let Some(values) = values.take() {
+        if let Some(arrived) = arrived.take() {
             if self.inbox.is_empty() {
                 self.ticket = ticket;
             }
-            self.inbox_bytes += 4 * values.data().len();
-            self.inbox.push_back((rows.clone(), values));
+            self.inbox_bytes += 4 * arrived.values.data().len();
+            self.inbox.push_back(arrived);
         }
     }
 
     /// Tokens of what would be computed next; `None` if there is nothing, or it is being computed.
     pub(super) fn waiting(&self) -> Option<usize> {
         self.session.as_ref()?;
-        self.inbox.front().map(|(rows, _)| rows.tokens())
+        self.inbox.front().map(|arrived| arrived.rows.tokens())
     }
 
     /// Tokens of all that waits.
     pub(super) fn queued(&self) -> usize {
-        self.inbox.iter().map(|(rows, _)| rows.tokens()).sum()
+        self.inbox.iter().map(|arrived| arrived.rows.tokens()).sum()
     }
 
     /// Whether a client has not been heard of for too long.
@@ -178,7 +194,7 @@ impl Held {
 
     /// What is to be computed now; `None` if what came first was there already or does not follow.
     pub(super) fn begin_work(&mut self, id: SessionId) -> Option<Work> {
-        let (rows, values) = self.inbox.pop_front()?;
+        let Arrived { rows, values, room: _room } = self.inbox.pop_front()?;
         self.inbox_bytes -= 4 * values.data().len();
         self.drained.notify_waiters();
         let admitted = match self.ledger.admit(&rows) {
@@ -236,9 +252,11 @@ impl Held {
             (None, Some(client)) => client,
             (None, None) => return,
         };
-        // A place stays free for what is not rows.
-        while sender.capacity() > 1 {
-            let (rows, values) = match self.ledger.next_for(link, MAX_ROWS) {
+        let width = self.span.hidden_size();
+        let max_rows = (MESSAGE_BYTES / (4 * width).max(1)).clamp(LEAST_ROWS, MAX_ROWS) as u32;
+        // Places stay free for what is not rows.
+        while sender.capacity() > QUEUED_FRAMES - QUEUED_ROWS {
+            let (rows, values) = match self.ledger.next_for(link, max_rows) {
                 Ok(Some(next)) => next,
                 Ok(None) => return,
                 Err(_) => {
@@ -250,7 +268,6 @@ impl Held {
                     return;
                 }
             };
-            let width = self.span.hidden_size();
             // What blocks give out is rounded; should it not be, it is refused rather than changed.
             let Some(bytes) = codes::encode(wire, &values, width) else {
                 self.tell(&ToClient::Refused(crate::Refusal::Failed("its output is not rounded".to_owned())));

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `held` | a session here: its cache, its ledger, who is next |
 //! | `budget` | bytes that are promised |
+//! | `arriving` | bytes of rows that wait to be computed |
 //! | `schedule` | what is computed next, and together |
 //! | `gather` | a short wait for those who come together |
 //! | `pace` | how fast all of that is |
@@ -14,6 +15,7 @@
 //! | `tend` | what is looked after again and again |
 //! | `tolerance` | how many mistakes others may make |
 
+mod arriving;
 mod budget;
 mod gather;
 mod held;
@@ -36,6 +38,8 @@ use bouquet_span::Adapter;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+pub use self::arriving::ARRIVING_BYTES;
+use self::arriving::Arriving;
 use self::budget::Budget;
 use self::held::Held;
 use self::pace::Pace;
@@ -96,6 +100,8 @@ struct Shared {
     cache: Arc<Budget>,
     /// For requests without one.
     passes: Arc<Budget>,
+    /// For rows that wait to be computed.
+    arriving: Arriving,
     /// They are computed one after the other, since what each keeps for its backward is not small.
     pass_turn: Semaphore,
     state: Mutex<State>,
@@ -167,6 +173,7 @@ impl Server {
             shelf,
             cache: Budget::new(settings.cache_bytes),
             passes: Budget::new(settings.pass_bytes),
+            arriving: Arriving::new(ARRIVING_BYTES),
             pass_turn: Semaphore::new(1),
             settings,
             state: Mutex::default(),
@@ -244,10 +251,15 @@ impl Shared {
         self.state.lock().expect("no task panics while it holds this")
     }
 
+    /// Channels of a row.
+    fn width(&self) -> usize {
+        self.blocks.span(self.blocks.range()).hidden_size()
+    }
+
     /// Bytes of a session that reserves so many tokens of so many blocks: their keys and values, and the rows that are
     /// passed on.
     fn cache_bytes(&self, tokens: u64, blocks: usize) -> u64 {
-        let row = 4 * self.blocks.span(self.blocks.range()).hidden_size() as u64;
+        let row = 4 * self.width() as u64;
         let token = self.blocks.cache_bytes().saturating_mul(blocks as u64).saturating_add(row);
         tokens.saturating_mul(token)
     }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::held::{Held, QUEUED_FRAMES};
+use super::arriving::Room;
+use super::held::{Arrived, Held, QUEUED_FRAMES};
 use super::{BEAT, Shared, link, passes};
 use crate::ledger::{Ledger, Link, Rows, check_edits};
 use crate::transport::{Reader, Stream, Writer};
@@ -100,15 +102,15 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
             let meant = |held: &Held| held.range.start == block as usize;
             let hearing = async {
                 loop {
-                    match timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
-                        Ok(Ok((Pushed::Beat, _))) => {}
-                        Ok(Ok((Pushed::Rows(rows), body))) => match take_in(&shared, id, &meant, rows, &body).await {
+                    match next(&shared, &mut reader).await {
+                        Ok((Pushed::Beat, _)) => {}
+                        Ok((Pushed::Rows(rows), body)) => match take_in(&shared, id, &meant, rows, body).await {
                             Heard::On => {}
                             Heard::Last => return,
                             Heard::Wrong => return mistake(),
                         },
-                        Ok(Err(FrameError::Garbage(_))) => return mistake(),
-                        _ => return,
+                        Err(FrameError::Garbage(_)) => return mistake(),
+                        Err(_) => return,
                     }
                 }
             };
@@ -193,13 +195,13 @@ async fn serve_client(shared: Arc<Shared>, (peer, id): (PeerId, SessionId), mut 
     let writing = write_all(shared.clone(), id, writer, frames);
     let reading = async {
         let heard = loop {
-            match timeout(SILENCE, frame::read(&mut reader, MAX_BODY_BYTES)).await {
-                Ok(Ok((message, body))) => match hear(&shared, id, number, message, &body).await {
+            match next(&shared, &mut reader).await {
+                Ok((message, body)) => match hear(&shared, id, number, message, body).await {
                     Heard::On => {}
                     heard => break heard,
                 },
-                Ok(Err(FrameError::Garbage(_))) => break Heard::Wrong,
-                _ => break Heard::Last,
+                Err(FrameError::Garbage(_)) => break Heard::Wrong,
+                Err(_) => break Heard::Last,
             }
         };
         if heard == Heard::Wrong {
@@ -238,6 +240,25 @@ async fn write_all(shared: Arc<Shared>, id: SessionId, mut writer: Writer, mut f
     }
 }
 
+/// What came behind a header, and the room that it takes until it is computed.
+struct Body {
+    bytes: Vec<u8>,
+    room: Room,
+}
+
+/// The next message of a session. Its body is read when there is room for it.
+async fn next<H: DeserializeOwned>(shared: &Shared, reader: &mut Reader) -> Result<(H, Body), FrameError> {
+    let silent = |_| FrameError::Ended;
+    let header = timeout(SILENCE, frame::read_header(reader, MAX_BODY_BYTES));
+    let (header, bytes) = header.await.map_err(silent)??;
+    let (width, wire) = (shared.width(), shared.settings.wire);
+    // In memory it is floats.
+    let (row, coded) = (4 * width, codes::bytes(wire, 1, width).unwrap_or(usize::MAX).max(1));
+    let room = shared.arriving.room((bytes.div_ceil(coded) * row) as u64, row as u64).await;
+    let bytes = timeout(SILENCE, frame::read_body(reader, bytes)).await.map_err(silent)??;
+    Ok((header, Body { bytes, room }))
+}
+
 /// What became of a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Heard {
@@ -250,7 +271,7 @@ enum Heard {
 }
 
 /// Does what a client says.
-async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServer, body: &[u8]) -> Heard {
+async fn hear(shared: &Arc<Shared>, id: SessionId, number: u64, message: ToServer, body: Body) -> Heard {
     match message {
         ToServer::Rows(rows) => return take_in(shared, id, &|held: &Held| held.number == number, rows, body).await,
         ToServer::Beat => {}
@@ -293,23 +314,24 @@ async fn take_in(
     id: SessionId,
     meant: &(dyn Fn(&Held) -> bool + Sync),
     rows: Rows,
-    body: &[u8],
+    Body { bytes, room }: Body,
 ) -> Heard {
     let width = match shared.state().sessions.get(&id) {
         Some(held) if meant(held) => held.span.hidden_size(),
         _ => return Heard::Last,
     };
-    let Some(values) = decode(shared.settings.wire, width, &rows, body) else { return Heard::Wrong };
-    let mut values = Some(values);
-    while values.is_some() {
+    let Some(values) = decode(shared.settings.wire, width, &rows, &bytes) else { return Heard::Wrong };
+    drop(bytes);
+    let mut arrived = Some(Arrived { rows, values, room });
+    while arrived.is_some() {
         let drained = {
             let mut state = shared.state();
             let ticket = state.schedule.ticket();
             let Some(held) = state.sessions.get_mut(&id).filter(|held| meant(held)) else { return Heard::Last };
-            held.take_in(&rows, &mut values, ticket);
+            held.take_in(&mut arrived, ticket);
             held.drained.clone()
         };
-        if values.is_some() {
+        if arrived.is_some() {
             // Whoever empties the inbox may have done so just now.
             let _ = timeout(BEAT, drained.notified()).await;
         }

@@ -71,6 +71,18 @@ pub async fn read<H: DeserializeOwned>(
     reader: &mut (impl AsyncRead + Unpin),
     max_body: usize,
 ) -> Result<(H, Vec<u8>), FrameError> {
+    let (header, bytes) = read_header(reader, max_body).await?;
+    Ok((header, read_body(reader, bytes).await?))
+}
+
+/// Reads the header of the next frame, and how many bytes its body has, which come next.
+///
+/// # Errors
+/// [`FrameError`].
+pub async fn read_header<H: DeserializeOwned>(
+    reader: &mut (impl AsyncRead + Unpin),
+    max_body: usize,
+) -> Result<(H, usize), FrameError> {
     let mut sizes = [0; 8];
     let begun = reader.read(&mut sizes).await?;
     if begun == 0 {
@@ -86,13 +98,21 @@ pub async fn read<H: DeserializeOwned>(
     reader.read_exact(&mut bytes).await?;
     let decoded = postcard::take_from_bytes(&bytes).ok().filter(|(_, rest)| rest.is_empty());
     let (header, _) = decoded.ok_or_else(|| FrameError::Garbage("a header that says nothing known".to_owned()))?;
+    Ok((header, body))
+}
+
+/// Reads a body of so many bytes, behind its header.
+///
+/// # Errors
+/// [`FrameError`].
+pub async fn read_body(reader: &mut (impl AsyncRead + Unpin), body: usize) -> Result<Vec<u8>, FrameError> {
     let mut bytes = Vec::new();
     while bytes.len() < body {
         let start = bytes.len();
         bytes.resize(body.min(start + PIECE_BYTES), 0);
         reader.read_exact(&mut bytes[start..]).await?;
     }
-    Ok((header, bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]
