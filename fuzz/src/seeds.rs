@@ -28,6 +28,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         let header = 8 + u64::from_le_bytes(safetensors[..8].try_into()?) as usize;
         fs::write(folder("safetensors")?.join(format!("{model}-header")), &safetensors[..header])?;
     }
+    let key = [7; 32];
+    let peer = libp2p_identity::Keypair::ed25519_from_bytes([3; 32])?;
+    let addresses = ["/ip4/192.168.1.2/tcp/31330", "/ip6/fe80::1/tcp/31330"].map(|text| text.parse().expect("an address"));
+    let packet = bouquet_swarm::network::said_nearby(&key, peer.public().to_peer_id(), &addresses);
+    let hash = bouquet_model::Hash([5; 32]);
+    let manifest = bouquet_model::manifest::Manifest { ends: hash, blocks: vec![hash; 3] };
+    for (kind, name, bytes) in [
+        (0, "packet", packet),
+        (1, "manifest", manifest.to_json().into_bytes()),
+        (2, "identity", peer.to_protobuf_encoding()?),
+    ] {
+        fs::write(folder("swarm_files")?.join(name), [&[kind], &bytes[..]].concat())?;
+    }
     let header = br#"{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[8,12]}}"#;
     let small = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 12]].concat();
     fs::write(folder("safetensors")?.join("small"), small)?;

@@ -17,6 +17,7 @@
 //! | [`inspect`] | what a checkpoint holds and needs, without loading it |
 //! | [`gguf`] | models in GGUF files, read and written |
 //! | [`mod@fingerprint`] | what decides the bits of a model's results, in a line |
+//! | [`manifest`] | the list of the hashes of its parts, as machines pass it on |
 //! | [`hash`] | of what is served, part by part |
 //! | [`known_hashes`] | these, without reading a model twice |
 //! | [`norm`] | a normalization with its parameters |
@@ -82,6 +83,7 @@ mod kv_cache;
 mod linear;
 pub mod load;
 pub mod local;
+pub mod manifest;
 pub mod merge;
 pub mod model;
 pub mod norm;

@@ -46,8 +46,12 @@ fn load(path: &Path) -> io::Result<Option<Keypair>> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     let damaged = "the file is damaged; without it the machine gets a new key, and others take it for a new machine";
-    let keypair = Keypair::from_protobuf_encoding(&bytes).map_err(|_| io::Error::other(damaged))?;
-    Ok(Some(keypair))
+    Ok(Some(decode(&bytes).ok_or_else(|| io::Error::other(damaged))?))
+}
+
+/// The key pair that a file's bytes are; `None` if they are damaged.
+pub fn decode(bytes: &[u8]) -> Option<Keypair> {
+    Keypair::from_protobuf_encoding(bytes).ok()
 }
 
 fn create(path: &Path, keypair: &Keypair) -> io::Result<()> {

@@ -8,10 +8,10 @@ use anyhow::Result;
 use bouquet_hub::{Hub, Name, Settings};
 use bouquet_kernels::Cpu;
 use bouquet_model::families::load_spec;
+use bouquet_model::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use bouquet_model::{Encoding, Ends, Fingerprint, Hash, KnownHashes, OpenOptions};
 use bouquet_span::Limits;
 use bouquet_swarm::Digest;
-use serde_json::{Value, json};
 
 use super::Connected;
 use crate::errors::wrong;
@@ -21,9 +21,6 @@ use crate::{hub, system};
 
 /// The file beside a model's ends that has the hash of each part.
 const MANIFEST: &str = "manifest.json";
-
-/// Bytes that a manifest may have.
-const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
 impl Connected {
     /// Where the model's ends are: what was given, the cache, the hub's cache, or what a server hands on.
@@ -73,12 +70,12 @@ impl Connected {
     /// How many blocks its model has, from whoever knows.
     pub(crate) fn block_count(&self) -> Result<usize> {
         let here = shelf(self.invite.fingerprint)?.join(MANIFEST);
-        let (_, blocks) = if here.exists() { read_manifest(&here)? } else { self.manifest()? };
-        Ok(blocks.len())
+        let manifest = if here.exists() { read_manifest(&here)? } else { self.manifest()? };
+        Ok(manifest.blocks.len())
     }
 
     /// The list of hashes that a server has.
-    fn manifest(&self) -> Result<(Hash, Vec<Hash>)> {
+    fn manifest(&self) -> Result<Manifest> {
         let room = tempfile::tempdir()?;
         self.fetch_files(room.path(), &|name| name == MANIFEST)?;
         read_manifest(&room.path().join(MANIFEST))
@@ -87,7 +84,7 @@ impl Connected {
     /// The hashes of the model's parts, from whoever has them, if they are those of the invite's fingerprint. `model` is what
     /// this machine has of it.
     pub(crate) fn hashes(&self, model: &Path, options: &OpenOptions) -> Result<(Hash, Vec<Hash>)> {
-        let (ends, blocks) = self.manifest()?;
+        let Manifest { ends, blocks } = self.manifest()?;
         let spec = load_spec(model)?;
         let found = Fingerprint::new(&spec, options, ends, blocks.clone()).fingerprint;
         if Digest(found.0) == self.invite.fingerprint {
@@ -112,7 +109,7 @@ impl Connected {
         let model = Ends::path_in(&part);
         let options = self.usual_options()?;
         let checked = || -> Result<bool> {
-            let (hash, blocks) = read_manifest(&part.join(MANIFEST))?;
+            let Manifest { ends: hash, blocks } = read_manifest(&part.join(MANIFEST))?;
             let ends = Ends::open(&model, &options)?;
             let found = Fingerprint::new(&ends.spec, &options, hash, blocks).fingerprint;
             Ok(Digest(found.0) == self.invite.fingerprint && ends.hash() == hash)
@@ -204,8 +201,8 @@ pub(crate) fn fill_shelf(
     fs::create_dir_all(folder.parent().expect("it is in the cache"))?;
     let made = folder.with_extension(format!("made-{}", std::process::id()));
     Ends::write(model, options, &made, &Limits::default())?;
-    let manifest = json!({ "ends": hashes.0, "blocks": hashes.1 });
-    fs::write(made.join(MANIFEST), manifest.to_string())?;
+    let manifest = Manifest { ends: hashes.0, blocks: hashes.1.to_vec() };
+    fs::write(made.join(MANIFEST), manifest.to_json())?;
     if let Err(error) = fs::rename(&made, &folder) {
         let _ = fs::remove_dir_all(&made);
         if !folder.join(MANIFEST).exists() {
@@ -215,15 +212,11 @@ pub(crate) fn fill_shelf(
     Ok(folder)
 }
 
-/// What a manifest says: the hash of the ends, and of each block.
-fn read_manifest(path: &Path) -> Result<(Hash, Vec<Hash>)> {
+/// The hashes of the model's parts, from a file.
+fn read_manifest(path: &Path) -> Result<Manifest> {
     let damaged = || wrong("the list of the model's hashes is damaged", "try again: another server may have it whole");
     if fs::metadata(path)?.len() > MAX_MANIFEST_BYTES {
         return Err(damaged());
     }
-    let manifest: Value = serde_json::from_slice(&fs::read(path)?).map_err(|_| damaged())?;
-    let hash = |value: &Value| value.as_str().and_then(|text| text.parse::<Hash>().ok());
-    let blocks: Option<Vec<Hash>> =
-        manifest["blocks"].as_array().map(|blocks| blocks.iter().map(hash).collect()).unwrap_or(None);
-    hash(&manifest["ends"]).zip(blocks).ok_or_else(damaged)
+    Manifest::parse(&fs::read(path)?).ok_or_else(damaged)
 }

@@ -35,6 +35,19 @@ use self::streams::{Inbound, Queue};
 use crate::transport::Pending;
 use crate::{Result, Stream, SwarmError, Transport};
 
+/// What of a packet of multicast DNS would be believed by `me`: whose addresses it says, if it is an answer of the swarm whose
+/// key is this. For those who look for bytes that it cannot take.
+#[doc(hidden)]
+pub fn heard_nearby(bytes: &[u8], key: &[u8; 32], me: PeerId) -> Option<(PeerId, Vec<Multiaddr>)> {
+    lan::heard(bytes, key, me)
+}
+
+/// A packet that [`heard_nearby`] takes.
+#[doc(hidden)]
+pub fn said_nearby(key: &[u8; 32], me: PeerId, addresses: &[Multiaddr]) -> Vec<u8> {
+    lan::said(key, me, addresses)
+}
+
 /// The port that a server listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 31330;
 

@@ -85,13 +85,30 @@ impl Drop for Interface {
     }
 }
 
+/// What a machine and its swarm are called.
+fn names(peer: PeerId, key: &[u8; 32]) -> Names {
+    let digest = Sha256::new().chain_update(b"bouquet swarm, as its neighbours know it\n").chain_update(key).finalize();
+    let subtype = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Names { subtype, peer }
+}
+
+/// [`super::heard_nearby`].
+pub(super) fn heard(bytes: &[u8], key: &[u8; 32], me: PeerId) -> Option<(PeerId, Vec<Multiaddr>)> {
+    match packet::read(bytes, &names(me, key))? {
+        Packet::Answer { peer, addresses, .. } => Some((peer, addresses)),
+        Packet::Question => None,
+    }
+}
+
+/// [`super::said_nearby`].
+pub(super) fn said(key: &[u8; 32], me: PeerId, addresses: &[Multiaddr]) -> Vec<u8> {
+    packet::answer(&names(me, key), addresses, TTL)
+}
+
 impl Lan {
     /// A neighbourhood in which nothing is spoken yet, and never if it is not `spoken`.
     pub(super) fn new(peer: PeerId, key: &[u8; 32], spoken: bool, only_looks: bool) -> Arc<Lan> {
-        let digest =
-            Sha256::new().chain_update(b"bouquet swarm, as its neighbours know it\n").chain_update(key).finalize();
-        let subtype = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Arc::new(Lan { names: Names { subtype, peer }, spoken, only_looks, state: Mutex::default() })
+        Arc::new(Lan { names: names(peer, key), spoken, only_looks, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
