@@ -19,6 +19,7 @@ use anyhow::Result;
 use bouquet_kernels::ops::attention::CacheEncoding;
 use bouquet_model::{Encoding, Ends, Model, Network, OpenOptions};
 use bouquet_span::Span;
+use bouquet_swarm::client::guide::Guide as _;
 use bouquet_swarm::client::routed::RoutedSpan;
 use bouquet_swarm::client::{Client, Patience};
 use bouquet_swarm::directory::Directory;
@@ -28,6 +29,7 @@ use bouquet_swarm::wire::message::SessionId;
 use bouquet_swarm::{Invite, Record, Transport, Wire};
 use libp2p_identity::{Keypair, PeerId};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use self::waiting::Waiting;
 use crate::errors::{asked_wrongly, wrong};
@@ -119,12 +121,18 @@ impl Connected {
         Ok(Connected { invite, directory, client: Arc::new(client), network })
     }
 
-    /// Measures the way to each server; those that answer.
+    /// Measures the way to each server; those that answer. The others are taken to have failed.
     pub(crate) fn measure(&self) -> BTreeSet<PeerId> {
         let measure = |(peer, record): (PeerId, Record)| {
             let (directory, transport) = (self.directory.clone(), self.client.transport.clone());
-            let asked =
-                async move { directory.exchange(&*transport, peer, record.addresses).await.is_ok().then_some(peer) };
+            let asked = async move {
+                let exchange = directory.exchange(&*transport, peer, record.addresses);
+                let answers = timeout(ANSWER, exchange).await.is_ok_and(|answer| answer.is_ok());
+                if !answers {
+                    directory.failed(peer);
+                }
+                answers.then_some(peer)
+            };
             self.network.handle().spawn(asked)
         };
         let asked: Vec<_> = self.directory.records().into_iter().map(measure).collect();
@@ -185,6 +193,16 @@ pub(crate) fn model_name(invite: &Invite) -> String {
     last.map_or_else(|| invite.model.clone(), |last| last.to_string_lossy().into_owned())
 }
 
+/// What was typed for a model, where others may read it: an invite holds a key, so the name that it gives the model stands
+/// for it.
+pub(crate) fn shown(typed: &str) -> String {
+    match typed.parse::<Invite>() {
+        Ok(invite) => model_name(&invite),
+        Err(_) if Invite::is_meant(typed) => "an invite".to_owned(),
+        Err(_) => typed.to_owned(),
+    }
+}
+
 /// What a swarm computes in, as the end of a sentence: `in int8`, `as stored`.
 pub(crate) fn computed(invite: &Invite) -> String {
     if invite.encoding == Encoding::Stored.name() { "as stored".to_owned() } else { format!("in {}", invite.encoding) }
@@ -201,6 +219,9 @@ pub(crate) fn invite(text: &str) -> Result<Invite> {
         asked_wrongly(error.to_string(), "copy the whole word that bouquet join printed, from bouquet1 on")
     })
 }
+
+/// How long a server may take to answer before it is said that it does not. Sessions take as long.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long a server waits for its clients to go elsewhere.
 pub(crate) const LEAVING: Duration = Duration::from_secs(10);

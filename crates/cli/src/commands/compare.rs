@@ -1,6 +1,6 @@
 //! `bouquet compare`: the embeddings of several models and adapters on the same files of examples, side by side.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use bouquet_model::checkpoint::new_file;
@@ -13,7 +13,7 @@ use crate::compute::ComputeArgs;
 use crate::embedding::{PoolingArgs, Prepared};
 use crate::errors::asked_wrongly;
 use crate::open::{WireArgs, encoding_names, open, options, or_f32};
-use crate::swarm::WaitArgs;
+use crate::swarm::{self, WaitArgs};
 use crate::tasks::{Measurement, Retrieval, Retrieved, Scored, Sts, figure, file_name};
 use crate::{hub, output};
 
@@ -72,6 +72,8 @@ const SCORE_OF_RETRIEVAL: &str = "accuracy@1 × 100, mean of both directions";
 #[derive(Clone)]
 struct Candidate {
     typed: String,
+    /// The model of it, as it was typed; of an invite the name of its model.
+    shown: String,
     model: PathBuf,
     adapter: Option<PathBuf>,
     name: Option<String>,
@@ -114,7 +116,9 @@ fn candidate(typed: &str) -> Result<Candidate, String> {
     let mut setting =
         |key| settings.iter_mut().find(|(found, _)| *found == key).map(|(_, value)| std::mem::take(value));
     let (adapter, name) = (setting("adapter").map(PathBuf::from), setting("name"));
-    Ok(Candidate { typed: typed.to_owned(), model: model.into(), adapter, name })
+    // What is told of a candidate others may read.
+    let shown = swarm::shown(&model);
+    Ok(Candidate { typed: typed.replacen(&model, &shown, 1), shown, model: model.into(), adapter, name })
 }
 
 pub(crate) fn run(args: CompareArgs) -> Result<()> {
@@ -172,7 +176,7 @@ pub(crate) fn run(args: CompareArgs) -> Result<()> {
 fn names(candidates: &[Candidate]) -> Result<Vec<String>> {
     let named = candidates.iter().map(|candidate| {
         let adapter = candidate.adapter.as_deref().map(|adapter| format!(" + {}", file_name(adapter)));
-        let short = file_name(&candidate.model) + &adapter.unwrap_or_default();
+        let short = file_name(Path::new(&candidate.shown)) + &adapter.unwrap_or_default();
         match &candidate.name {
             Some(name) => (name.clone(), name.clone()),
             None => (short, candidate.typed.clone()),
@@ -256,7 +260,7 @@ fn as_json(outcomes: &[Outcome], comparison: &Comparison, encoding: Encoding) ->
     let outcome = |(index, outcome): (usize, &Outcome)| {
         json!({
             "name": outcome.name,
-            "model": outcome.candidate.model.display().to_string(),
+            "model": outcome.candidate.shown,
             "adapter": outcome.candidate.adapter.as_ref().map(|adapter| adapter.display().to_string()),
             "encoding": outcome.encoding.name(),
             "wire": outcome.wire.name(),

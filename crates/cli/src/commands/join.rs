@@ -88,7 +88,11 @@ Examples:
   bouquet run INVITE \"Once upon a time\"          use it, from any machine
 
 Whoever has the invite can use the swarm and join it; it holds the key that all connections are
-encrypted with. Nobody else is contacted. Ctrl-C leaves: clients go elsewhere first.";
+encrypted with. Nobody else is contacted. Ctrl-C leaves: clients go elsewhere first.
+
+Every server prints an invite of its own; all are of the same swarm. Other machines have to reach the
+port that it listens on (TCP 31330), through this machine's firewall too; behind a router, forward it
+and say so: --announce /ip4/203.0.113.7/tcp/31330";
 
 /// How long a server is measured before it says that it serves.
 const MEASURED: Duration = Duration::from_millis(300);
@@ -322,9 +326,9 @@ impl Serving {
             }));
         }
         let held = if blocks.len() == block_count {
-            format!("all {block_count} blocks")
+            format!("hosting all {block_count} blocks")
         } else {
-            format!("blocks {}:{} of {block_count}", blocks.start, blocks.end)
+            format!("hosting blocks {}:{} of the {block_count}", blocks.start, blocks.end)
         };
         output::note(&format!(
             "{held} of {}, computed {}",
@@ -334,10 +338,15 @@ impl Serving {
         for address in self.network.listening() {
             output::note(&format!("listening on {address}"));
         }
-        if std::io::stderr().is_terminal() {
-            output::note("use it:  bouquet run INVITE     add a machine:  bouquet join INVITE     leave:  Ctrl-C");
+        let terminal = std::io::stderr().is_terminal();
+        if terminal {
+            output::note("the invite, one word, which lets in whoever has it:\n");
         }
-        output::line(&invite)
+        output::line(&invite)?;
+        if terminal {
+            output::note("\nuse it:  bouquet run INVITE     add a machine:  bouquet join INVITE     leave:  Ctrl-C");
+        }
+        Ok(())
     }
 
     /// Waits until it is to leave. Says meanwhile what of the model nobody hosts, and on a line how many use it.

@@ -16,7 +16,7 @@ use bouquet_tune::trainer::Observer;
 
 use super::evaluate::{Evaluated, Evaluator};
 use super::prepare::Prepared;
-use crate::{output, system};
+use crate::{output, swarm, system};
 
 /// Steps over which the loss that is shown is averaged.
 const SHOWN_STEPS: usize = 20;
@@ -85,7 +85,9 @@ impl<'a> Follower<'a> {
 
     /// Writes the run as a page.
     fn write_report(&self, end: &Checkpoint) -> bouquet_tune::Result<()> {
-        let settings = self.config().listed();
+        // Others may read the page.
+        let model = swarm::shown(&self.config().model);
+        let settings = Config { model, ..self.config().clone() }.listed();
         let name = self.folder.path().file_name().map(|name| name.to_string_lossy().into_owned());
         let run = report::Run {
             title: &name.unwrap_or_else(|| self.folder.path().display().to_string()),

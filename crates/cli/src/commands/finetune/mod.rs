@@ -36,7 +36,7 @@ use crate::compute::ComputeArgs;
 use crate::errors::{CANCELLED, Done, disk_hint, wrong};
 use crate::interrupt::Work;
 use crate::open::{open_network, options};
-use crate::swarm::WaitArgs;
+use crate::swarm::{self, WaitArgs};
 use crate::{output, system};
 
 /// What was typed.
@@ -257,7 +257,7 @@ fn facts(prepared: &Prepared, plan: PassPlan, memory: MemoryPlan) -> Vec<(&'stat
         Some(bytes) => format!("block inputs, and {} of activations", output::bytes(bytes)),
     };
     let mut facts = vec![
-        ("model", format!("{}, in {}", config.model, config.encoding)),
+        ("model", format!("{}, in {}", swarm::shown(&config.model), config.encoding)),
         ("learned", format!("{} numbers", output::grouped(prepared.parameters()))),
         (
             "data",

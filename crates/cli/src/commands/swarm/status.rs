@@ -1,5 +1,6 @@
 //! `bouquet swarm status`: who is there, and which blocks nobody holds.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::ops::Range;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::output;
 use crate::swarm::{self, Connected, WaitArgs};
 
 pub(super) const HELP: &str = "\
-decode and prompt are tokens a second through one block: of one session that makes tokens one by one,
-and of a long prompt. Free cache is in tokens of sessions. x2 behind blocks is how many serve them.";
+decode and prompt are tokens a second through all blocks of a server: of one session that makes tokens
+one by one, and of a long prompt; the way between servers comes on top. Free cache is in tokens of sessions. x2 behind blocks is how many serve them.";
 
 #[derive(clap::Args)]
 pub(super) struct StatusArgs {
@@ -36,6 +37,8 @@ const WATCH: Duration = Duration::from_secs(2);
 /// What is known of a swarm at one moment.
 struct Status {
     records: Vec<(PeerId, Record)>,
+    /// Those of them that answer.
+    answer: BTreeSet<PeerId>,
     blocks: usize,
     missing: Vec<Range<usize>>,
     /// Of one session through all blocks on the best route, if there is one.
@@ -72,17 +75,21 @@ fn on_the_same_screen(text: &str) -> String {
 
 impl Status {
     fn of(swarm: &Connected, blocks: usize) -> Status {
+        // A record outlives who said it by some seconds.
+        let answer = swarm.measure();
         let records = swarm.directory.records();
         let (missing, tokens_per_second) = swarm.directory.with_servers(|servers| {
             let plan = servers.fastest(0..blocks, &Need::token(0)).ok().and_then(|route| servers.plan(&route, 0));
             (servers.missing(&(0..blocks)), plan.map(|plan| plan.tokens_per_second()))
         });
-        Status { records, blocks, missing, tokens_per_second }
+        Status { records, answer, blocks, missing, tokens_per_second }
     }
 
     /// How many serve each block, in ranges of the same number.
     fn coverage(&self) -> Vec<(Range<usize>, usize)> {
-        let serving = self.records.iter().filter(|(_, record)| record.state == ServerState::Serving);
+        let serves =
+            |(peer, record): &&(PeerId, Record)| record.state == ServerState::Serving && self.answer.contains(peer);
+        let serving = self.records.iter().filter(serves);
         let mut counts = vec![0; self.blocks];
         for (_, record) in serving {
             let held = counts.iter_mut().take(record.blocks.end as usize).skip(record.blocks.start as usize);
@@ -107,11 +114,11 @@ impl Status {
                 short(peer),
                 record.name.clone(),
                 format!("{}:{}", record.blocks.start, record.blocks.end),
-                state(record.state).to_owned(),
+                self.state(peer, record).to_owned(),
                 figures.sessions.to_string(),
                 output::seconds(Duration::from_secs_f32(figures.queued_seconds.min(1e6))),
-                per_second(figures.decode_seconds_per_block),
-                per_second(figures.prompt_seconds_per_block),
+                per_second(record, figures.decode_seconds_per_block),
+                per_second(record, figures.prompt_seconds_per_block),
                 output::count(figures.free_cache_tokens),
             ]);
         }
@@ -132,7 +139,7 @@ impl Status {
     }
 
     fn as_json(&self, swarm: &Connected) -> Value {
-        let servers: Vec<Value> = self.records.iter().map(|(peer, record)| server(peer, record)).collect();
+        let servers: Vec<Value> = self.records.iter().map(|(peer, record)| self.server(peer, record)).collect();
         let coverage = self.coverage();
         json!({
             "model": swarm.invite.model,
@@ -146,34 +153,37 @@ impl Status {
             "servers": servers,
         })
     }
-}
 
-fn server(peer: &PeerId, record: &Record) -> Value {
-    let figures = &record.figures;
-    json!({
-        "peer_id": peer.to_string(),
-        "name": record.name,
-        "addresses": record.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "state": state(record.state),
-        "blocks": [record.blocks.start, record.blocks.end],
-        "sessions": figures.sessions,
-        "queued_seconds": output::number(figures.queued_seconds.into()),
-        "decode_seconds_per_block": output::number(figures.decode_seconds_per_block.into()),
-        "prompt_seconds_per_block": output::number(figures.prompt_seconds_per_block.into()),
-        "cache_tokens": figures.cache_tokens,
-        "free_cache_tokens": figures.free_cache_tokens,
-    })
-}
+    fn server(&self, peer: &PeerId, record: &Record) -> Value {
+        let figures = &record.figures;
+        json!({
+            "peer_id": peer.to_string(),
+            "name": record.name,
+            "addresses": record.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "state": self.state(peer, record),
+            "blocks": [record.blocks.start, record.blocks.end],
+            "sessions": figures.sessions,
+            "queued_seconds": output::number(figures.queued_seconds.into()),
+            "decode_seconds_per_block": output::number(figures.decode_seconds_per_block.into()),
+            "prompt_seconds_per_block": output::number(figures.prompt_seconds_per_block.into()),
+            "cache_tokens": figures.cache_tokens,
+            "free_cache_tokens": figures.free_cache_tokens,
+        })
+    }
 
-fn state(state: ServerState) -> &'static str {
-    match state {
-        ServerState::Joining => "joining",
-        ServerState::Serving => "serving",
-        ServerState::Leaving => "leaving",
+    fn state(&self, peer: &PeerId, record: &Record) -> &'static str {
+        match record.state {
+            ServerState::Leaving => "leaving",
+            _ if !self.answer.contains(peer) => "no answer",
+            ServerState::Joining => "joining",
+            ServerState::Serving => "serving",
+        }
     }
 }
 
-/// Tokens a second; one that leaves says no more how fast it is.
-fn per_second(seconds: f32) -> String {
-    if seconds > 0.0 { output::speed(Some(1.0 / f64::from(seconds))).replace(" tokens", "") } else { "-".to_owned() }
+/// Tokens a second through all of a server's blocks; one that leaves says no more how fast it is.
+fn per_second(record: &Record, seconds_per_block: f32) -> String {
+    let blocks = record.blocks.end.saturating_sub(record.blocks.start);
+    let seconds = f64::from(seconds_per_block) * f64::from(blocks);
+    if seconds > 0.0 { output::speed(Some(1.0 / seconds)).replace(" tokens", "") } else { "-".to_owned() }
 }
