@@ -90,16 +90,17 @@ pub(crate) struct Book {
 }
 
 impl Guide for Book {
-    fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, need: Need) -> Result<Vec<Stop>> {
+    fn route(&self, blocks: Range<usize>, kept: &[Hop], without: &BTreeSet<PeerId>, _need: Need) -> Result<Vec<Stop>> {
         let (failed, servers) = (self.failed.lock().unwrap(), self.servers.lock().unwrap());
         let banned = |peer: &PeerId| failed.get(peer).is_some_and(|at| at.elapsed() < Duration::from_secs(2));
+        let (mut kept, mut at) = (kept, blocks.start);
         let mut stops: Vec<Stop> = Vec::new();
-        let mut at = blocks.start;
         while at < blocks.end {
             let stays = kept.iter().find(|hop| hop.blocks.start == at);
             let next = kept.iter().map(|hop| hop.blocks.start).find(|start| *start > at).unwrap_or(blocks.end);
-            let free =
-                |peer: &PeerId| !without.contains(peer) && kept.iter().all(|hop| hop.peer != *peer) && !banned(peer);
+            let taken =
+                |peer: &PeerId| kept.iter().any(|hop| hop.peer == *peer) || stops.iter().any(|stop| stop.peer == *peer);
+            let free = |peer: &PeerId| !without.contains(peer) && !taken(peer) && !banned(peer);
             let serves = |(peer, range): &&(PeerId, Range<usize>)| range.contains(&at) && free(peer);
             let best = servers.iter().filter(serves).max_by_key(|(_, range)| range.end);
             let (peer, end) = match (stays, best) {
@@ -107,8 +108,10 @@ impl Guide for Book {
                 (None, Some((peer, range))) => (*peer, range.end.min(next)),
                 (None, None) if kept.is_empty() => return Err(missing(at..blocks.end)),
                 (None, None) => {
-                    drop((failed, servers));
-                    return self.route(blocks, &[], without, need);
+                    // Some of those have to be laid anew.
+                    (kept, at) = (&[], blocks.start);
+                    stops.clear();
+                    continue;
                 }
             };
             stops.push(Stop { peer, addresses: Vec::new(), blocks: at..end });
