@@ -71,7 +71,7 @@ fn what_nobody_hosts_is_waited_for_as_long_as_was_said() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    assert!(said.contains("nobody serves block 1") && said.contains("waiting for somebody"), "{said}");
+    assert!(said.contains("error: nobody serves block 1\n") && said.contains("waiting for somebody"), "{said}");
     assert!(said.contains("--wait"), "{said}");
 }
 
