@@ -119,7 +119,7 @@ pub enum SpanError {
         /// Blocks of the later one.
         next: Range<usize>,
     },
-    /// Whoever runs the blocks is gone, or who was it, as told; another that runs them may answer.
+    /// Whoever runs the blocks is gone, as is told; another that runs them may answer.
     #[error("{0}")]
     Unavailable(String),
     /// The span could not do its work for a reason of its own (a disk, a device).
