@@ -8,7 +8,8 @@
 //! | `schedule` | what is computed next, and together |
 //! | `gather` | a short wait for those who come together |
 //! | `pace` | how fast all of that is |
-//! | `streams` | what comes in: greetings, sessions, rows |
+//! | `streams` | what comes in: greetings, and what they ask for |
+//! | `sessions` | the streams of a session: its client's, and that of the machine before |
 //! | `passes` | whole sequences, forward and backward |
 //! | `pieces` | how those are computed between the steps of sessions |
 //! | `link` | what goes to the next server |
@@ -24,6 +25,7 @@ mod pace;
 mod passes;
 mod pieces;
 mod schedule;
+mod sessions;
 mod streams;
 mod tend;
 mod tolerance;
