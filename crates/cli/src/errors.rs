@@ -166,7 +166,9 @@ fn swarm_hint(error: &SwarmError) -> Option<&'static str> {
         }
         SwarmError::OtherModel { .. } => "ask for an invite of this swarm, and use the same version of this program",
         SwarmError::Missing(_) => "wait for somebody to host them, or do: bouquet join INVITE",
-        SwarmError::Refused { .. } => "try again in a moment, or add a server: bouquet join INVITE",
+        SwarmError::Refused { .. } | SwarmError::Stalled { .. } => {
+            "try again in a moment, or add a server: bouquet join INVITE"
+        }
         SwarmError::Network(_) => "choose another address with --listen, such as /ip4/0.0.0.0/tcp/0",
         SwarmError::Garbage { .. } | SwarmError::Record(_) => "use the same version of this program on all machines",
         _ => return None,

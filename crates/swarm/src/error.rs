@@ -1,6 +1,7 @@
 //! What can go wrong between machines.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bouquet_span::SpanError;
 use libp2p_identity::PeerId;
@@ -37,6 +38,16 @@ pub enum SwarmError {
         /// Why.
         problem: String,
     },
+    /// A machine that says for a long time that it is at it, and does not get on.
+    #[error("{peer} has been at {} for {} s and does not get on", named(std::slice::from_ref(.blocks)), .waited.as_secs())]
+    Stalled {
+        /// Which.
+        peer: PeerId,
+        /// The blocks that it was asked to run.
+        blocks: Range<usize>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A machine that serves something else.
     #[error("{peer} serves another model: its fingerprint is {}, and this swarm's is {}", fingerprints[1], fingerprints[0])]
     OtherModel {
@@ -54,7 +65,7 @@ pub enum SwarmError {
         refusal: Refusal,
     },
     /// Nobody serves these blocks.
-    #[error("nobody serves {}", blocks(.0))]
+    #[error("nobody serves {}", named(.0))]
     Missing(Vec<Range<usize>>),
     /// The local network, or what was asked of it.
     #[error("{0}")]
@@ -128,7 +139,7 @@ impl From<SwarmError> for SpanError {
 }
 
 /// `block 3`, `blocks 3:9 and 12:14`, as they are typed.
-fn blocks(ranges: &[Range<usize>]) -> String {
+pub fn named(ranges: &[Range<usize>]) -> String {
     let one = |range: &Range<usize>| match range.len() {
         1 => range.start.to_string(),
         _ => format!("{}:{}", range.start, range.end),

@@ -1,4 +1,4 @@
-//! What is said while nobody hosts some blocks: a line on a terminal, which goes when somebody does.
+//! What is said while nobody hosts some blocks, or who does is slow: a line on a terminal, which goes when it goes on.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,12 +15,13 @@ use crate::output::{self, Progress};
 /// For how long nothing is said: most holes are closed sooner, by others who have the same blocks.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// A guide that says what it cannot find.
+/// A guide that says what it cannot find, and who holds it up.
 pub(super) struct Waiting {
     directory: Arc<Directory>,
     /// How long the client waits.
     patience: Duration,
     hole: Mutex<Option<Hole>>,
+    slow: Mutex<Option<Slow>>,
 }
 
 /// Blocks that nobody hosts.
@@ -30,9 +31,29 @@ struct Hole {
     line: Progress,
 }
 
+/// A server that is waited for.
+struct Slow {
+    peer: PeerId,
+    line: Progress,
+}
+
 impl Waiting {
     pub(super) fn new(directory: Arc<Directory>, patience: Duration) -> Waiting {
-        Waiting { directory, patience, hole: Mutex::default() }
+        Waiting { directory, patience, hole: Mutex::default(), slow: Mutex::default() }
+    }
+
+    /// What a server calls itself.
+    fn name(&self, peer: PeerId) -> String {
+        let known = self.directory.records().into_iter().find(|(known, _)| *known == peer);
+        known.map_or_else(|| peer.to_string(), |(_, record)| record.name)
+    }
+
+    /// A server goes on, or is not waited for any more.
+    fn goes_on(&self, peer: PeerId) {
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        if slow.as_ref().is_some_and(|slow| slow.peer == peer) {
+            *slow = None;
+        }
     }
 
     fn say(&self, missing: &str) {
@@ -67,11 +88,32 @@ impl Guide for Waiting {
         self.directory.has_route(blocks, without, need)
     }
 
+    fn waits(&self, peer: PeerId, blocks: &Range<usize>, waited: Duration) {
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = slow.as_ref().is_none_or(|slow| slow.peer != peer);
+        if is_new {
+            *slow = Some(Slow { peer, line: Progress::new() });
+        }
+        let Some(Slow { line, .. }) = slow.as_mut() else { return };
+        let text = format!(
+            "{} is slow, and nobody else hosts {}; waiting for it",
+            self.name(peer),
+            bouquet_swarm::error::named(std::slice::from_ref(blocks))
+        );
+        if Progress::is_seen() {
+            line.show(&format!("{text}, {} s", waited.as_secs()));
+        } else if is_new {
+            output::note(&text);
+        }
+    }
+
     fn failed(&self, peer: PeerId) {
+        self.goes_on(peer);
         self.directory.failed(peer);
     }
 
     fn worked(&self, peer: PeerId) {
+        self.goes_on(peer);
         self.directory.worked(peer);
     }
 

@@ -56,6 +56,10 @@ pub trait Guide: Send + Sync {
         self.route(blocks, &[], without, need).is_ok()
     }
 
+    /// A server is slow, and is waited for because nobody else has these blocks; so long until now. Said again and again,
+    /// until it [worked](Guide::worked) or [failed](Guide::failed).
+    fn waits(&self, _peer: PeerId, _blocks: &Range<usize>, _waited: Duration) {}
+
     /// A server did not do what it was asked.
     fn failed(&self, peer: PeerId);
 

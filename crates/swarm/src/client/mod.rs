@@ -5,12 +5,12 @@
 //! | [`guide`] | who is asked |
 //! | `hop` | a stream to one server of a session |
 //! | [`ring`] | a session over several servers, mended when one is lost |
-//! | `passes` | whole sequences, forward and backward |
+//! | [`passes`] | whole sequences, forward and backward |
 //! | [`routed`] | all of it as a span |
 
 pub mod guide;
 mod hop;
-pub(crate) mod passes;
+pub mod passes;
 pub mod ring;
 pub mod routed;
 
@@ -20,6 +20,13 @@ use std::time::Duration;
 use self::guide::Guide;
 use crate::transport::Transport;
 use crate::{Digest, Wire};
+
+/// How long a token may take, of those that are on their way, besides what anything may.
+const PER_TOKEN: Duration = Duration::from_millis(50);
+
+/// Who says that it is at it and does not get on is waited for, where nobody else has its blocks, so many times as long as
+/// anything may take.
+const ALONE: u32 = 30;
 
 /// A client of a swarm.
 pub struct Client {
@@ -46,6 +53,19 @@ pub struct Patience {
     pub progress: Duration,
     /// For somebody to serve blocks that nobody serves now.
     pub missing: Duration,
+}
+
+impl Patience {
+    /// For so many tokens, before somebody is called slow and another is asked.
+    fn with(&self, tokens: usize) -> Duration {
+        self.progress.saturating_add(PER_TOKEN.saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX)))
+    }
+
+    /// For so many tokens, times blocks, where there is no other to be asked.
+    fn alone(&self, work: usize) -> Duration {
+        let work = u32::try_from(work).unwrap_or(u32::MAX);
+        self.progress.saturating_mul(ALONE).saturating_add(PER_TOKEN.saturating_mul(work))
+    }
 }
 
 impl Default for Patience {

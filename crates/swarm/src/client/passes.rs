@@ -28,8 +28,8 @@ const PART_TOKENS: usize = 1024;
 /// Parts that are on their way at a time.
 const PARTS_AT_A_TIME: usize = 8;
 
-/// How long a token may take, of each part that is on its way, before somebody is called slow.
-const PATIENCE_PER_TOKEN: Duration = Duration::from_millis(50);
+/// How often it is looked whether somebody else has come for the blocks of a slow server.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What went into one server.
 struct Leg {
@@ -48,7 +48,7 @@ struct Part {
 }
 
 /// What a forward keeps for its backward.
-pub(super) struct Legs(Vec<Part>);
+pub struct Legs(Vec<Part>);
 
 impl Legs {
     /// Bytes that are kept.
@@ -72,7 +72,7 @@ impl Legs {
 ///
 /// # Errors
 /// Those of a span.
-pub(super) async fn forward(
+pub async fn forward(
     client: &Client,
     blocks: Range<usize>,
     hidden: HiddenStates,
@@ -85,7 +85,7 @@ pub(super) async fn forward(
         let values = hidden.values().slice(part.rows.clone()).to_matrix();
         let (pass, blocks) = (part.pass(pass), blocks.clone());
         async move {
-            let moved = forward_part(client, blocks, values, &part.lengths, &pass).await;
+            let moved = forward_part(client, blocks, values, &part.lengths, &pass, BTreeSet::new()).await;
             let (output, legs) = moved.map_err(|error| part.place(error))?;
             if keep {
                 part.legs = legs;
@@ -108,7 +108,7 @@ pub(super) async fn forward(
 ///
 /// # Errors
 /// Those of a span.
-pub(super) async fn backward(
+pub async fn backward(
     client: &Client,
     legs: Legs,
     grad: HiddenStates,
@@ -187,9 +187,10 @@ async fn forward_part(
     mut values: Matrix,
     lengths: &[usize],
     pass: &Pass,
+    avoided: BTreeSet<PeerId>,
 ) -> Result<(Matrix, Vec<Leg>), SpanError> {
     let mut legs = Vec::new();
-    let mut search = Search::new(client, values.rows());
+    let mut search = Search { avoided, ..Search::new(client, values.rows()) };
     let mut at = blocks.start;
     while at < blocks.end {
         let stop = search.next(at..blocks.end).await?;
@@ -225,7 +226,9 @@ async fn backward_part(
         if stop.blocks != leg.blocks {
             // Nobody has all of these blocks any more: what goes into the later ones is computed again.
             let (blocks, values) = (leg.blocks.clone(), leg.input.clone());
-            let (_, shorter) = Box::pin(forward_part(client, blocks, values, lengths, pass)).await?;
+            // By the servers that are left for the way back, or the legs would be the same again, for ever.
+            let avoided = search.avoided.clone();
+            let (_, shorter) = Box::pin(forward_part(client, blocks, values, lengths, pass, avoided)).await?;
             legs.pop();
             legs.extend(shorter);
             continue;
@@ -326,27 +329,38 @@ impl<'a> Search<'a> {
         Need { purpose: Purpose::Pass, cache_tokens: 0, past_tokens: 0, tokens: self.tokens }
     }
 
-    /// Waits for what a server answers; for one that says that it is at it as long as there is nobody else.
+    /// Waits for what a server answers; for one that says that it is at it as long as there is nobody else, but not for ever.
     async fn answer<T>(
-        &self,
+        &mut self,
         stop: &Stop,
         times: u64,
         asking: impl Future<Output = Result<T, SwarmError>>,
     ) -> Result<T, SwarmError> {
-        let tokens = u32::try_from(self.tokens * PARTS_AT_A_TIME).unwrap_or(u32::MAX);
-        let patience = self.client.patience.progress.saturating_add(PATIENCE_PER_TOKEN.saturating_mul(tokens));
+        // What went before it, of the other parts.
+        let tokens = self.tokens * PARTS_AT_A_TIME;
+        let patience = self.client.patience.with(tokens);
+        let longest = self.client.patience.alone(tokens * stop.blocks.len() * times as usize);
         let mut without = self.avoided.clone();
         without.insert(stop.peer);
         let mut under_way = UnderWay::begin(self.client, stop, times * self.tokens as u64);
+        let (since, mut look) = (Instant::now(), patience);
         tokio::pin!(asking);
         loop {
-            if let Ok(answer) = timeout(patience, &mut asking).await {
+            if let Ok(answer) = timeout(look, &mut asking).await {
                 under_way.answered = answer.is_ok();
+                // While it was at it nobody was missing.
+                self.until += since.elapsed().saturating_sub(self.client.patience.open);
                 return answer;
             }
+            let (peer, waited) = (stop.peer, since.elapsed());
             if self.client.guide.has_route(stop.blocks.clone(), &without, self.need()) {
-                return Err(SwarmError::Unreachable { peer: stop.peer, problem: "it takes too long".to_owned() });
+                return Err(SwarmError::Unreachable { peer, problem: "it takes too long".to_owned() });
             }
+            if waited >= longest {
+                return Err(SwarmError::Stalled { peer, blocks: stop.blocks.clone(), waited });
+            }
+            self.client.guide.waits(peer, &stop.blocks, waited);
+            look = LOOK_AGAIN.min(patience);
         }
     }
 
@@ -361,6 +375,11 @@ impl<'a> Search<'a> {
         match error {
             SwarmError::Refused { refusal: Refusal::Span(fault), .. } if fault.is_everywhere() => Err(fault.into()),
             SwarmError::Refused { refusal: Refusal::Wrong(problem), .. } => Err(SpanError::Failed(problem)),
+            // It would be asked again, and again say that it is at it.
+            SwarmError::Stalled { peer, .. } => {
+                self.client.guide.failed(peer);
+                Err(error.into())
+            }
             // It is well, and has no room.
             SwarmError::Refused { refusal: Refusal::CacheFull { .. } | Refusal::Span(_), .. } => {
                 self.full = Some(error);

@@ -1,5 +1,5 @@
-//! Servers that are killed, frozen and cut off at random moments while clients generate: no token is lost, and none is
-//! another.
+//! Servers that are killed, frozen and cut off at random moments while clients generate, embed and train: no token is lost,
+//! and no bit of what comes out is another.
 //!
 //! `BOUQUET_FAULTS` is how many servers are killed or frozen (links are cut besides), `BOUQUET_SEED` which, when, and for
 //! how long; how they fall upon the work of a machine, no seed can tell.
@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::finetune::{adapter, losses, pairs};
 use crate::harness::{arg, small};
 
 use super::relay::{Link, Relay};
@@ -17,6 +18,10 @@ use super::{House, Server, blocks, ended};
 
 /// The usual number of kills and freezes.
 const FAULTS: usize = 20;
+
+/// How long clients wait for blocks, in seconds: on a machine that has much else to do, who takes a dead one's place is
+/// long in coming.
+const WAIT: &str = "120";
 
 /// Servers that may be away at a time.
 const AWAY: usize = 2;
@@ -140,7 +145,8 @@ fn no_token_is_lost_whoever_is_killed_frozen_or_cut_off() {
     let cuts = [&cuts[..], &[(0, two_thirds - 1), (two_thirds - 1, count)]].concat();
     let key = |place: usize| (place < 5).then(|| house.path(&format!("key-{place}")));
     let posts: Vec<Post> = cuts.iter().enumerate().map(|(place, cut)| Post::new(*cut, key(place))).collect();
-    posts[0].fill(&house, &[arg(&model)]);
+    // In the encoding that training uses.
+    posts[0].fill(&house, &[arg(&model), "--encoding", "int8"]);
     let invite_of = |place: usize| posts[place].server.lock().unwrap().as_ref().unwrap().invite.clone();
     for place in 1..posts.len() {
         posts[place].fill(&house, &[&invite_of(place.min(3) - 1), "--model", arg(&model)]);
@@ -155,22 +161,65 @@ fn no_token_is_lost_whoever_is_killed_frozen_or_cut_off() {
     let sampled = ["The teacher said", "--temperature", "0.8", "--seed", "7", "--max-tokens", "150", "--threads", "1"];
     let prompted = [&*long, "--max-tokens", "40", "--threads", "1"];
     let clients: [&[&str]; 3] = [&greedy, &sampled, &prompted];
-    let (over, texts, slowest) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
+    let (over, runs, slowest) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
+    let done = |start: Instant| {
+        runs.fetch_add(1, Ordering::Relaxed);
+        let mut slowest = slowest.lock().unwrap();
+        *slowest = start.elapsed().max(*slowest);
+    };
+    // What a command prints through the swarm, which has to go well.
+    let through = |what: &[&str]| {
+        let (args, start) = ([what, &["--wait", WAIT]].concat(), Instant::now());
+        let running = house.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+        let output = ended(running, &args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what:?}: {said}");
+        done(start);
+        String::from_utf8(output.stdout).unwrap()
+    };
     let generate = |how: &[&str]| {
-        let alone = house.prints(&[&["run", arg(&model)], how].concat());
+        let alone = house.prints(&[&["run", arg(&model)], how, &["--encoding", "int8"]].concat());
         loop {
-            let (args, start) = ([&["run", &invite], how].concat(), Instant::now());
-            let running = house.command(&args).stderr(Stdio::piped()).spawn().unwrap();
-            let output = ended(running, &args);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{how:?}: {said}");
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), alone, "{how:?}");
-            texts.fetch_add(1, Ordering::Relaxed);
-            let mut slowest = slowest.lock().unwrap();
-            *slowest = start.elapsed().max(*slowest);
+            assert_eq!(through(&[&["run", &invite], how].concat()), alone, "{how:?}");
             if over.load(Ordering::Relaxed) {
                 return;
             }
+        }
+    };
+    let data = house.path("texts.txt");
+    std::fs::write(&data, "The river is wide.\nAn engine runs.\nThe teacher reads a letter.\n".repeat(8)).unwrap();
+    let embed = || {
+        let vectors = |model: &str, name: &str, run: &dyn Fn(&[&str])| {
+            let path = house.path(name);
+            run(&["embed", model, arg(&data), "-o", arg(&path)]);
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::remove_file(path).unwrap();
+            bytes
+        };
+        let alone = vectors(arg(&model), "alone.npy", &|args| {
+            house.prints(&[args, &["--encoding", "int8"]].concat());
+        });
+        while !over.load(Ordering::Relaxed) {
+            assert!(vectors(&invite, "together.npy", &|args| drop(through(args))) == alone, "vectors are others");
+        }
+    };
+    let room = tempfile::tempdir().unwrap();
+    let examples = pairs(&room, 60);
+    let train = || {
+        let trained = |model: &str, name: &str, run: &dyn Fn(&[&str])| {
+            let folder = house.path(name);
+            let named = ["finetune", model, "-o", arg(&folder), "--objective", "contrastive", "--data", arg(&examples)];
+            let how = ["--batch-size", "6", "--leaf", "2", "--steps", "4", "--dropout", "0.1", "--threads", "1"];
+            run(&[&named[..], &how].concat());
+            let made = (losses(&folder), adapter(&folder));
+            std::fs::remove_dir_all(folder).unwrap();
+            made
+        };
+        let alone = trained(arg(&model), "trained-alone", &|args| {
+            house.prints(&[args, &["--encoding", "int8"]].concat());
+        });
+        while !over.load(Ordering::Relaxed) {
+            assert!(trained(&invite, "trained", &|args| drop(through(args))) == alone, "an adapter is another");
         }
     };
     let cause = || {
@@ -205,13 +254,22 @@ fn no_token_is_lost_whoever_is_killed_frozen_or_cut_off() {
                 generate(how);
             })
         });
-        let _over = Sets(&over);
+        let others: [&(dyn Fn() + Sync); 2] = [&embed, &train];
+        let others = others.map(|work| {
+            let over = &over;
+            scope.spawn(move || {
+                let _over = Sets(over);
+                work();
+            })
+        });
+        let causing = Sets(&over);
         cause();
-        drop(_over);
+        drop(causing);
+        others.into_iter().for_each(|client| client.join().unwrap());
         generating.into_iter().for_each(|client| client.join().unwrap());
     });
-    let (texts, slowest) = (texts.into_inner(), slowest.into_inner().unwrap());
-    println!("{faults} kills and freezes in {:?}; {texts} texts, the slowest in {slowest:?}", start.elapsed());
+    let (runs, slowest) = (runs.into_inner(), slowest.into_inner().unwrap());
+    println!("{faults} kills and freezes in {:?}; {runs} runs of clients, the slowest in {slowest:?}", start.elapsed());
 }
 
 /// Sets a flag when it is dropped, so that nobody goes on when one has failed.

@@ -2,6 +2,8 @@
 //! off.
 
 #[cfg(unix)]
+mod clients;
+#[cfg(unix)]
 mod faults;
 #[cfg(unix)]
 mod links;
@@ -127,6 +129,11 @@ impl House {
 
     /// Generates, and does something once there is some text. Returns for how long the text stood still from then on.
     fn disturbed(&self, args: &[&str], expected: &str, disturb: impl FnOnce()) -> Duration {
+        self.disturbed_process(args, expected, |_| disturb())
+    }
+
+    /// The same, of the process that generates.
+    fn disturbed_process(&self, args: &[&str], expected: &str, disturb: impl FnOnce(u32)) -> Duration {
         let mut running = self.command(args).spawn().unwrap();
         let mut pipe = running.stdout.take().unwrap();
         let (start, mut text, mut bytes) = (Instant::now(), Vec::new(), [0; 4096]);
@@ -143,7 +150,7 @@ impl House {
             if text.len() > expected.len() / 4
                 && let Some(disturb) = disturb.take()
             {
-                disturb();
+                disturb(running.id());
             }
             last = Instant::now();
             assert!(start.elapsed() < LONG, "{args:?} hangs");

@@ -17,7 +17,10 @@ pub(super) struct Awaited {
     /// The last server has said that it got to the end.
     pub(super) confirmed: bool,
     pub(super) fault: Option<SpanError>,
+    /// When it got on last.
     pub(super) progress: Instant,
+    /// When it was sent again last, because it did not.
+    pub(super) retried: Instant,
     /// Where the servers stood when they were looked at last.
     pub(super) stood: Vec<Standing>,
 }

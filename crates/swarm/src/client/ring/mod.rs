@@ -38,9 +38,6 @@ const QUEUED_EVENTS: usize = 256;
 /// How often it is looked after silent servers.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// How long a token of a prompt may take in the whole ring before somebody is called slow.
-const PATIENCE_PER_TOKEN: Duration = Duration::from_millis(50);
-
 /// A session over several servers.
 pub struct Ring {
     client: Arc<Client>,
@@ -183,6 +180,7 @@ impl Ring {
             confirmed: false,
             fault: None,
             progress: Instant::now(),
+            retried: Instant::now(),
             stood: Vec::new(),
         });
         let arrived = self.arrive(limits).await;
@@ -341,11 +339,16 @@ impl Ring {
             (awaited.stood, awaited.progress) = (stand, Instant::now());
         }
         let tokens: u32 = awaited.ends.iter().zip(&awaited.starts).map(|(end, start)| end - start).sum();
-        let tokens = tokens.min(CHUNK_TOKENS);
-        if awaited.progress.elapsed() < self.client.patience.progress + PATIENCE_PER_TOKEN * tokens {
+        let tokens = tokens.min(CHUNK_TOKENS) as usize;
+        let patience = self.client.patience.with(tokens);
+        let waited = awaited.progress.elapsed();
+        if waited < patience {
             return;
         }
-        awaited.progress = Instant::now();
+        let again = awaited.retried.max(awaited.progress).elapsed() >= patience;
+        if again {
+            awaited.retried = Instant::now();
+        }
         let ends = awaited.ends.clone();
         let behind = |standing: &Standing| standing.positions.iter().zip(&ends).any(|(position, end)| position < end);
         // The first that lacks what the one before has; or the last, which has all and does not say so.
@@ -353,6 +356,16 @@ impl Ring {
         let slow = lacking.unwrap_or(self.hops.len() - 1);
         if self.has_another(slow) {
             return self.give_up(slow);
+        }
+        let Hop { peer, blocks, .. } = &self.hops[slow];
+        if waited >= self.client.patience.alone(tokens * blocks.len()) {
+            let stalled = SwarmError::Stalled { peer: *peer, blocks: blocks.clone(), waited };
+            self.awaited.as_mut().expect("it is waited for").fault = Some(stalled.into());
+            return;
+        }
+        self.client.guide.waits(*peer, blocks, waited);
+        if !again {
+            return;
         }
         // It would begin anew, and never end: it goes on. What is waited for may have gone astray, and is sent again.
         match lacking.unwrap_or(self.hops.len()).checked_sub(1) {
