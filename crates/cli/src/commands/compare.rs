@@ -160,7 +160,9 @@ pub(crate) fn run(args: CompareArgs) -> Result<()> {
         measurement.finish(&format!("{name}: "));
         last = Some((folder, embedding.model));
     }
-    let encoding = args.encoding.unwrap_or(Encoding::F32);
+    // A swarm has an encoding of its own.
+    let first = outcomes.first().map(|outcome| outcome.encoding);
+    let encoding = first.filter(|first| outcomes.iter().all(|outcome| outcome.encoding == *first));
     let comparison = comparison(&outcomes, encoding);
     if let Some(page) = &args.output {
         report::save(page, &report::comparison(&comparison))?;
@@ -199,7 +201,7 @@ fn distinct(names: Vec<(String, String)>) -> Vec<String> {
 }
 
 /// The main figure of each file and candidate. All outcomes are of the same files.
-fn comparison(outcomes: &[Outcome], encoding: Encoding) -> Comparison {
+fn comparison(outcomes: &[Outcome], encoding: Option<Encoding>) -> Comparison {
     let scores = |outcome: &Outcome| -> Vec<Option<f64>> {
         let scored = outcome.scored.iter().map(|one| one.agreement.spearman);
         scored.chain(outcome.retrieved.iter().map(|one| Some(100.0 * one.accuracy_at_1()))).collect()
@@ -218,8 +220,9 @@ fn comparison(outcomes: &[Outcome], encoding: Encoding) -> Comparison {
         (outcome.name.clone(), format!("{}; {pooling} pooling, texts of up to {tokens}", outcome.candidate.typed))
     };
     let weights = match encoding {
-        Encoding::F32 => "computed with as they are stored".to_owned(),
-        encoding => encoding.to_string(),
+        Some(Encoding::F32) => "computed with as they are stored".to_owned(),
+        Some(encoding) => encoding.to_string(),
+        None => "computed with in the encoding of each".to_owned(),
     };
     Comparison {
         title: "Embeddings side by side".to_owned(),
@@ -255,7 +258,7 @@ fn table(comparison: &Comparison) -> String {
     output::table(&rows, 1)
 }
 
-fn as_json(outcomes: &[Outcome], comparison: &Comparison, encoding: Encoding) -> Value {
+fn as_json(outcomes: &[Outcome], comparison: &Comparison, encoding: Option<Encoding>) -> Value {
     let means = comparison.means();
     let outcome = |(index, outcome): (usize, &Outcome)| {
         json!({
@@ -272,7 +275,7 @@ fn as_json(outcomes: &[Outcome], comparison: &Comparison, encoding: Encoding) ->
         })
     };
     let candidates: Vec<Value> = outcomes.iter().enumerate().map(outcome).collect();
-    json!({ "encoding": encoding.name(), "candidates": candidates })
+    json!({ "encoding": encoding.map(Encoding::name), "candidates": candidates })
 }
 
 #[cfg(test)]

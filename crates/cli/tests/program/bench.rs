@@ -20,6 +20,7 @@ fn json_tells_every_test_beside_the_limits() {
             "parameters",
             "weight_bytes",
             "encoding",
+            "wire",
             "isa",
             "threads",
             "load_seconds",

@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bouquet_span::{Adapter, HiddenStates, SpanError};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::budget::Promise;
 use super::pieces::{BACKWARD, Pieces, Waits};
 use super::schedule::STUCK;
+use super::streams::WRITE_TIMEOUT;
 use super::{BEAT, STUCK_BLOCKS, Shared};
 use crate::transport::{Reader, Writer};
 use crate::wire::frame::{Frame, FrameError};
@@ -157,7 +158,8 @@ async fn beating(
                 if shared.state().schedule.computing() > STUCK {
                     return Some(Err(Refusal::Failed(STUCK_BLOCKS.to_owned())));
                 }
-                Frame::new(&Answer::Beat, &[]).write(writer).await.ok()?;
+                // Others wait for their turn: whoever does not read is not waited for.
+                timeout(WRITE_TIMEOUT, Frame::new(&Answer::Beat, &[]).write(writer)).await.ok()?.ok()?;
             }
         }
     }

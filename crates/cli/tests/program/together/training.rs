@@ -76,10 +76,9 @@ fn every_command_gives_through_a_swarm_what_it_gives_alone() {
 
 /// Takes out what depends on where a model is, and on how fast.
 fn forget_the_place(value: &mut Value) {
+    value.as_array_mut().into_iter().flatten().for_each(forget_the_place);
     let Some(object) = value.as_object_mut() else { return };
-    for name in
-        ["model", "encoding", "seconds", "tokens_per_sec", "peak_memory_bytes", "computed", "timings", "load_seconds"]
-    {
+    for name in ["model", "seconds", "tokens_per_sec", "peak_memory_bytes", "computed", "timings", "load_seconds"] {
         object.remove(name);
     }
     object.values_mut().for_each(forget_the_place);

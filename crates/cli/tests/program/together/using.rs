@@ -52,8 +52,9 @@ fn a_plan_of_a_model_says_what_it_needs() {
     let roomy = plan(&["--memory", "1GB"]);
     assert_eq!((&roomy["blocks"], &roomy["fits"], &roomy["machines"]), (&json!(2), &json!(2), &json!(1)), "{roomy}");
     assert_eq!(roomy["wire_bytes_per_token"]["f32"], json!(4 * 64));
-    // Room for the blocks and their sessions, and not for what a server takes besides.
-    let narrow = plan(&["--memory", &(50_000_000 + roomy["hosting_bytes"].as_u64().unwrap()).to_string()]);
+    // Room for what a server takes besides, and not for both blocks and their sessions.
+    let besides = 50_000_000 + (32 << 20);
+    let narrow = plan(&["--memory", &(besides + roomy["hosting_bytes"].as_u64().unwrap()).to_string()]);
     assert_eq!((&narrow["fits"], &narrow["machines"]), (&json!(1), &json!(2)), "{narrow}");
     let none = house.prints(&["swarm", "plan", arg(&model), "--memory", "1MB"]);
     assert!(none.contains("hosts none"), "{none}");
