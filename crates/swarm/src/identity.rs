@@ -6,7 +6,7 @@ use std::path::Path;
 
 use libp2p_identity::Keypair;
 
-use crate::{Result, SwarmError};
+use crate::{Digest, Result, SwarmError};
 
 /// Bytes that the file may have; a key pair has about 70.
 const MAX_BYTES: u64 = 1024;
@@ -34,6 +34,12 @@ pub fn load_or_create(path: &Path) -> Result<Keypair> {
         },
         Err(error) => Err(failed("write", error)),
     }
+}
+
+/// The key of the swarm that this machine founds for a model, the same each time: after a restart the invites of before
+/// are good. Says nothing of the machine's own key.
+pub fn swarm_key(keypair: &Keypair, fingerprint: Digest) -> Option<[u8; 32]> {
+    keypair.derive_secret(&[b"bouquet swarm".as_slice(), &fingerprint.0].concat())
 }
 
 /// Nothing if there is no file.
@@ -114,5 +120,14 @@ mod tests {
             assert!(error.contains("damaged") && error.contains("key"), "{error}");
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn a_founder_has_one_swarm_for_a_model() {
+        let [one, other] = [1, 2].map(|byte| Keypair::ed25519_from_bytes([byte; 32]).unwrap());
+        let key = |keypair: &Keypair, model: u8| swarm_key(keypair, Digest([model; 32])).unwrap();
+        assert_eq!(key(&one, 3), key(&one.clone(), 3));
+        assert_ne!(key(&one, 3), key(&one, 4));
+        assert_ne!(key(&one, 3), key(&other, 3));
     }
 }

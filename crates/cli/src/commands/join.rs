@@ -70,7 +70,8 @@ pub(crate) struct JoinArgs {
     /// times
     #[arg(long, value_name = "MULTIADDR")]
     announce: Vec<Multiaddr>,
-    /// A file with this machine's key, made if it is not there: with it the machine is the same after a restart
+    /// A file with this machine's key, made if it is not there: with it the machine is the same after a restart, and a
+    /// founder's invites stay good
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
     #[command(flatten)]
@@ -258,7 +259,12 @@ impl Serving {
             None => Keypair::generate_ed25519(),
         };
         let me = keypair.public().to_peer_id();
-        let key = connected.as_ref().map_or_else(swarm::random, |swarm| swarm.invite.key);
+        // A founder that is the same after a restart founds the same swarm, so that its invites stay good.
+        let founded = || match args.identity {
+            Some(_) => identity::swarm_key(&keypair, fingerprint).unwrap_or_else(swarm::random),
+            None => swarm::random(),
+        };
+        let key = connected.as_ref().map_or_else(founded, |swarm| swarm.invite.key);
         let network = Arc::new(listen(args, &keypair, key)?);
         let transport: Arc<dyn Transport> = network.clone();
         let directory = Arc::new(Directory::new(me, fingerprint));

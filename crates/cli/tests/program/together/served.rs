@@ -52,3 +52,20 @@ fn a_server_leaves_with_a_word_and_is_listed_while_it_is_there() {
     let said = String::from_utf8(gone.stderr).unwrap();
     assert!(said.contains("does not answer") && said.contains("hint"), "{said}");
 }
+
+#[test]
+fn invites_of_a_founder_that_starts_again_stay_good() {
+    let house = House::new();
+    let (model, key) = (tiny("bloom-tiny"), house.path("machine.key"));
+    let founder = [arg(&model), "--identity", arg(&key)];
+    let first = house.join(&founder);
+    let (invite, port) = (first.invite.clone(), first.listening().port());
+    drop(first);
+    let again = format!("/ip4/127.0.0.1/tcp/{port}");
+    let _second = house.join(&[&founder[..], &["--listen", &again]].concat());
+    let how = ["Hello", "--raw", "--max-tokens", "4"];
+    assert_eq!(
+        house.prints(&[&["run", &invite], &how[..]].concat()),
+        house.prints(&[&["run", arg(&model)], &how[..]].concat())
+    );
+}
